@@ -1,0 +1,127 @@
+//! A request, independent of the face it came through.
+
+use authz::Identity;
+use objects::{Served, Status, Timestamp, Value};
+use stdx::Rng;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Get,
+    List,
+    Watch,
+    Create,
+    Update,
+    Patch,
+    Delete,
+    DeleteCollection,
+}
+
+impl Verb {
+    /// RBAC's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verb::Get => "get",
+            Verb::List => "list",
+            Verb::Watch => "watch",
+            Verb::Create => "create",
+            Verb::Update => "update",
+            Verb::Patch => "patch",
+            Verb::Delete => "delete",
+            Verb::DeleteCollection => "deletecollection",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patch {
+    Json,
+    Merge,
+    Strategic,
+}
+
+/// The parsed body: the value, and the keys that stood twice in it.
+#[derive(Clone, Debug, Default)]
+pub struct Body {
+    pub value: Value,
+    pub duplicates: Vec<String>,
+}
+
+impl Body {
+    pub fn parse(bytes: &[u8]) -> Result<Body, Status> {
+        if bytes.is_empty() {
+            return Ok(Body::default());
+        }
+        let (value, duplicates) = objects::json::parse_noting_duplicates(bytes)
+            .map_err(|error| Status::bad_request(format!("the object provided is not valid JSON: {error}")))?;
+        Ok(Body { value, duplicates })
+    }
+}
+
+/// Query parameters and `DeleteOptions`, typed.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub label_selector: String,
+    pub field_selector: String,
+    pub resource_version: Option<u64>,
+    /// `Exact` or `NotOlderThan`.
+    pub resource_version_match: String,
+    pub limit: usize,
+    pub continue_token: String,
+    pub timeout_seconds: Option<u64>,
+    pub dry_run: bool,
+    /// `Strict`, `Warn` or `Ignore`.
+    pub field_validation: String,
+    pub grace_period_seconds: Option<i64>,
+    /// `Orphan`, `Background` or `Foreground`.
+    pub propagation: String,
+    pub precondition_uid: String,
+    pub precondition_revision: Option<u64>,
+    pub allow_bookmarks: bool,
+    pub send_initial_events: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub identity: Identity,
+    pub verb: Verb,
+    pub served: Served,
+    /// Empty, or `status`, `scale`, `binding`, `eviction`, `log`, `exec`, `finalize`.
+    pub subresource: String,
+    pub namespace: String,
+    pub name: String,
+    pub patch: Option<Patch>,
+    pub body: Body,
+    pub options: Options,
+    /// A client's request id, hashed with its identity.
+    pub client_request: Option<u128>,
+    /// For `log` and `exec`: the container and further parameters, handed to the worker.
+    pub params: Vec<(String, String)>,
+}
+
+impl Request {
+    pub fn new(identity: Identity, verb: Verb, served: Served) -> Request {
+        Request {
+            identity,
+            verb,
+            served,
+            subresource: String::new(),
+            namespace: String::new(),
+            name: String::new(),
+            patch: None,
+            body: Body::default(),
+            options: Options::default(),
+            client_request: None,
+            params: Vec::new(),
+        }
+    }
+
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.params.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// What a decision needs besides the request and the view.
+pub struct Context<'a> {
+    pub now: Timestamp,
+    pub rng: &'a mut Rng,
+}

@@ -1,0 +1,68 @@
+//! `Table` renderings, which kubectl asks for.
+
+use crate::ListReply;
+use objects::{Kind, Timestamp, Value, ValueExt, json};
+
+/// What of each object a row carries along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Include {
+    None,
+    Metadata,
+    Object,
+}
+
+fn definitions(kind: &Kind) -> Value {
+    let definition = |name: &str, ty: &str, format: &str, priority: u8| {
+        json!({"name": name, "type": ty, "format": format, "description": "", "priority": priority})
+    };
+    let rest = kind.columns.iter().map(|column| definition(column.name, column.ty, "", column.priority));
+    std::iter::once(definition("Name", "string", "name", 0)).chain(rest).collect()
+}
+
+fn row(kind: &Kind, object: &Value, include: Include, now: Timestamp) -> Value {
+    let mut stored = object.clone();
+    // Rows are computed on the stored form; only Event has another, with other field names.
+    if kind.id == objects::registry::EVENT && stored.get("regarding").is_some() {
+        objects::kinds::core::event_from_events_group(&mut stored);
+    }
+    let mut cells = vec![object.at("metadata.name").clone()];
+    cells.extend((kind.row)(&stored, now));
+    let carried = match include {
+        Include::None => Value::Null,
+        Include::Object => object.clone(),
+        Include::Metadata => json!({
+            "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.at("metadata"),
+        }),
+    };
+    json!({"cells": cells, "object": carried})
+}
+
+/// A table of objects. `with_columns` is false in all but the first event of a watch.
+pub fn table(
+    kind: &Kind,
+    objects: &[Value],
+    metadata: Value,
+    include: Include,
+    with_columns: bool,
+    now: Timestamp,
+) -> Value {
+    let rows: Vec<Value> = objects.iter().map(|object| row(kind, object, include, now)).collect();
+    json!({
+        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+        "columnDefinitions": if with_columns { definitions(kind) } else { json!([]) },
+        "rows": rows,
+    })
+}
+
+pub fn of_list(list: &ListReply, include: Include, now: Timestamp) -> Value {
+    let parse = |json: &bytes::Bytes| serde_json::from_slice(json).expect("stored objects are JSON");
+    let objects: Vec<Value> = list.items.iter().map(parse).collect();
+    let mut metadata = json!({"resourceVersion": list.revision.to_string()});
+    if !list.continue_token.is_empty() {
+        metadata["continue"] = list.continue_token.as_str().into();
+    }
+    if let Some(remaining) = list.remaining {
+        metadata["remainingItemCount"] = remaining.into();
+    }
+    table(list.served.kind, &objects, metadata, include, true, now)
+}

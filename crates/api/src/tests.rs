@@ -1,0 +1,262 @@
+//! The pipeline, by requests against a small state.
+
+use crate::*;
+use authz::Identity;
+use expect_test::{Expect, expect};
+use objects::{Key, Status, Timestamp, Value, ValueExt, json, registry};
+use state::{LeaderId, Op, State, Txn, View};
+use stdx::Rng;
+
+/// A cluster of one namespace, applied to directly.
+struct Cluster {
+    state: State,
+    rng: Rng,
+}
+
+const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+impl Cluster {
+    fn new() -> Cluster {
+        let mut state = State::new();
+        let namespace = json!({"metadata": {"name": "default", "uid": "ns"}});
+        let key = Key::new(registry::NAMESPACE, "", "default");
+        let op = Op::Create { key, object: objects::record::encode(&namespace) };
+        state.apply(LeaderId::default(), &Txn { ops: vec![op], ..Txn::default() });
+        Cluster { state, rng: Rng::new(1) }
+    }
+
+    fn view(&self) -> View {
+        View::new(self.state.clone())
+    }
+
+    /// Runs a request to its end, as a shell would.
+    fn run(&mut self, request: &Request) -> Result<Reply, Status> {
+        loop {
+            let mut context = Context { now: NOW, rng: &mut self.rng };
+            match step(request, &View::new(self.state.clone()), &mut context) {
+                Step::Answer(reply) => return Ok(reply),
+                Step::Fail(status) => return Err(status),
+                Step::Propose(txn, pending) => {
+                    let outcome = self.state.apply(LeaderId::default(), &txn).outcome;
+                    match concluded(request, pending, outcome) {
+                        Ok(reply) => return Ok(reply),
+                        Err(Some(status)) => return Err(status),
+                        Err(None) => {}
+                    }
+                }
+                Step::Watch(_) | Step::Worker(_) => panic!("not a request with an answer"),
+            }
+        }
+    }
+
+    fn object(&mut self, request: &Request) -> Value {
+        match self.run(request).unwrap() {
+            Reply::Object { json, .. } => serde_json::from_slice(&json).unwrap(),
+            Reply::Value { value, .. } => value,
+            Reply::List(list) => serde_json::from_slice(&list.to_json()).unwrap(),
+        }
+    }
+}
+
+fn request(verb: Verb, plural: &str, name: &str, body: Value) -> Request {
+    let served = registry::served().find(|served| served.kind.plural == plural).unwrap();
+    let mut request = Request::new(Identity::system(), verb, served);
+    request.name = name.into();
+    request.namespace = if served.kind.namespaced { "default".into() } else { String::new() };
+    request.body = Body::parse(body.to_string().as_bytes()).unwrap();
+    request.options.field_validation = "Strict".into();
+    request
+}
+
+fn pod(name: &str) -> Value {
+    json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}})
+}
+
+fn deployment(name: &str) -> Value {
+    json!({"metadata": {"name": name}, "spec": {
+        "selector": {"matchLabels": {"app": "a"}},
+        "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}},
+    }})
+}
+
+/// Creates `body` and compares how it is refused.
+fn refused(plural: &str, body: &str, expected: Expect) {
+    let mut cluster = Cluster::new();
+    let mut request = request(Verb::Create, plural, "", Value::Null);
+    request.body = Body::parse(body.as_bytes()).unwrap();
+    let status = cluster.run(&request).expect_err("it should be refused");
+    expected.assert_eq(&format!("{} {}\n{}\n", status.code, status.reason, status.message));
+    assert_eq!(cluster.view().n_objects(), 1, "a refused write leaves nothing behind");
+}
+
+#[test]
+fn a_created_pod_is_defaulted_and_admitted() {
+    let mut cluster = Cluster::new();
+    let pod = cluster.object(&request(Verb::Create, "pods", "", pod("a")));
+    assert_eq!(pod.text("spec.restartPolicy"), "Always");
+    assert_eq!(pod.text("spec.serviceAccountName"), "default");
+    assert_eq!(pod.text("status.phase"), "Pending");
+    assert_eq!(pod.items("spec.tolerations").len(), 2);
+    assert_eq!(pod.at("spec.tolerations")[0].at("tolerationSeconds"), 3);
+    assert_eq!(pod.text("metadata.creationTimestamp"), "2023-11-14T22:13:20Z");
+    assert_eq!(pod.text("metadata.resourceVersion"), "2");
+}
+
+#[test]
+fn missing_fields() {
+    refused("pods", r#"{"metadata": {"name": "a"}}"#, expect![[r#"
+        422 Invalid
+        Pod "a" is invalid: spec.containers: Required value
+    "#]]);
+    refused("pods", r#"{"metadata": {}, "spec": {"containers": [{"name": "c", "image": "i"}]}}"#, expect![[r#"
+        422 Invalid
+        Pod "" is invalid: metadata.name: Required value: name or generateName is required
+    "#]]);
+}
+
+#[test]
+fn wrong_unknown_and_duplicate_fields() {
+    refused(
+        "pods",
+        r#"{"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": 7}]}}"#,
+        expect![[r#"
+            400 BadRequest
+            Pod in version "v1" cannot be handled as a Pod: json: cannot unmarshal: spec.containers[0].image: Invalid value: 7: expected string, got number
+        "#]],
+    );
+    refused("configmaps", r#"{"metadata": {"name": "a"}, "dat": {}, "data": {}, "data": {}}"#, expect![[r#"
+        400 BadRequest
+        ConfigMap in version "v1" cannot be handled as a ConfigMap: strict decoding error: unknown field "dat", duplicate field "data"
+    "#]]);
+}
+
+#[test]
+fn oversized_objects() {
+    let body = json!({"metadata": {"name": "a"}, "data": {"k": "x".repeat(2 << 20)}});
+    let mut cluster = Cluster::new();
+    let status = cluster.run(&request(Verb::Create, "configmaps", "", body)).unwrap_err();
+    assert_eq!((status.code, status.causes.0[0].path.as_str()), (422, "data"));
+}
+
+#[test]
+fn immutable_fields_and_conflicts() {
+    let mut cluster = Cluster::new();
+    cluster.object(&request(Verb::Create, "deployments", "", deployment("d")));
+    let patch = json!({"spec": {"selector": {"matchLabels": {"app": "b"}}, "template": {"metadata": {"labels": {"app": "b"}}}}});
+    let mut change = request(Verb::Patch, "deployments", "d", patch);
+    change.patch = Some(Patch::Merge);
+    let status = cluster.run(&change).unwrap_err();
+    assert_eq!(
+        status.message,
+        r#"Deployment.apps "d" is invalid: spec.selector: Invalid value: {"matchLabels":{"app":"b"}}: field is immutable"#
+    );
+    let mut stale = deployment("d");
+    stale.set("metadata.resourceVersion", "1");
+    let status = cluster.run(&request(Verb::Update, "deployments", "d", stale)).unwrap_err();
+    assert_eq!((status.code, status.reason), (409, "Conflict"));
+}
+
+#[test]
+fn generation_follows_the_spec_and_status_has_its_own_door() {
+    let mut cluster = Cluster::new();
+    cluster.object(&request(Verb::Create, "deployments", "", deployment("d")));
+    let mut scale = request(Verb::Patch, "deployments", "d", json!({"spec": {"replicas": 3}}));
+    (scale.patch, scale.subresource) = (Some(Patch::Merge), "scale".into());
+    assert_eq!(cluster.object(&scale).at("spec.replicas"), 3);
+    let mut status = request(Verb::Patch, "deployments", "d", json!({"spec": {"replicas": 9}, "status": {"replicas": 2}}));
+    (status.patch, status.subresource) = (Some(Patch::Merge), "status".into());
+    let after = cluster.object(&status);
+    assert_eq!((after.at("spec.replicas"), after.at("status.replicas")), (&json!(3), &json!(2)));
+    assert_eq!(after.at("metadata.generation"), 2);
+}
+
+#[test]
+fn a_bound_pod_is_deleted_gracefully_and_goes_with_grace_zero() {
+    let mut cluster = Cluster::new();
+    cluster.object(&request(Verb::Create, "pods", "", pod("a")));
+    let mut bind = request(Verb::Create, "pods", "a", json!({"target": {"kind": "Node", "name": "n1"}}));
+    bind.subresource = "binding".into();
+    cluster.object(&bind);
+    let status = cluster.run(&bind).unwrap_err();
+    assert_eq!(status.code, 409, "bound once");
+    let mut evict = request(Verb::Create, "pods", "a", json!({}));
+    evict.subresource = "eviction".into();
+    assert_eq!(cluster.object(&evict).text("status"), "Success");
+    let leaving = cluster.object(&request(Verb::Get, "pods", "a", Value::Null));
+    assert_eq!(leaving.text("metadata.deletionTimestamp"), "2023-11-14T22:13:50Z");
+    let mut delete = request(Verb::Delete, "pods", "a", Value::Null);
+    delete.options.grace_period_seconds = Some(0);
+    cluster.object(&delete);
+    assert_eq!(cluster.run(&request(Verb::Get, "pods", "a", Value::Null)).unwrap_err().code, 404);
+}
+
+#[test]
+fn finalizers_hold_an_object() {
+    let mut cluster = Cluster::new();
+    let body = json!({"metadata": {"name": "a", "finalizers": ["example.com/hold"]}});
+    cluster.object(&request(Verb::Create, "configmaps", "", body));
+    let held = cluster.object(&request(Verb::Delete, "configmaps", "a", Value::Null));
+    assert!(!held.text("metadata.deletionTimestamp").is_empty());
+    let mut release = request(Verb::Patch, "configmaps", "a", json!({"metadata": {"finalizers": null}}));
+    release.patch = Some(Patch::Merge);
+    cluster.object(&release);
+    assert_eq!(cluster.run(&request(Verb::Get, "configmaps", "a", Value::Null)).unwrap_err().code, 404);
+}
+
+#[test]
+fn lists_page_at_one_revision() {
+    let mut cluster = Cluster::new();
+    for name in ["a", "b", "c"] {
+        cluster.object(&request(Verb::Create, "configmaps", "", json!({"metadata": {"name": name}})));
+    }
+    let mut list = request(Verb::List, "configmaps", "", Value::Null);
+    list.options.limit = 2;
+    let page = cluster.object(&list);
+    assert_eq!((page.items("items").len(), page.at("metadata.remainingItemCount")), (2, &json!(1)));
+    cluster.object(&request(Verb::Create, "configmaps", "", json!({"metadata": {"name": "d"}})));
+    list.options.continue_token = page.text("metadata.continue").into();
+    let rest = cluster.object(&list);
+    let names: Vec<&str> = rest.items("items").iter().map(|item| item.text("metadata.name")).collect();
+    assert_eq!(names, ["c"], "d came after the first page's revision");
+}
+
+#[test]
+fn a_watch_shows_objects_entering_and_leaving_its_selector() {
+    let mut cluster = Cluster::new();
+    let mut watch = request(Verb::Watch, "configmaps", "", Value::Null);
+    watch.options.label_selector = "app=a".into();
+    watch.options.resource_version = Some(1);
+    let mut context = Context { now: NOW, rng: &mut Rng::new(2) };
+    let Step::Watch(mut watch) = step(&watch, &cluster.view(), &mut context) else { panic!("a watch was asked for") };
+    cluster.object(&request(Verb::Create, "configmaps", "", json!({"metadata": {"name": "x", "labels": {"app": "a"}}})));
+    let mut leave = request(Verb::Patch, "configmaps", "x", json!({"metadata": {"labels": {"app": "b"}}}));
+    leave.patch = Some(Patch::Merge);
+    cluster.object(&leave);
+    let shown: Vec<&str> = watch.next(&cluster.view()).unwrap().iter().map(watch::Shown::type_name).collect();
+    assert_eq!(shown, ["ADDED", "DELETED"]);
+    assert!(watch.next(&cluster.view()).unwrap().is_empty());
+}
+
+#[test]
+fn both_event_groups_are_one_kind() {
+    let mut cluster = Cluster::new();
+    let body = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"},
+        "reason": "Started", "message": "hello", "type": "Normal"});
+    cluster.object(&request(Verb::Create, "events", "", body));
+    let mut newer = request(Verb::Get, "events", "e", Value::Null);
+    newer.served = registry::find_served("events.k8s.io", "v1", "events").unwrap();
+    let event = cluster.object(&newer);
+    assert_eq!((event.text("note"), event.text("regarding.name")), ("hello", "p"));
+}
+
+#[test]
+fn strangers_are_refused() {
+    let mut cluster = Cluster::new();
+    let mut list = request(Verb::List, "pods", "", Value::Null);
+    list.identity = Identity { user: "eve".into(), groups: vec![] };
+    let status = cluster.run(&list).unwrap_err();
+    assert_eq!(
+        status.message,
+        r#"pods is forbidden: User "eve" cannot list resource "pods" in API group "" in the namespace "default""#
+    );
+}

@@ -1,0 +1,26 @@
+//! Consensus: openraft wired to our log format, our disk port and our transport port.
+//!
+//! No openraft type leaves this crate. The seams to the world are `Disk` (an ordered key-value
+//! store with atomic, syncable batches), `Transport` (a call to a peer) and `Spawn` (who runs the
+//! log writer), so that the simulator can stand in for each.
+
+mod codec;
+mod disk;
+mod log;
+mod machine;
+mod network;
+mod node;
+mod server;
+mod transport;
+mod types;
+mod writer;
+
+pub use disk::{Batch, Disk, DiskError, MemoryDisk};
+pub use node::{Error, MemberStatus, Node, Options, Profile, Status};
+pub use server::RaftService;
+pub use transport::{Lane, PeerReply, PeerRequest, TonicTransport, Transport, TransportError};
+pub use types::Member;
+pub use writer::{Spawn, spawn_inline, spawn_thread};
+
+#[cfg(test)]
+mod tests;

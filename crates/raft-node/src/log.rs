@@ -1,0 +1,228 @@
+//! openraft's log storage over the `Disk` port: recent entries in memory, all of them on disk.
+
+use crate::codec;
+use crate::disk::{self, Batch, Disk, log_key};
+use crate::types::{Entry, LogId, TypeConfig, Vote};
+use crate::writer::{Job, WriterHandle};
+use bytes::Bytes;
+use openraft::OptionalSend;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Entries kept in memory, by bytes: replication reads them from here, so that RocksDB is read only
+/// at start and by followers far behind. 64 MiB is about 100,000 entries of a small pod's size.
+const TAIL_BYTES_MAX: usize = 64 << 20;
+/// Entries of one replication request, by bytes: well below the transport's message limit.
+const REQUEST_BYTES_MAX: usize = 4 << 20;
+
+#[derive(Clone)]
+pub(crate) struct Log {
+    disk: Arc<dyn Disk>,
+    writer: WriterHandle,
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    purged: Option<LogId>,
+    last: Option<LogId>,
+    /// Contiguous, ending with the last entry; with each its encoded size.
+    tail: BTreeMap<u64, (Entry, usize)>,
+    tail_bytes: usize,
+}
+
+impl Shared {
+    fn insert(&mut self, entry: Entry, n_bytes: usize) {
+        self.last = Some(entry.log_id);
+        self.tail_bytes += n_bytes;
+        if let Some((_, replaced)) = self.tail.insert(entry.log_id.index, (entry, n_bytes)) {
+            self.tail_bytes -= replaced;
+        }
+        while self.tail_bytes > TAIL_BYTES_MAX && self.tail.len() > 1 {
+            let (_, (_, n_bytes)) = self.tail.pop_first().expect("longer than one");
+            self.tail_bytes -= n_bytes;
+        }
+    }
+
+    fn drop_tail(&mut self, keep: impl Fn(u64) -> bool) {
+        self.tail.retain(|index, _| keep(*index));
+        self.tail_bytes = self.tail.values().map(|(_, n_bytes)| n_bytes).sum();
+    }
+}
+
+impl Log {
+    pub(crate) fn open(disk: Arc<dyn Disk>, writer: WriterHandle) -> io::Result<Log> {
+        let log_id = |key: &[u8]| disk.get(key)?.map(|bytes| codec::log_id_from_bytes(&bytes)).transpose();
+        let vote = disk.get(disk::VOTE)?.map(|bytes| codec::vote_from_bytes(&bytes)).transpose()?;
+        let (committed, purged) = (log_id(disk::COMMITTED)?, log_id(disk::PURGED)?);
+        let last_entry = disk.last(&log_key(0), disk::LOG_END)?;
+        let last = match last_entry {
+            Some((_, bytes)) => Some(codec::entry_from_bytes(&bytes)?.log_id),
+            None => purged,
+        };
+        let shared = Shared { vote, committed, purged, last, ..Shared::default() };
+        Ok(Log { disk, writer, shared: Arc::new(Mutex::new(shared)) })
+    }
+
+    /// Submits a batch and waits until it is written (and synced, when asked).
+    async fn write(&self, batch: Batch, sync: bool) -> io::Result<()> {
+        let (done, written) = oneshot::channel();
+        let done = Box::new(move |result| drop(done.send(result)));
+        self.writer.submit(Job { batch, sync, done });
+        written.await.unwrap_or_else(|_| Err(io::Error::other("the log writer has stopped")))
+    }
+
+    fn read(&self, from: u64, to: u64, n_bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let (first_in_tail, purged) = {
+            let shared = self.shared.lock();
+            (shared.tail.keys().next().copied().unwrap_or(u64::MAX), shared.purged.map_or(0, |id| id.index + 1))
+        };
+        let (from, mut n_bytes, mut entries) = (from.max(purged), 0, Vec::new());
+        // Older than the tail: from disk, in pages.
+        let mut next = from;
+        while next < to.min(first_in_tail) && (entries.is_empty() || n_bytes < n_bytes_max) {
+            let page: Vec<(Bytes, Bytes)> =
+                self.disk.scan(&log_key(next), &log_key(to.min(first_in_tail)), 256)?;
+            let Some((_, _)) = page.last() else { break };
+            for (_, bytes) in page {
+                if !entries.is_empty() && n_bytes + bytes.len() > n_bytes_max {
+                    return Ok(entries);
+                }
+                n_bytes += bytes.len();
+                let entry = codec::entry_from_bytes(&bytes)?;
+                next = entry.log_id.index + 1;
+                entries.push(entry);
+            }
+        }
+        let shared = self.shared.lock();
+        for (entry, size) in shared.tail.range(next.max(from)..to.max(next.max(from))).map(|(_, item)| item) {
+            if !entries.is_empty() && n_bytes + size > n_bytes_max {
+                break;
+            }
+            n_bytes += size;
+            entries.push(entry.clone());
+        }
+        Ok(entries)
+    }
+}
+
+impl RaftLogReader<TypeConfig> for Log {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        let from = match range.start_bound() {
+            Bound::Included(from) => *from,
+            Bound::Excluded(from) => from + 1,
+            Bound::Unbounded => 0,
+        };
+        let to = match range.end_bound() {
+            Bound::Included(to) => to + 1,
+            Bound::Excluded(to) => *to,
+            Bound::Unbounded => u64::MAX,
+        };
+        self.read(from, to, usize::MAX)
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.shared.lock().vote)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start, end, REQUEST_BYTES_MAX)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for Log {
+    type LogReader = Log;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let shared = self.shared.lock();
+        Ok(LogState { last_purged_log_id: shared.purged, last_log_id: shared.last })
+    }
+
+    async fn get_log_reader(&mut self) -> Log {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let mut batch = Batch::default();
+        batch.put(disk::VOTE, codec::vote_to_bytes(vote));
+        self.write(batch, true).await?;
+        self.shared.lock().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        self.shared.lock().committed = committed;
+        if let Some(committed) = committed {
+            let mut batch = Batch::default();
+            batch.put(disk::COMMITTED, codec::log_id_to_bytes(&committed));
+            // A hint for the next start: losing it only means that start waits for the leader.
+            self.writer.submit(Job { batch, sync: false, done: Box::new(drop) });
+        }
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.shared.lock().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut batch = Batch::default();
+        {
+            let mut shared = self.shared.lock();
+            for entry in entries {
+                let bytes = codec::entry_to_bytes(&entry);
+                shared.insert(entry.clone(), bytes.len());
+                batch.put(log_key(entry.log_id.index), bytes);
+            }
+        }
+        let done = Box::new(move |result| callback.io_completed(result));
+        self.writer.submit(Job { batch, sync: true, done });
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let first_gone = last.map_or(0, |last| last.index + 1);
+        {
+            let mut shared = self.shared.lock();
+            if shared.last.is_some_and(|last| last.index >= first_gone) {
+                shared.last = last.or(shared.purged);
+            }
+            shared.drop_tail(|index| index < first_gone);
+        }
+        let mut batch = Batch::default();
+        batch.delete_range(log_key(first_gone), disk::LOG_END.to_vec());
+        self.write(batch, true).await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        let from = {
+            let mut shared = self.shared.lock();
+            let from = shared.purged.map_or(0, |id| id.index);
+            shared.purged = Some(upto);
+            if shared.last.is_none_or(|last| last.index <= upto.index) {
+                shared.last = Some(upto);
+            }
+            shared.drop_tail(|index| index > upto.index);
+            from
+        };
+        let mut batch = Batch::default();
+        batch.put(disk::PURGED, codec::log_id_to_bytes(&upto));
+        batch.delete_range(log_key(from), log_key(upto.index + 1));
+        self.write(batch, false).await
+    }
+}

@@ -1,0 +1,178 @@
+//! openraft's network over the `Transport` port.
+
+use crate::codec;
+use crate::transport::{Lane, PeerReply, PeerRequest, Transport, TransportError};
+use crate::types::{Member, Snapshot, SnapshotData, TypeConfig, Vote};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use protos::raft as pb;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Replication may take longer than the heartbeat interval (openraft's hint): 4 MiB and an fsync.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// A gigabyte at 20 MB/s.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+#[derive(Clone)]
+pub(crate) struct Network {
+    pub(crate) cluster_id: String,
+    pub(crate) transport: Arc<dyn Transport>,
+}
+
+pub(crate) struct Peer {
+    network: Network,
+    lane: Lane,
+    id: u64,
+    addr: String,
+}
+
+impl Peer {
+    fn to(&self) -> Option<pb::To> {
+        Some(pb::To { cluster_id: self.network.cluster_id.clone(), node_id: self.id })
+    }
+
+    async fn call(&self, request: PeerRequest, timeout: Duration) -> Result<PeerReply, RPCError<TypeConfig>> {
+        let reply = self.network.transport.call(self.lane, &self.addr, request, timeout).await;
+        reply.map_err(|error| match error {
+            TransportError::Unreachable(why) => RPCError::Unreachable(Unreachable::from_string(why)),
+            TransportError::Failed(why) => RPCError::Network(NetworkError::from_string(why)),
+        })
+    }
+}
+
+fn unexpected() -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::from_string("the peer answered something else"))
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, id: u64, member: &Member) -> Peer {
+        Peer { network: self.clone(), lane: Lane::Replication, id, addr: member.peer_addr.clone() }
+    }
+
+    async fn new_heartbeat_client(&mut self, id: u64, member: &Member) -> Peer {
+        Peer { lane: Lane::Heartbeat, ..self.new_client(id, member).await }
+    }
+
+    async fn new_snapshot_client(&mut self, id: u64, member: &Member) -> Peer {
+        Peer { lane: Lane::Snapshot, ..self.new_client(id, member).await }
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let timeout = if rpc.entries.is_empty() { option.hard_ttl() } else { APPEND_TIMEOUT };
+        let request = pb::AppendRequest {
+            to: self.to(),
+            vote: Some(codec::vote_to_pb(&rpc.vote)),
+            prev_log_id: rpc.prev_log_id.as_ref().map(codec::log_id_to_pb),
+            entries: rpc.entries.iter().map(|entry| codec::entry_to_bytes(entry).into()).collect(),
+            leader_commit: rpc.leader_commit.as_ref().map(codec::log_id_to_pb),
+        };
+        let PeerReply::Append(reply) = self.call(PeerRequest::Append(request), timeout).await? else {
+            return Err(unexpected());
+        };
+        use pb::append_response::Result as Kind;
+        Ok(match reply.result() {
+            Kind::Success => AppendEntriesResponse::Success,
+            Kind::PartialSuccess => AppendEntriesResponse::PartialSuccess(reply.matching.map(codec::log_id_from_pb)),
+            Kind::Conflict => AppendEntriesResponse::Conflict,
+            Kind::HigherVote => AppendEntriesResponse::HigherVote(codec::vote_from_pb(reply.vote)),
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask_vote(rpc, option, PeerRequest::Vote).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask_vote(rpc, option, PeerRequest::PreVote).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let state = snapshot.snapshot;
+        let encoded = tokio::task::spawn_blocking(move || state::snapshot::encode(&state)).await;
+        let data = encoded.map_err(|error| Unreachable::<TypeConfig>::from_string(error))?.into();
+        let request = PeerRequest::Snapshot {
+            to: self.to().unwrap_or_default(),
+            vote: codec::vote_to_pb(&vote),
+            meta: codec::meta_to_bytes(&snapshot.meta),
+            data,
+        };
+        tokio::select! {
+            biased;
+            reply = self.call(request, SNAPSHOT_TIMEOUT) => match reply? {
+                PeerReply::Snapshot(reply) => Ok(SnapshotResponse::new(codec::vote_from_pb(reply.vote))),
+                _ => Err(unexpected().into()),
+            },
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let request = pb::TransferLeaderRequest {
+            to: self.to(),
+            from: Some(codec::vote_to_pb(request.from_leader())),
+            last_log_id: request.last_log_id().map(codec::log_id_to_pb),
+        };
+        match self.call(PeerRequest::TransferLeader(request), option.hard_ttl()).await? {
+            PeerReply::TransferLeader(reply) if reply.refusal.is_empty() => Ok(Ok(())),
+            PeerReply::TransferLeader(reply) => Err(RPCError::Network(NetworkError::from_string(reply.refusal))),
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+impl Peer {
+    async fn ask_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+        wrap: fn(pb::VoteRequest) -> PeerRequest,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let request = pb::VoteRequest {
+            to: self.to(),
+            vote: Some(codec::vote_to_pb(&rpc.vote)),
+            last_log_id: rpc.last_log_id.as_ref().map(codec::log_id_to_pb),
+            leadership_transfer: rpc.leadership_transfer,
+        };
+        match self.call(wrap(request), option.hard_ttl()).await? {
+            PeerReply::Vote(reply) => Ok(VoteResponse {
+                vote: codec::vote_from_pb(reply.vote),
+                vote_granted: reply.granted,
+                last_log_id: reply.last_log_id.map(codec::log_id_from_pb),
+            }),
+            _ => Err(unexpected()),
+        }
+    }
+}

@@ -1,0 +1,638 @@
+//! One master's consensus: starts openraft, answers its peers, proposes, reads, changes members.
+
+use crate::codec;
+use crate::disk::Disk;
+use crate::log::Log;
+use crate::machine::Machine;
+use crate::network::Network;
+use crate::transport::{Lane, PeerReply, PeerRequest, Transport, TransportError};
+use crate::types::{LogId, Member, Raft, Snapshot, TypeConfig};
+use crate::writer::{Spawn, Writer};
+use async_trait::async_trait;
+use objects::Timestamp;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
+use openraft::{ChangeMembers, Instant, ReadPolicy, ServerState, SnapshotPolicy};
+use parking_lot::Mutex;
+use protos::raft as pb;
+use state::{LeaderId, Outcome, RequestId, Txn};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use store::{Error as StoreError, Leadership, Proposer, Route, Store};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+
+/// A write or read that has not been answered by then fails: a healthy failover takes 0.35 s, and a
+/// cluster without a quorum must say so within 2 s.
+const DEADLINE: Duration = Duration::from_millis(1800);
+/// Proposals in flight from this master; well inside the deduplication window.
+const IN_FLIGHT_MAX: usize = 1024;
+/// Entries between checkpoints, and entries kept behind one for followers that lag.
+const CHECKPOINT_EVERY: u64 = 10_000;
+const ENTRIES_KEPT: u64 = 20_000;
+
+/// Election timing. `Lan` fits machines on one network with disks that sync within 50 ms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    #[default]
+    Lan,
+    Wan,
+    SlowDisk,
+}
+
+impl Profile {
+    /// Heartbeat, shortest and longest election timeout, in milliseconds.
+    fn timing(self) -> (u64, u64, u64) {
+        match self {
+            Profile::Lan => (30, 100, 180),
+            Profile::Wan => (150, 600, 1200),
+            Profile::SlowDisk => (100, 300, 600),
+        }
+    }
+}
+
+pub struct Options {
+    pub cluster_id: String,
+    pub node_id: u64,
+    pub name: String,
+    pub profile: Profile,
+    /// Seeds elections and the proposer's incarnation.
+    pub seed: u64,
+    pub disk: Arc<dyn Disk>,
+    pub transport: Arc<dyn Transport>,
+    pub spawn_writer: Spawn,
+    /// The one clock: milliseconds since the epoch.
+    pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot open the Raft storage")]
+    Storage(#[source] std::io::Error),
+    #[error("consensus stopped: {0}")]
+    Fatal(String),
+    #[error("the message is for cluster {cluster} node {node}, which this is not")]
+    Misdirected { cluster: String, node: u64 },
+    #[error("{0}")]
+    Refused(String),
+    #[error("not the leader")]
+    NotLeader,
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+}
+
+/// One member as `status` tells of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemberStatus {
+    pub id: u64,
+    pub member: Member,
+    pub voter: bool,
+    /// Entries behind the leader; only the leader knows.
+    pub lag: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    pub leader: Option<u64>,
+    pub term: u64,
+    pub last_index: u64,
+    pub applied_index: u64,
+    pub members: Vec<MemberStatus>,
+}
+
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+struct Inner {
+    cluster_id: String,
+    id: u64,
+    raft: Raft,
+    machine: Machine,
+    transport: Arc<dyn Transport>,
+    clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    incarnation: u64,
+    next_seq: AtomicU64,
+    in_flight: Semaphore,
+    leadership: watch::Sender<Leadership>,
+    beats: watch::Sender<BTreeMap<String, u64>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Node {
+    pub async fn start(options: Options) -> Result<Node, Error> {
+        let (heartbeat, min, max) = options.profile.timing();
+        let config = openraft::Config {
+            cluster_name: options.cluster_id.clone(),
+            heartbeat_interval: heartbeat,
+            election_timeout_min: min,
+            election_timeout_max: max,
+            install_snapshot_timeout: 60_000,
+            max_payload_entries: 2_000,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(CHECKPOINT_EVERY),
+            max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+            purge_batch_size: 1_000,
+            replication_lag_threshold: CHECKPOINT_EVERY * 2,
+            enable_pre_vote: Some(true),
+            quorum_loss_probe_interval: Some(2 * max),
+            backoff: "20ms 50ms 100ms 200ms 500ms".into(),
+            ..openraft::Config::default()
+        };
+        let config = Arc::new(config.validate().map_err(|error| Error::Fatal(error.to_string()))?);
+        let machine = Machine::open(options.disk.clone()).map_err(Error::Storage)?;
+        let writer = (options.spawn_writer)(Writer::new(options.disk.clone()));
+        let log = Log::open(options.disk, writer).map_err(Error::Storage)?;
+        let network = Network { cluster_id: options.cluster_id.clone(), transport: options.transport.clone() };
+        let starting = Raft::new(options.node_id, config, network, log, machine.clone());
+        let raft = openraft::rt::deterministic_rng::DeterministicRng::<openraft_rt_tokio::TokioRuntime>::scope(
+            options.seed,
+            starting,
+        );
+        let raft = raft.await.map_err(|error| Error::Fatal(error.to_string()))?;
+        let inner = Arc::new(Inner {
+            cluster_id: options.cluster_id,
+            id: options.node_id,
+            raft,
+            machine,
+            transport: options.transport,
+            clock: options.clock,
+            incarnation: stdx::Rng::new(options.seed ^ 0x1C4A_3B5D).next_u64(),
+            next_seq: AtomicU64::new(1),
+            in_flight: Semaphore::new(IN_FLIGHT_MAX),
+            leadership: watch::Sender::new(Leadership::default()),
+            beats: watch::Sender::new(BTreeMap::new()),
+            tasks: Mutex::default(),
+        });
+        let follow = tokio::spawn(follow_leadership(Arc::downgrade(&inner), Duration::from_millis(max)));
+        inner.tasks.lock().push(follow);
+        Ok(Node(inner))
+    }
+
+    pub fn id(&self) -> u64 {
+        self.0.id
+    }
+
+    pub fn store(&self) -> Store {
+        Store::new(self.0.machine.published(), self.0.clone())
+    }
+
+    /// Starts the cluster with this master as its only member. Refused once there is a log.
+    pub async fn initialize(&self, member: Member) -> Result<(), Error> {
+        let members = BTreeMap::from([(self.0.id, member)]);
+        self.0.raft.initialize(members).await.map_err(|error| Error::Refused(error.to_string()))
+    }
+
+    pub async fn is_initialized(&self) -> Result<bool, Error> {
+        self.0.raft.is_initialized().await.map_err(|error| Error::Fatal(error.to_string()))
+    }
+
+    /// Wakes with how long each worker has been silent, as reported by a peer that holds sessions.
+    pub fn beats(&self) -> watch::Receiver<BTreeMap<String, u64>> {
+        self.0.beats.subscribe()
+    }
+
+    /// Tells the leader how long the workers of this master's sessions have been silent.
+    pub async fn send_beats(&self, silent_ms: BTreeMap<String, u64>) -> Result<(), Error> {
+        let (id, member) = self.0.leader().ok_or(Error::NotLeader)?;
+        let to = Some(self.0.to(id));
+        let request = PeerRequest::Beats(pb::BeatsRequest { to, silent_ms: silent_ms.into_iter().collect() });
+        let deadline = Duration::from_secs(1);
+        self.0.transport.call(Lane::Heartbeat, &member.peer_addr, request, deadline).await?;
+        Ok(())
+    }
+
+    pub fn status(&self) -> Status {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let last_index = metrics.last_log_index.unwrap_or(0);
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        let matched = |id: &u64| {
+            let replication = metrics.replication.as_ref()?;
+            Some(last_index.saturating_sub(replication.get(id).copied().flatten().map_or(0, |log_id| log_id.index)))
+        };
+        let members = membership.nodes().map(|(id, member)| MemberStatus {
+            id: *id,
+            member: member.clone(),
+            voter: voters.contains(id),
+            lag: matched(id),
+        });
+        Status {
+            leader: metrics.current_leader,
+            term: metrics.current_term,
+            last_index,
+            applied_index: metrics.last_applied.map_or(0, |log_id| log_id.index),
+            members: members.collect(),
+        }
+    }
+
+    /// Adds a member: as a learner until it has caught up, then as a voter. A member of the same
+    /// name under another id (a wiped disk) is replaced in the same change. Only on the leader.
+    pub async fn add_member(&self, id: u64, member: Member) -> Result<(), Error> {
+        let replaced: BTreeSet<u64> = {
+            let status = self.status();
+            let same = status.members.iter().filter(|m| m.member.name == member.name && m.id != id);
+            same.map(|m| m.id).collect()
+        };
+        self.0.raft.add_learner(id, member, true).await.map_err(refused)?;
+        let voters = |status: &Status| -> BTreeSet<u64> {
+            status.members.iter().filter(|m| m.voter && !replaced.contains(&m.id)).map(|m| m.id).chain([id]).collect()
+        };
+        self.0.raft.change_membership(voters(&self.status()), false).await.map_err(refused)?;
+        let learners: BTreeSet<u64> =
+            self.status().members.iter().filter(|m| replaced.contains(&m.id)).map(|m| m.id).collect();
+        if !learners.is_empty() {
+            self.0.raft.change_membership(ChangeMembers::RemoveNodes(learners), false).await.map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a member. Only on the leader; removing the leader itself hands leadership over first.
+    pub async fn remove_member(&self, id: u64) -> Result<(), Error> {
+        let status = self.status();
+        let voters: BTreeSet<u64> = status.members.iter().filter(|m| m.voter && m.id != id).map(|m| m.id).collect();
+        if voters.is_empty() {
+            return Err(Error::Refused("the last voter cannot be removed".into()));
+        }
+        if status.members.iter().any(|m| m.id == id && m.voter) {
+            self.0.raft.change_membership(voters, false).await.map_err(refused)?;
+        } else {
+            let gone = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
+            self.0.raft.change_membership(gone, false).await.map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the member answers right now.
+    pub async fn answers(&self, id: u64, member: &Member) -> bool {
+        let request = PeerRequest::ReadIndex(pb::ReadIndexRequest { to: Some(self.0.to(id)) });
+        let call = self.0.transport.call(Lane::Client, &member.peer_addr, request, Duration::from_secs(1));
+        call.await.is_ok()
+    }
+
+    /// Hands leadership to the follower whose log is nearest, before a planned stop. Returns when
+    /// another leader is known, or after a second.
+    pub async fn hand_over(&self) {
+        let status = self.status();
+        if status.leader != Some(self.0.id) {
+            return;
+        }
+        let nearest = status.members.iter().filter(|m| m.voter && m.id != self.0.id).min_by_key(|m| m.lag);
+        let Some(target) = nearest else { return };
+        if self.0.raft.trigger().transfer_leader(target.id).await.is_ok() {
+            let wait = self.0.raft.wait(Some(Duration::from_secs(1)));
+            let me = self.0.id;
+            if let Err(error) = wait.metrics(|m| m.current_leader.is_some_and(|l| l != me), "hand over").await {
+                tracing::warn!(%error, "leadership was not taken over in time");
+            }
+        }
+    }
+
+    pub async fn shutdown(&self) {
+        self.0.tasks.lock().drain(..).for_each(|task| task.abort());
+        if let Err(error) = self.0.raft.shutdown().await {
+            tracing::warn!(%error, "consensus did not stop cleanly");
+        }
+    }
+
+    /// Waits until consensus has failed for good (a failed sync, a panic) and says why.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.0.raft.metrics();
+        loop {
+            if let Err(error) = &metrics.borrow_watched().running_state {
+                return error.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "the Raft core is gone".into();
+            }
+        }
+    }
+
+    /// Answers a peer.
+    pub async fn handle(&self, request: PeerRequest) -> Result<PeerReply, Error> {
+        let inner = &self.0;
+        let to = match &request {
+            PeerRequest::Append(r) => r.to.clone(),
+            PeerRequest::Vote(r) | PeerRequest::PreVote(r) => r.to.clone(),
+            PeerRequest::Snapshot { to, .. } => Some(to.clone()),
+            PeerRequest::TransferLeader(r) => r.to.clone(),
+            PeerRequest::Propose(r) => r.to.clone(),
+            PeerRequest::ReadIndex(r) => r.to.clone(),
+            PeerRequest::Beats(r) => r.to.clone(),
+        };
+        let to = to.unwrap_or_default();
+        if to.cluster_id != inner.cluster_id || to.node_id != inner.id {
+            return Err(Error::Misdirected { cluster: to.cluster_id, node: to.node_id });
+        }
+        let fatal = |error: &dyn std::fmt::Display| Error::Fatal(error.to_string());
+        Ok(match request {
+            PeerRequest::Append(request) => {
+                let entries = request.entries.iter().map(|bytes| codec::entry_from_bytes(bytes));
+                let request = AppendEntriesRequest {
+                    vote: codec::vote_from_pb(request.vote),
+                    prev_log_id: request.prev_log_id.map(codec::log_id_from_pb),
+                    entries: entries.collect::<Result<_, _>>().map_err(Error::Storage)?,
+                    leader_commit: request.leader_commit.map(codec::log_id_from_pb),
+                };
+                let reply = inner.raft.append_entries(request).await.map_err(|error| fatal(&error))?;
+                use pb::append_response::Result as Kind;
+                let mut response = pb::AppendResponse::default();
+                match reply {
+                    AppendEntriesResponse::Success => response.set_result(Kind::Success),
+                    AppendEntriesResponse::PartialSuccess(matching) => {
+                        response.set_result(Kind::PartialSuccess);
+                        response.matching = matching.as_ref().map(codec::log_id_to_pb);
+                    }
+                    AppendEntriesResponse::Conflict => response.set_result(Kind::Conflict),
+                    AppendEntriesResponse::HigherVote(vote) => {
+                        response.set_result(Kind::HigherVote);
+                        response.vote = Some(codec::vote_to_pb(&vote));
+                    }
+                }
+                PeerReply::Append(response)
+            }
+            PeerRequest::Vote(request) => {
+                let reply = inner.raft.vote(vote_request(request)).await.map_err(|error| fatal(&error))?;
+                PeerReply::Vote(vote_response(&reply))
+            }
+            PeerRequest::PreVote(request) => {
+                let reply = inner.raft.pre_vote(vote_request(request)).await.map_err(|error| fatal(&error))?;
+                PeerReply::Vote(vote_response(&reply))
+            }
+            PeerRequest::Snapshot { vote, meta, data, .. } => {
+                let meta = codec::meta_from_bytes(&meta).map_err(Error::Storage)?;
+                let state = tokio::task::spawn_blocking(move || state::snapshot::decode(&data)).await;
+                let state = state.map_err(|error| fatal(&error))?;
+                let state = state.map_err(|error| Error::Refused(error.to_string()))?;
+                let snapshot = Snapshot { meta, snapshot: state };
+                let reply = inner.raft.install_full_snapshot(codec::vote_from_pb(Some(vote)), snapshot).await;
+                let vote = reply.map_err(|error| fatal(&error))?.vote;
+                PeerReply::Snapshot(pb::SnapshotResponse { vote: Some(codec::vote_to_pb(&vote)) })
+            }
+            PeerRequest::TransferLeader(request) => {
+                let from = codec::vote_from_pb(request.from);
+                let last = request.last_log_id.map(codec::log_id_from_pb);
+                let request = TransferLeaderRequest::new(from, inner.id, last);
+                let reply = inner.raft.handle_transfer_leader(request).await.map_err(|error| fatal(&error))?;
+                let refusal = reply.err().map_or_else(String::new, |error| format!("{error:?}"));
+                PeerReply::TransferLeader(pb::TransferLeaderResponse { refusal })
+            }
+            PeerRequest::Propose(request) => {
+                let txn = codec::txn_from_bytes(&request.txn).map_err(Error::Storage)?;
+                let mut response = pb::ProposeResponse::default();
+                match tokio::time::timeout(DEADLINE, inner.propose_here(txn)).await {
+                    Ok(Attempt::Done(outcome)) => response.outcome = codec::outcome_to_bytes(&outcome).into(),
+                    Ok(Attempt::NotAppended(why)) => response.not_leader = why,
+                    Ok(Attempt::Unknown(why)) => response.unknown = why,
+                    Err(_) => response.unknown = "the leader did not commit it in time".into(),
+                }
+                PeerReply::Propose(response)
+            }
+            PeerRequest::ReadIndex(_) => {
+                let mut response = pb::ReadIndexResponse::default();
+                match inner.read_index_here().await {
+                    Ok(index) => response.index = index,
+                    Err(why) => response.not_leader = why,
+                }
+                PeerReply::ReadIndex(response)
+            }
+            PeerRequest::Beats(request) => {
+                inner.beats.send_replace(request.silent_ms.into_iter().collect());
+                PeerReply::Beats(pb::BeatsResponse {})
+            }
+        })
+    }
+}
+
+fn refused<E: std::fmt::Display>(error: RaftError<TypeConfig, E>) -> Error
+where
+    E: std::error::Error,
+{
+    match error {
+        RaftError::APIError(error) => Error::Refused(error.to_string()),
+        RaftError::Fatal(error) => Error::Fatal(error.to_string()),
+    }
+}
+
+fn vote_request(request: pb::VoteRequest) -> VoteRequest<TypeConfig> {
+    VoteRequest {
+        vote: codec::vote_from_pb(request.vote),
+        last_log_id: request.last_log_id.map(codec::log_id_from_pb),
+        leadership_transfer: request.leadership_transfer,
+    }
+}
+
+fn vote_response(reply: &openraft::raft::VoteResponse<TypeConfig>) -> pb::VoteResponse {
+    pb::VoteResponse {
+        vote: Some(codec::vote_to_pb(&reply.vote)),
+        granted: reply.vote_granted,
+        last_log_id: reply.last_log_id.as_ref().map(codec::log_id_to_pb),
+    }
+}
+
+/// What became of one try at a proposal.
+enum Attempt {
+    Done(Outcome),
+    NotAppended(String),
+    Unknown(String),
+}
+
+impl Inner {
+    fn to(&self, node_id: u64) -> pb::To {
+        pb::To { cluster_id: self.cluster_id.clone(), node_id }
+    }
+
+    /// The leader and its address, as the metrics know it.
+    fn leader(&self) -> Option<(u64, Member)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let id = metrics.current_leader?;
+        let member = metrics.membership_config.membership().get_node(&id)?.clone();
+        Some((id, member))
+    }
+
+    async fn propose_here(&self, txn: Txn) -> Attempt {
+        match self.raft.client_write(crate::types::Command(Arc::new(txn))).await {
+            Ok(response) => Attempt::Done(response.data),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(why))) => {
+                Attempt::NotAppended(format!("not the leader ({:?})", why.reason))
+            }
+            Err(RaftError::APIError(error)) => Attempt::Unknown(error.to_string()),
+            Err(RaftError::Fatal(error)) => Attempt::Unknown(error.to_string()),
+        }
+    }
+
+    async fn propose_once(&self, txn: &Txn, route: Route, patience: Duration) -> Attempt {
+        match self.leader() {
+            None => Attempt::NotAppended("there is no leader".into()),
+            Some((id, _)) if id == self.id => self.propose_here(txn.clone()).await,
+            Some(_) if route == Route::Here => Attempt::NotAppended("this master does not lead".into()),
+            Some((id, member)) => {
+                let request = pb::ProposeRequest { to: Some(self.to(id)), txn: codec::txn_to_bytes(txn).into() };
+                let request = PeerRequest::Propose(request);
+                match self.transport.call(Lane::Client, &member.peer_addr, request, patience).await {
+                    Err(TransportError::Unreachable(why)) => Attempt::NotAppended(why),
+                    Err(TransportError::Failed(why)) => Attempt::Unknown(why),
+                    Ok(PeerReply::Propose(reply)) if !reply.not_leader.is_empty() => {
+                        Attempt::NotAppended(reply.not_leader)
+                    }
+                    Ok(PeerReply::Propose(reply)) if !reply.unknown.is_empty() => Attempt::Unknown(reply.unknown),
+                    Ok(PeerReply::Propose(reply)) => match codec::outcome_from_bytes(&reply.outcome) {
+                        Ok(outcome) => Attempt::Done(outcome),
+                        Err(error) => Attempt::Unknown(error.to_string()),
+                    },
+                    Ok(_) => Attempt::Unknown("the leader answered something else".into()),
+                }
+            }
+        }
+    }
+
+    /// Confirms leadership with a quorum and returns the index a reader must have applied.
+    async fn read_index_here(&self) -> Result<u64, String> {
+        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => Ok(linearizer.read_log_id().log_id().index),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(why))) => {
+                Err(format!("not the leader ({:?})", why.reason))
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err("the leader does not hear from a quorum".into())
+            }
+            Err(RaftError::Fatal(error)) => Err(error.to_string()),
+        }
+    }
+
+    async fn read_index_once(&self, patience: Duration) -> Result<u64, String> {
+        match self.leader() {
+            None => Err("there is no leader".into()),
+            Some((id, _)) if id == self.id => self.read_index_here().await,
+            Some((id, member)) => {
+                let request = PeerRequest::ReadIndex(pb::ReadIndexRequest { to: Some(self.to(id)) });
+                match self.transport.call(Lane::Client, &member.peer_addr, request, patience).await {
+                    Ok(PeerReply::ReadIndex(reply)) if reply.not_leader.is_empty() => Ok(reply.index),
+                    Ok(PeerReply::ReadIndex(reply)) => Err(reply.not_leader),
+                    Ok(_) => Err("the leader answered something else".into()),
+                    Err(error) => Err(error.to_string()),
+                }
+            }
+        }
+    }
+
+    /// Waits for news of a leader, or a moment: whichever comes first.
+    async fn settle(&self) {
+        let mut leadership = self.leadership.subscribe();
+        leadership.mark_unchanged();
+        let news = tokio::time::timeout(Duration::from_millis(20), leadership.changed());
+        let _: Result<_, tokio::time::error::Elapsed> = news.await;
+    }
+}
+
+/// One try is given up after this, so that a leader that died with our request does not hold it for
+/// the whole deadline: the next leader answers the retry.
+const TRY: Duration = Duration::from_millis(600);
+
+#[async_trait]
+impl Proposer for Inner {
+    async fn propose(&self, txn: Txn, route: Route) -> Result<Outcome, StoreError> {
+        let started = tokio::time::Instant::now();
+        let _permit = self.in_flight.acquire().await.expect("the semaphore is never closed");
+        let seq = self.next_seq.fetch_add(1, Ordering::Relaxed);
+        let request = Some(RequestId { incarnation: self.incarnation, seq });
+        let txn = Txn { request, stamp: (self.clock)(), ..txn };
+        let mut ambiguous = None;
+        let mut why = String::from("no attempt was made in time");
+        loop {
+            let left = DEADLINE.saturating_sub(started.elapsed());
+            if left.is_zero() {
+                return Err(match ambiguous {
+                    Some(why) => StoreError::Unknown(why),
+                    None => StoreError::Unavailable(why),
+                });
+            }
+            let patience = left.min(TRY);
+            match tokio::time::timeout(patience, self.propose_once(&txn, route, patience)).await {
+                Ok(Attempt::Done(outcome)) => return Ok(outcome),
+                Ok(Attempt::NotAppended(reason)) if route == Route::Here && ambiguous.is_none() => {
+                    return Err(StoreError::Unavailable(reason));
+                }
+                Ok(Attempt::NotAppended(reason)) => why = reason,
+                Ok(Attempt::Unknown(reason)) => ambiguous = Some(reason),
+                Err(_) => ambiguous = Some("the leader did not answer in time".into()),
+            }
+            self.settle().await;
+        }
+    }
+
+    async fn read_barrier(&self) -> Result<(), StoreError> {
+        let started = tokio::time::Instant::now();
+        let mut why = String::new();
+        loop {
+            let left = DEADLINE.saturating_sub(started.elapsed());
+            if left.is_zero() {
+                return Err(StoreError::Unavailable(why));
+            }
+            let patience = left.min(TRY);
+            match tokio::time::timeout(patience, self.read_index_once(patience)).await {
+                Ok(Ok(index)) => {
+                    let mut applied = self.machine.applied();
+                    let reached = applied.wait_for(|log_id: &Option<LogId>| log_id.is_some_and(|id| id.index >= index));
+                    let left = DEADLINE.saturating_sub(started.elapsed());
+                    return match tokio::time::timeout(left, reached).await {
+                        Ok(Ok(_)) => Ok(()),
+                        Ok(Err(_)) => Err(StoreError::Unavailable("this master is stopping".into())),
+                        Err(_) => Err(StoreError::Unavailable("this master lags behind the leader".into())),
+                    };
+                }
+                Ok(Err(reason)) => why = reason,
+                Err(_) => why = "the leader did not answer in time".into(),
+            }
+            self.settle().await;
+        }
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
+    }
+}
+
+/// Keeps `leadership` true: follows the metrics, and the age of the last quorum acknowledgement.
+async fn follow_leadership(inner: std::sync::Weak<Inner>, lease: Duration) {
+    let Some(strong) = inner.upgrade() else { return };
+    let mut metrics = strong.raft.metrics();
+    drop(strong);
+    loop {
+        let Some(inner) = inner.upgrade() else { return };
+        let news = {
+            let metrics = metrics.borrow_watched();
+            let leader = metrics.current_leader;
+            let name = leader.and_then(|id| metrics.membership_config.membership().get_node(&id));
+            let acked = metrics.last_quorum_acked.as_ref().map(|at| at.elapsed());
+            let alone = metrics.membership_config.membership().voter_ids().count() == 1;
+            let fresh = alone || acked.is_some_and(|age| age < 2 * lease);
+            let mine = LeaderId { term: metrics.vote.leader_id.term, node: metrics.vote.leader_id.node_id };
+            // Having applied an entry of one's own term means having applied all earlier ones.
+            let caught_up = metrics.last_applied.is_some_and(|log_id| crate::types::leader_id(&log_id) == mine);
+            let leads = metrics.state == ServerState::Leader && leader == Some(inner.id);
+            let lost = leads && !fresh;
+            Leadership {
+                leader: name.filter(|_| !lost).map(|member| member.name.clone()),
+                term: metrics.current_term,
+                active: (leads && fresh && caught_up).then_some(mine),
+            }
+        };
+        inner.leadership.send_if_modified(|current| {
+            let changed = *current != news;
+            if changed {
+                *current = news;
+            }
+            changed
+        });
+        drop(inner);
+        // The lease can run out without any metric changing.
+        match tokio::time::timeout(lease / 2, metrics.changed()).await {
+            Ok(Err(_)) => return,
+            Ok(Ok(())) | Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The port to the other masters, and its gRPC implementation.
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use protos::raft as pb;
+use protos::raft::raft_client::RaftClient;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+
+/// A call to a peer.
+#[derive(Clone, Debug)]
+pub enum PeerRequest {
+    Append(pb::AppendRequest),
+    Vote(pb::VoteRequest),
+    PreVote(pb::VoteRequest),
+    Snapshot { to: pb::To, vote: pb::Vote, meta: Vec<u8>, data: bytes::Bytes },
+    TransferLeader(pb::TransferLeaderRequest),
+    Propose(pb::ProposeRequest),
+    ReadIndex(pb::ReadIndexRequest),
+    Beats(pb::BeatsRequest),
+}
+
+#[derive(Clone, Debug)]
+pub enum PeerReply {
+    Append(pb::AppendResponse),
+    Vote(pb::VoteResponse),
+    Snapshot(pb::SnapshotResponse),
+    TransferLeader(pb::TransferLeaderResponse),
+    Propose(pb::ProposeResponse),
+    ReadIndex(pb::ReadIndexResponse),
+    Beats(pb::BeatsResponse),
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TransportError {
+    /// Nothing was delivered.
+    #[error("cannot reach the peer: {0}")]
+    Unreachable(String),
+    /// It may have been delivered.
+    #[error("the call failed: {0}")]
+    Failed(String),
+}
+
+/// Calls of one lane never wait behind another's bytes: a snapshot must not delay a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    Replication,
+    Heartbeat,
+    Snapshot,
+    Client,
+}
+
+#[async_trait]
+pub trait Transport: Send + Sync + 'static {
+    async fn call(
+        &self,
+        lane: Lane,
+        addr: &str,
+        request: PeerRequest,
+        timeout: Duration,
+    ) -> Result<PeerReply, TransportError>;
+}
+
+/// gRPC with mutual TLS; one connection per peer and lane, made on first use.
+pub struct TonicTransport {
+    tls: Box<dyn Fn() -> ClientTlsConfig + Send + Sync>,
+    channels: Mutex<BTreeMap<(String, Lane), Channel>>,
+}
+
+/// Bytes of one snapshot chunk.
+const CHUNK_BYTES: usize = 1 << 20;
+/// Larger than a full append (4 MiB of entries plus one oversized entry).
+pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+impl TonicTransport {
+    /// `tls` is asked at each new connection, so that rotated certificates are used.
+    pub fn new(tls: impl Fn() -> ClientTlsConfig + Send + Sync + 'static) -> TonicTransport {
+        TonicTransport { tls: Box::new(tls), channels: Mutex::default() }
+    }
+
+    fn client(&self, addr: &str, lane: Lane) -> Result<RaftClient<Channel>, TransportError> {
+        let key = (addr.to_string(), lane);
+        let mut channels = self.channels.lock();
+        if !channels.contains_key(&key) {
+            let unreachable = |error: tonic::transport::Error| TransportError::Unreachable(format!("{error:?}"));
+            let endpoint = Endpoint::from_shared(format!("https://{addr}"))
+                .and_then(|endpoint| endpoint.tls_config((self.tls)()))
+                .map_err(unreachable)?
+                .tcp_nodelay(true)
+                .connect_timeout(Duration::from_millis(500))
+                .http2_keep_alive_interval(Duration::from_secs(1))
+                .keep_alive_timeout(Duration::from_secs(2))
+                .keep_alive_while_idle(true);
+            channels.insert(key.clone(), endpoint.connect_lazy());
+        }
+        let client = RaftClient::new(channels[&key].clone());
+        Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+}
+
+#[async_trait]
+impl Transport for TonicTransport {
+    async fn call(
+        &self,
+        lane: Lane,
+        addr: &str,
+        request: PeerRequest,
+        timeout: Duration,
+    ) -> Result<PeerReply, TransportError> {
+        let mut client = self.client(addr, lane)?;
+        let call = async {
+            Ok(match request {
+                PeerRequest::Append(request) => PeerReply::Append(client.append(request).await?.into_inner()),
+                PeerRequest::Vote(request) => PeerReply::Vote(client.vote(request).await?.into_inner()),
+                PeerRequest::PreVote(request) => PeerReply::Vote(client.pre_vote(request).await?.into_inner()),
+                PeerRequest::Snapshot { to, vote, meta, data } => {
+                    let n_chunks = data.len().div_ceil(CHUNK_BYTES).max(1);
+                    let (mut head, mut data) = (Some((to, vote, meta)), data);
+                    let chunks = futures::stream::iter(0..n_chunks).map(move |_| {
+                        let piece = data.split_to(data.len().min(CHUNK_BYTES));
+                        let (to, vote, meta) = head.take().unzip3();
+                        let crc = crc32c::crc32c(&piece);
+                        pb::SnapshotChunk { to, vote, meta: meta.unwrap_or_default().into(), data: piece, crc }
+                    });
+                    PeerReply::Snapshot(client.install_snapshot(chunks).await?.into_inner())
+                }
+                PeerRequest::TransferLeader(request) => {
+                    PeerReply::TransferLeader(client.transfer_leader(request).await?.into_inner())
+                }
+                PeerRequest::Propose(request) => PeerReply::Propose(client.propose(request).await?.into_inner()),
+                PeerRequest::ReadIndex(request) => {
+                    PeerReply::ReadIndex(client.read_index(request).await?.into_inner())
+                }
+                PeerRequest::Beats(request) => PeerReply::Beats(client.beats(request).await?.into_inner()),
+            })
+        };
+        match tokio::time::timeout(timeout, call).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(status)) => Err(from_status(&status)),
+            Err(_) => Err(TransportError::Failed(format!("no answer within {} ms", timeout.as_millis()))),
+        }
+    }
+}
+
+fn from_status(status: &tonic::Status) -> TransportError {
+    let text = format!("{}: {}", status.code(), status.message());
+    // tonic reports a connection that could not be made as UNAVAILABLE with a transport source.
+    let refused = std::error::Error::source(status).is_some_and(|source| source.is::<tonic::transport::Error>());
+    match status.code() {
+        tonic::Code::FailedPrecondition => TransportError::Unreachable(text),
+        tonic::Code::Unavailable if refused && text.contains("tcp connect error") => TransportError::Unreachable(text),
+        _ => TransportError::Failed(text),
+    }
+}
+
+trait Unzip3<A, B, C> {
+    fn unzip3(self) -> (Option<A>, Option<B>, Option<C>);
+}
+
+impl<A, B, C> Unzip3<A, B, C> for Option<(A, B, C)> {
+    fn unzip3(self) -> (Option<A>, Option<B>, Option<C>) {
+        match self {
+            Some((a, b, c)) => (Some(a), Some(b), Some(c)),
+            None => (None, None, None),
+        }
+    }
+}

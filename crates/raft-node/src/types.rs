@@ -1,0 +1,51 @@
+//! The type configuration of openraft, and short names for its types.
+
+use openraft::type_config::alias as a;
+use serde::{Deserialize, Serialize};
+use state::{LeaderId, Outcome, Txn};
+use std::fmt;
+use std::sync::Arc;
+
+/// A master as the membership knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    pub name: String,
+    /// host:port of its peer listener.
+    pub peer_addr: String,
+    /// host:port of its API listener.
+    pub api_addr: String,
+}
+
+/// What a normal log entry holds.
+#[derive(Clone, Debug)]
+pub struct Command(pub(crate) Arc<Txn>);
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "txn of {} ops", self.0.ops.len())
+    }
+}
+
+openraft::declare_raft_types!(
+    /// Seeded randomness everywhere, so that a simulated run can be replayed from its seed.
+    pub TypeConfig:
+        D = Command,
+        R = Outcome,
+        Node = Member,
+        AsyncRuntime = openraft::rt::deterministic_rng::DeterministicRng<openraft_rt_tokio::TokioRuntime>,
+);
+
+pub(crate) type Raft = openraft::Raft<TypeConfig, crate::machine::Machine>;
+pub(crate) type LogId = a::LogIdOf<TypeConfig>;
+pub(crate) type Vote = a::VoteOf<TypeConfig>;
+pub(crate) type Entry = a::EntryOf<TypeConfig>;
+pub(crate) type Membership = openraft::Membership<u64, Member>;
+pub(crate) type StoredMembership = a::StoredMembershipOf<TypeConfig>;
+pub(crate) type SnapshotMeta = a::SnapshotMetaOf<TypeConfig>;
+/// A snapshot in memory is the state itself: an O(1) clone, encoded only when it is sent.
+pub(crate) type SnapshotData = state::State;
+pub(crate) type Snapshot = a::SnapshotOf<TypeConfig, SnapshotData>;
+
+pub(crate) fn leader_id(log_id: &LogId) -> LeaderId {
+    LeaderId { term: log_id.leader_id.term, node: log_id.leader_id.node_id }
+}

@@ -1,0 +1,97 @@
+//! Exactly-once: the outcomes of recent requests, replicated and in snapshots.
+
+use crate::Outcome;
+use imbl::OrdMap;
+use objects::{Revision, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// A proposer's name for one of its requests: its incarnation (drawn at start) and a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestId {
+    pub incarnation: u64,
+    pub seq: u64,
+}
+
+/// Outcomes kept per proposer. A proposer has at most 1,024 requests in flight (`raft-node`), so a
+/// retry is always inside the window.
+pub(crate) const WINDOW_MAX: usize = 4096;
+/// Proposers remembered; a master has a new incarnation at every start.
+pub(crate) const INCARNATIONS_MAX: usize = 64;
+/// Client request ids are kept this long and this many.
+pub(crate) const CLIENT_AGE_MAX_MS: i64 = 10 * 60 * 1000;
+pub(crate) const CLIENTS_MAX: usize = 16_384;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Window {
+    /// Below this nothing is known any more.
+    pub(crate) floor: u64,
+    pub(crate) last_used: Revision,
+    pub(crate) outcomes: OrdMap<u64, Outcome>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Dedup {
+    pub(crate) proposers: OrdMap<u64, Window>,
+    pub(crate) clients: OrdMap<u128, (Timestamp, Outcome)>,
+    /// Client ids by age, oldest first.
+    pub(crate) clients_by_age: OrdMap<(Timestamp, u128), ()>,
+}
+
+/// What the table knows about a request.
+pub(crate) enum Seen {
+    New,
+    Before(Outcome),
+    Forgotten,
+}
+
+impl Dedup {
+    pub(crate) fn look_up(&self, request: Option<RequestId>, client: Option<u128>) -> Seen {
+        if let Some((_, outcome)) = client.and_then(|id| self.clients.get(&id)) {
+            return Seen::Before(outcome.clone());
+        }
+        let Some(request) = request else { return Seen::New };
+        let Some(window) = self.proposers.get(&request.incarnation) else { return Seen::New };
+        match window.outcomes.get(&request.seq) {
+            Some(outcome) => Seen::Before(outcome.clone()),
+            None if request.seq < window.floor => Seen::Forgotten,
+            None => Seen::New,
+        }
+    }
+
+    /// Remembers an outcome. Client ids are remembered only when the write was applied: a refused
+    /// one changed nothing and may be tried again.
+    pub(crate) fn record(
+        &mut self,
+        request: Option<RequestId>,
+        client: Option<u128>,
+        outcome: &Outcome,
+        at: Revision,
+        now: Timestamp,
+    ) {
+        if let Some(id) = client.filter(|_| matches!(outcome, Outcome::Applied(_))) {
+            self.clients.insert(id, (now, outcome.clone()));
+            self.clients_by_age.insert((now, id), ());
+            while let Some(((stamp, id), ())) = self.clients_by_age.get_min().cloned() {
+                if self.clients_by_age.len() <= CLIENTS_MAX && now.since_ms(stamp) <= CLIENT_AGE_MAX_MS {
+                    break;
+                }
+                self.clients_by_age.remove(&(stamp, id));
+                self.clients.remove(&id);
+            }
+        }
+        let Some(request) = request else { return };
+        let mut window = self.proposers.get(&request.incarnation).cloned().unwrap_or_default();
+        window.last_used = at;
+        window.outcomes.insert(request.seq, outcome.clone());
+        while window.outcomes.len() > WINDOW_MAX {
+            let oldest = window.outcomes.get_min().map_or(0, |(seq, _)| *seq);
+            window.outcomes.remove(&oldest);
+            window.floor = oldest + 1;
+        }
+        self.proposers.insert(request.incarnation, window);
+        if self.proposers.len() > INCARNATIONS_MAX {
+            let idlest = self.proposers.iter().min_by_key(|(_, window)| window.last_used).map(|(id, _)| *id);
+            self.proposers.remove(&idlest.unwrap_or_default());
+        }
+    }
+}

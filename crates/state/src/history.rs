@@ -1,0 +1,111 @@
+//! Recent events, kept so that watchers can resume and lists can continue at an older revision.
+
+use bytes::Bytes;
+use imbl::{OrdMap, Vector};
+use objects::{Key, KindId, Record, Revision, Timestamp};
+use std::sync::Arc;
+
+/// Bounds of the history. At 2,000 writes/s of 5 KB objects the bytes hold about 25 s; at 200
+/// writes/s the age bound of 5 minutes is what ends it.
+const HISTORY_EVENTS_MAX: usize = 100_000;
+const HISTORY_BYTES_MAX: usize = 256 << 20;
+const HISTORY_AGE_MAX_MS: i64 = 5 * 60 * 1000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    Added,
+    Modified,
+    Deleted,
+}
+
+/// One change of one object. Holds both sides, because a watcher must see an object leave its
+/// selector.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub revision: Revision,
+    /// The last revision of the same `Txn`: resuming is possible only there.
+    pub txn_end: Revision,
+    pub key: Key,
+    pub old: Option<Arc<Record>>,
+    pub new: Option<Arc<Record>>,
+}
+
+impl Event {
+    pub fn kind(&self) -> EventKind {
+        match (&self.old, &self.new) {
+            (None, _) => EventKind::Added,
+            (Some(_), Some(_)) => EventKind::Modified,
+            (Some(_), None) => EventKind::Deleted,
+        }
+    }
+
+    /// The last state of an object that is gone (from the watcher's sight), at this revision.
+    pub fn parting_json(&self) -> Bytes {
+        let old = self.old.as_ref().expect("only objects that were there can leave");
+        let mut object = old.value();
+        objects::ValueExt::set(&mut object, "metadata.resourceVersion", self.revision.to_string());
+        serde_json_bytes(&object)
+    }
+
+    fn n_bytes(&self) -> usize {
+        let side = |record: &Option<Arc<Record>>| record.as_ref().map_or(0, |record| record.json.len());
+        128 + side(&self.old).max(side(&self.new))
+    }
+}
+
+fn serde_json_bytes(object: &objects::Value) -> Bytes {
+    object.to_string().into()
+}
+
+/// Events by kind, oldest first, with the order across kinds kept for trimming.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct History {
+    by_kind: OrdMap<KindId, Vector<Arc<Event>>>,
+    order: Vector<(KindId, Timestamp, usize)>,
+    n_bytes: usize,
+    /// Events at or below this revision have been dropped.
+    floor: Revision,
+}
+
+impl History {
+    /// A history that starts after `floor`, e.g. below a snapshot.
+    pub(crate) fn starting_after(floor: Revision) -> History {
+        History { floor, ..History::default() }
+    }
+
+    pub(crate) fn floor(&self) -> Revision {
+        self.floor
+    }
+
+    pub(crate) fn push(&mut self, event: Arc<Event>, now: Timestamp) {
+        let n_bytes = event.n_bytes();
+        self.order.push_back((event.key.kind, now, n_bytes));
+        self.n_bytes += n_bytes;
+        self.by_kind.entry(event.key.kind).or_default().push_back(event);
+        while let Some((kind, stamp, n_bytes)) = self.order.front().copied() {
+            let full = self.order.len() > HISTORY_EVENTS_MAX || self.n_bytes > HISTORY_BYTES_MAX;
+            if !full && now.since_ms(stamp) <= HISTORY_AGE_MAX_MS {
+                break;
+            }
+            self.order.pop_front();
+            self.n_bytes -= n_bytes;
+            if let Some(dropped) = self.by_kind.get_mut(&kind).and_then(Vector::pop_front) {
+                self.floor = self.floor.max(dropped.txn_end);
+            }
+        }
+    }
+
+    /// The events of a kind after `revision`, oldest first; `None` when some have been dropped.
+    pub(crate) fn after(&self, kind: KindId, revision: Revision) -> Option<Vec<Arc<Event>>> {
+        if revision < self.floor {
+            return None;
+        }
+        let Some(events) = self.by_kind.get(&kind) else { return Some(Vec::new()) };
+        let start = events.binary_search_by(|event| match event.revision <= revision {
+            true => std::cmp::Ordering::Less,
+            false => std::cmp::Ordering::Greater,
+        });
+        let start = start.unwrap_or_else(|start| start);
+        Some(events.iter().skip(start).cloned().collect())
+    }
+}

@@ -1,0 +1,116 @@
+//! The handle everyone holds: `view`, `read`, `propose`, `watch`, `leadership`.
+//!
+//! Concrete, over the small `Proposer` port. The applier (Raft's state machine, or the in-memory
+//! proposer of tests) publishes views; readers never take a lock and never wait for a writer.
+
+mod memory;
+mod published;
+
+pub use memory::MemoryProposer;
+pub use published::Published;
+
+use async_trait::async_trait;
+use objects::{KindId, Revision};
+use state::{LeaderId, Outcome, Txn, View};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Who leads, as this master knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The leader's name, while one is known.
+    pub leader: Option<String>,
+    pub term: u64,
+    /// Set while this master leads, has applied everything of earlier terms and hears from a quorum.
+    pub active: Option<LeaderId>,
+}
+
+/// Where a proposal may be appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// By the leader, wherever it is.
+    Anywhere,
+    /// By this master, now; otherwise it fails. The manager's route.
+    Here,
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Certainly not applied: safe to retry.
+    #[error("the cluster cannot take writes now: {0}")]
+    Unavailable(String),
+    /// It may or may not have been applied, or may yet be.
+    #[error("the outcome of the write is unknown: {0}")]
+    Unknown(String),
+}
+
+/// The port to consensus.
+#[async_trait]
+pub trait Proposer: Send + Sync + 'static {
+    /// Commits and applies `txn`; answers within the proposer's deadline.
+    async fn propose(&self, txn: Txn, route: Route) -> Result<Outcome, Error>;
+    /// Returns once this master has applied everything committed before the call.
+    async fn read_barrier(&self) -> Result<(), Error>;
+    fn leadership(&self) -> watch::Receiver<Leadership>;
+}
+
+#[derive(Clone)]
+pub struct Store {
+    published: Arc<Published>,
+    proposer: Arc<dyn Proposer>,
+}
+
+impl Store {
+    pub fn new(published: Arc<Published>, proposer: Arc<dyn Proposer>) -> Store {
+        Store { published, proposer }
+    }
+
+    /// The newest local state, at once.
+    pub fn view(&self) -> View {
+        self.published.view()
+    }
+
+    /// A state at least as new as everything acknowledged before the call, anywhere.
+    pub async fn read(&self) -> Result<View, Error> {
+        self.proposer.read_barrier().await?;
+        Ok(self.view())
+    }
+
+    /// A state at `revision` or newer; `Unavailable` when it does not come in time.
+    pub async fn view_since(&self, revision: Revision, patience: Duration) -> Result<View, Error> {
+        let mut revisions = self.published.revisions();
+        let reached = revisions.wait_for(|current| *current >= revision);
+        match tokio::time::timeout(patience, reached).await {
+            Ok(Ok(_)) => Ok(self.view()),
+            Ok(Err(_)) => Err(Error::Unavailable("this master is stopping".into())),
+            Err(_) => Err(Error::Unavailable(format!(
+                "this master is at revision {}, behind the asked {revision}",
+                self.view().revision()
+            ))),
+        }
+    }
+
+    pub async fn propose(&self, txn: Txn) -> Result<Outcome, Error> {
+        self.proposer.propose(txn, Route::Anywhere).await
+    }
+
+    /// Proposes under a leadership: appended here or not at all, void under any other leader.
+    pub async fn propose_as(&self, leader: LeaderId, txn: Txn) -> Result<Outcome, Error> {
+        self.proposer.propose(Txn { fence: Some(leader), ..txn }, Route::Here).await
+    }
+
+    /// Wakes when objects of `kind` have changed; the receiver's value is the revision.
+    pub fn watch(&self, kind: KindId) -> watch::Receiver<Revision> {
+        self.published.watch(kind)
+    }
+
+    /// Wakes at every published revision.
+    pub fn revisions(&self) -> watch::Receiver<Revision> {
+        self.published.revisions()
+    }
+
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.proposer.leadership()
+    }
+}
