@@ -1,2 +1,112 @@
-//! The one binary.
-fn main() {}
+//! The one binary: masters, workers, development clusters, and the verbs of operators and users.
+
+mod balancer;
+mod cluster_service;
+mod config;
+mod dev;
+mod files;
+mod join;
+mod kubeconfig;
+mod master;
+mod verbs;
+mod worker;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// A highly available container orchestrator in one binary.
+#[derive(Parser)]
+#[command(name = "balsa", version, max_term_width = 80)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a master. A new one joins as its configuration says, or was made by `init`.
+    Master {
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Makes a new cluster on this machine's empty data folder: once, before its first `master`.
+    Init {
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Runs a worker.
+    Worker {
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Development clusters on this machine.
+    #[command(subcommand)]
+    Dev(dev::Verb),
+    #[command(flatten)]
+    User(verbs::Verb),
+    /// Carries one container of the process runtime.
+    #[command(hide = true)]
+    ProcessShim { dir: PathBuf },
+    /// Balances a development cluster's common address.
+    #[command(hide = true)]
+    Balancer {
+        #[arg(long)]
+        listen: String,
+        #[arg(long)]
+        target: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    pki::tls::install_provider();
+    // A panic anywhere must not leave half a master behind: the process ends and is started again.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
+    let cli = Cli::parse();
+    let daemon = matches!(cli.command, Command::Master { .. } | Command::Worker { .. } | Command::Balancer { .. });
+    let default = if daemon { "info" } else { "warn" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BALSA_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let result = match cli.command {
+        Command::Master { config } => master::run(&config),
+        Command::Init { config } => join::init(&config),
+        Command::Worker { config } => worker::run(&config),
+        Command::Dev(verb) => dev::run(verb),
+        Command::User(verb) => verbs::run(verb),
+        Command::ProcessShim { dir } => runtime::shim::run(&dir).map_err(Into::into),
+        Command::Balancer { listen, target } => balancer::run(&listen, target),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if daemon {
+                tracing::error!("{error:#}");
+            }
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The process's clock: the one place that reads it.
+pub(crate) fn now() -> objects::Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    objects::Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// A seed from the operating system.
+pub(crate) fn seed() -> u64 {
+    rand::random()
+}
+
+pub(crate) fn multi_thread(name: &str, n_threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(n_threads).thread_name(name).enable_all().build()?)
+}

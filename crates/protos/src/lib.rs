@@ -1,9 +1,43 @@
 //! Messages and stubs generated from `proto/`. Nothing here is written by hand.
 
-/// Between masters.
-pub mod raft {
-    tonic::include_proto!("balsa.raft.v1");
+mod balsa {
+    pub mod raft {
+        pub mod v1 {
+            tonic::include_proto!("balsa.raft.v1");
+        }
+    }
+    pub mod cluster {
+        pub mod v1 {
+            tonic::include_proto!("balsa.cluster.v1");
+        }
+    }
+    pub mod dispatch {
+        pub mod v1 {
+            tonic::include_proto!("balsa.dispatch.v1");
+        }
+    }
+    pub mod relay {
+        pub mod v1 {
+            tonic::include_proto!("balsa.relay.v1");
+        }
+    }
+    pub mod objects {
+        pub mod v1 {
+            tonic::include_proto!("balsa.objects.v1");
+        }
+    }
 }
+
+/// Between operators, joining machines and a master.
+pub use balsa::cluster::v1 as cluster;
+/// Between a worker and a master.
+pub use balsa::dispatch::v1 as dispatch;
+/// Objects, for clients.
+pub use balsa::objects::v1 as objects;
+/// Between masters.
+pub use balsa::raft::v1 as raft;
+/// Log and exec streams between masters.
+pub use balsa::relay::v1 as relay;
 
 /// The compiled descriptors of every package, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

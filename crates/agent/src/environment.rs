@@ -1,0 +1,307 @@
+//! What a container is given: environment variables and files, from the pod and what it refers to.
+
+use crate::Assignment;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use objects::{Quantity, Value, ValueExt};
+use runtime::Mount;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// A reference that cannot be followed (yet); the container waits with this as its message.
+pub(crate) type Missing = String;
+
+struct Sources<'a> {
+    assignment: &'a Assignment,
+    host_ip: &'a str,
+    pod_ip: &'a str,
+}
+
+impl Sources<'_> {
+    fn find(&self, kind: &str, name: &str) -> Option<&Value> {
+        self.assignment.objects.iter().find(|o| o.text("kind") == kind && o.text("metadata.name") == name)
+    }
+
+    /// The value of a key of a ConfigMap or Secret; `Ok(None)` when it is optional and absent.
+    fn key(&self, kind: &str, reference: &Value) -> Result<Option<Vec<u8>>, Missing> {
+        let (name, key) = (reference.text("name"), reference.text("key"));
+        let optional = reference.at("optional") == true;
+        let word = kind.to_lowercase();
+        let Some(object) = self.find(kind, name) else {
+            return if optional { Ok(None) } else { Err(format!("{word} {name:?} not found")) };
+        };
+        match entries(object).remove(key) {
+            Some(value) => Ok(Some(value)),
+            None if optional => Ok(None),
+            None => {
+                let namespace = self.assignment.pod.text("metadata.namespace");
+                Err(format!("couldn't find key {key} in {kind} {namespace}/{name}"))
+            }
+        }
+    }
+
+    /// The value of a field of the pod, as the downward API gives it.
+    fn field(&self, path: &str) -> String {
+        let pod = &self.assignment.pod;
+        let keyed = |prefix: &str| path.strip_prefix(prefix)?.strip_suffix("']");
+        let list = |map: &Value| {
+            let pairs = map.as_object().into_iter().flatten();
+            pairs.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join("\n")
+        };
+        if let Some(key) = keyed("metadata.labels['") {
+            return pod.label(key).unwrap_or("").into();
+        }
+        if let Some(key) = keyed("metadata.annotations['") {
+            return pod.annotation(key).unwrap_or("").into();
+        }
+        match path {
+            "status.podIP" | "status.podIPs" => self.pod_ip.into(),
+            "status.hostIP" | "status.hostIPs" => self.host_ip.into(),
+            "metadata.labels" | "metadata.annotations" => list(pod.at(path)),
+            path => pod.text(path).into(),
+        }
+    }
+
+    fn resource(&self, container: &Value, reference: &Value) -> String {
+        let resource = reference.text("resource");
+        let named = reference.text("containerName");
+        let containers = self.assignment.pod.items("spec.containers");
+        let container = containers.iter().find(|c| !named.is_empty() && c.text("name") == named).unwrap_or(container);
+        let amount = Quantity::parse(container.at("resources").text(resource)).unwrap_or_default();
+        let divisor = Quantity::parse(reference.text("divisor")).map_or(1000, Quantity::milli).max(1);
+        (amount.milli().saturating_add(divisor - 1) / divisor).to_string()
+    }
+}
+
+/// All entries of a ConfigMap or Secret, decoded.
+fn entries(object: &Value) -> BTreeMap<String, Vec<u8>> {
+    let secret = object.text("kind") == "Secret";
+    let decode = |text: &str| STANDARD.decode(text).unwrap_or_default();
+    let pairs = |field: &str, encoded: bool| {
+        let map = object.at(field).as_object().cloned().unwrap_or_default();
+        map.into_iter().map(move |(key, value)| {
+            let text = value.as_str().unwrap_or("").to_string();
+            (key, if encoded { decode(&text) } else { text.into_bytes() })
+        })
+    };
+    pairs("data", secret).chain(pairs("binaryData", true)).collect()
+}
+
+/// `$(NAME)` stands for an earlier variable; `$$(NAME)` for itself.
+pub(crate) fn expand(text: &str, env: &[(String, String)]) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if let Some(after) = rest.strip_prefix("$$") {
+            out.push('$');
+            rest = after;
+        } else if let Some((name, after)) = rest.strip_prefix("$(").and_then(|inner| inner.split_once(')')) {
+            match env.iter().rev().find(|(known, _)| known == name) {
+                Some((_, value)) => out.push_str(value),
+                None => out.push_str(&format!("$({name})")),
+            }
+            rest = after;
+        } else {
+            out.push('$');
+            rest = &rest[1..];
+        }
+    }
+    out + rest
+}
+
+pub(crate) fn variables(
+    assignment: &Assignment,
+    container: &Value,
+    host_ip: &str,
+    pod_ip: &str,
+) -> Result<Vec<(String, String)>, Missing> {
+    let sources = Sources { assignment, host_ip, pod_ip };
+    let mut env = Vec::new();
+    for from in container.items("envFrom") {
+        for (field, kind) in [("configMapRef", "ConfigMap"), ("secretRef", "Secret")] {
+            let reference = from.at(field);
+            if reference.is_null() {
+                continue;
+            }
+            let name = reference.text("name");
+            match sources.find(kind, name) {
+                Some(object) => env.extend(entries(object).into_iter().map(|(key, value)| {
+                    (format!("{}{key}", from.text("prefix")), String::from_utf8_lossy(&value).into_owned())
+                })),
+                None if reference.at("optional") == true => {}
+                None => return Err(format!("{} {name:?} not found", kind.to_lowercase())),
+            }
+        }
+    }
+    for variable in container.items("env") {
+        let name = variable.text("name").to_string();
+        let from = variable.at("valueFrom");
+        let value = if let Some(kind) = [("configMapKeyRef", "ConfigMap"), ("secretKeyRef", "Secret")]
+            .iter()
+            .find(|(field, _)| !from.at(field).is_null())
+        {
+            match sources.key(kind.1, from.at(kind.0))? {
+                Some(value) => String::from_utf8_lossy(&value).into_owned(),
+                None => continue,
+            }
+        } else if !from.at("fieldRef").is_null() {
+            sources.field(from.text("fieldRef.fieldPath"))
+        } else if !from.at("resourceFieldRef").is_null() {
+            sources.resource(container, from.at("resourceFieldRef"))
+        } else {
+            expand(variable.text("value"), &env)
+        };
+        env.push((name, value));
+    }
+    Ok(env)
+}
+
+fn write(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let path = dir.join(name);
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    // Replaced as a whole: a container never reads half a file.
+    let temporary = path.with_extension("balsa-new");
+    std::fs::write(&temporary, bytes)?;
+    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(mode))?;
+    std::fs::rename(temporary, path)
+}
+
+/// The files of one source, relative to the volume.
+fn files(sources: &Sources, source: &str, spec: &Value) -> Result<Vec<(String, Vec<u8>)>, Missing> {
+    match source {
+        "configMap" | "secret" => {
+            let kind = if source == "secret" { "Secret" } else { "ConfigMap" };
+            let name = if spec.text("secretName").is_empty() { spec.text("name") } else { spec.text("secretName") };
+            let Some(object) = sources.find(kind, name) else {
+                let optional = spec.at("optional") == true;
+                return if optional { Ok(Vec::new()) } else { Err(format!("{} {name:?} not found", kind.to_lowercase())) };
+            };
+            let mut all = entries(object);
+            if spec.items("items").is_empty() {
+                return Ok(all.into_iter().collect());
+            }
+            let item = |item: &Value| {
+                let value = all.remove(item.text("key"));
+                let missing = || format!("references non-existent config key: {}", item.text("key"));
+                value.map(|value| (item.text("path").to_string(), value)).ok_or_else(missing)
+            };
+            spec.items("items").iter().map(item).collect()
+        }
+        "downwardAPI" => {
+            let file = |item: &Value| {
+                let value = match item.at("fieldRef") {
+                    Value::Null => sources.resource(&Value::Null, item.at("resourceFieldRef")),
+                    field => sources.field(field.text("fieldPath")),
+                };
+                (item.text("path").to_string(), value.into_bytes())
+            };
+            Ok(spec.items("items").iter().map(file).collect())
+        }
+        "projected" => {
+            let mut all = Vec::new();
+            for part in spec.items("sources") {
+                for (source, spec) in part.as_object().into_iter().flatten() {
+                    if source == "serviceAccountToken" {
+                        return Err("service account tokens are not issued by this version".into());
+                    }
+                    all.extend(files(sources, source, spec)?);
+                }
+            }
+            Ok(all)
+        }
+        other => Err(format!("the volume type {other} is not supported")),
+    }
+}
+
+/// Makes the volumes of a pod under `dir`, and the mounts of one container into them.
+pub(crate) fn mounts(
+    assignment: &Assignment,
+    container: &Value,
+    dir: &Path,
+    host_ip: &str,
+    pod_ip: &str,
+) -> Result<Vec<Mount>, Missing> {
+    let sources = Sources { assignment, host_ip, pod_ip };
+    let failed = |error: io::Error| format!("making a volume failed: {error}");
+    let mut mounts = Vec::new();
+    for mount in container.items("volumeMounts") {
+        let name = mount.text("name");
+        let volumes = assignment.pod.items("spec.volumes");
+        let Some(volume) = volumes.iter().find(|volume| volume.text("name") == name) else {
+            return Err(format!("volume {name:?} not found"));
+        };
+        let source = volume.as_object().into_iter().flatten().find(|(field, value)| *field != "name" && !value.is_null());
+        let Some((source, spec)) = source else { return Err(format!("volume {name:?} has no source")) };
+        let host = match source.as_str() {
+            "hostPath" => {
+                let path = PathBuf::from(spec.text("path"));
+                match spec.text("type") {
+                    "DirectoryOrCreate" => std::fs::create_dir_all(&path).map_err(failed)?,
+                    "" => {}
+                    "Directory" if path.is_dir() => {}
+                    "File" if path.is_file() => {}
+                    kind => return Err(format!("hostPath type check failed: {} is not a {kind}", path.display())),
+                }
+                path
+            }
+            "emptyDir" => {
+                let path = dir.join(name);
+                std::fs::create_dir_all(&path).map_err(failed)?;
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).map_err(failed)?;
+                path
+            }
+            source => {
+                let path = dir.join(name);
+                std::fs::create_dir_all(&path).map_err(failed)?;
+                let mode = spec.at("defaultMode").as_u64().and_then(|mode| u32::try_from(mode).ok()).unwrap_or(0o644);
+                for (file, bytes) in files(&sources, source, spec)? {
+                    write(&path, &file, &bytes, mode).map_err(failed)?;
+                }
+                path
+            }
+        };
+        let host = match mount.text("subPath") {
+            "" => host,
+            sub => host.join(sub),
+        };
+        mounts.push(Mount {
+            host,
+            container: mount.text("mountPath").into(),
+            read_only: mount.at("readOnly") == true,
+        });
+    }
+    Ok(mounts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn variables_from_everywhere() {
+        let pod = json!({"metadata": {"name": "p", "namespace": "d", "labels": {"app": "w"}}, "spec": {}});
+        let objects = vec![
+            json!({"kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"k": "v"}}),
+            json!({"kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "dG9w"}}),
+        ];
+        let assignment = Assignment { pod, objects, removed: false };
+        let container = json!({"envFrom": [{"prefix": "C_", "configMapRef": {"name": "c"}}], "env": [
+            {"name": "A", "value": "1"}, {"name": "B", "value": "$(A)$$(A)$(Z)"},
+            {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+            {"name": "N", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
+        ]});
+        let env = variables(&assignment, &container, "h", "i").unwrap();
+        let text: Vec<String> = env.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(text, ["C_k=v", "A=1", "B=1$(A)$(Z)", "S=top", "N=w"]);
+        let missing = json!({"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "s", "key": "q"}}}]});
+        let error = variables(&assignment, &missing, "h", "i").unwrap_err();
+        assert_eq!(error, "couldn't find key q in Secret d/s");
+    }
+}

@@ -1,0 +1,129 @@
+//! Reading CRI log files: `TIME stream F|P text`, one line each.
+
+use crate::streams::STDOUT;
+use objects::Timestamp;
+use protos::dispatch as pb;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncSeekExt, BufReader};
+use tokio::sync::mpsc;
+
+/// How often a followed file is looked at for more.
+const POLL: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Default)]
+pub(crate) struct Request {
+    pub(crate) follow: bool,
+    pub(crate) timestamps: bool,
+    pub(crate) tail_lines: Option<usize>,
+    pub(crate) limit_bytes: Option<usize>,
+    pub(crate) since: Option<Timestamp>,
+}
+
+/// One log line as a client sees it; `None` when the request leaves it out.
+fn shown(line: &[u8], request: &Request) -> Option<Vec<u8>> {
+    let mut parts = line.splitn(4, |byte| *byte == b' ');
+    let (time, _, tag, text) = (parts.next()?, parts.next()?, parts.next()?, parts.next().unwrap_or(b""));
+    if let Some(since) = request.since {
+        let at = Timestamp::parse(std::str::from_utf8(time).ok()?)?;
+        if at < since {
+            return None;
+        }
+    }
+    let mut out = Vec::with_capacity(text.len() + 40);
+    if request.timestamps {
+        out.extend_from_slice(time);
+        out.push(b' ');
+    }
+    out.extend_from_slice(text.strip_suffix(b"\n").unwrap_or(text));
+    // A partial line goes on in the next one.
+    if tag.first() == Some(&b'F') {
+        out.push(b'\n');
+    }
+    Some(out)
+}
+
+/// The position from which the last `n` lines start.
+async fn tail_position(path: &Path, n: usize) -> io::Result<u64> {
+    let bytes = tokio::fs::read(path).await?;
+    let mut n_left = n + 1;
+    let mut position = bytes.len();
+    for (i, byte) in bytes.iter().enumerate().rev() {
+        if *byte == b'\n' {
+            n_left -= 1;
+            if n_left == 0 {
+                position = i + 1;
+                return Ok(position as u64);
+            }
+        }
+        position = i;
+    }
+    Ok(if n == 0 { bytes.len() as u64 } else { position as u64 })
+}
+
+/// Sends the log piece by piece until its end, or while `running` when following.
+pub(crate) async fn read(
+    path: &Path,
+    request: &Request,
+    running: impl Fn() -> bool,
+    out: &mpsc::Sender<pb::Frame>,
+) -> io::Result<()> {
+    let mut file = tokio::fs::File::open(path).await?;
+    if let Some(n) = request.tail_lines {
+        file.seek(io::SeekFrom::Start(tail_position(path, n).await?)).await?;
+    }
+    let mut reader = BufReader::new(file);
+    let mut left = request.limit_bytes.unwrap_or(usize::MAX);
+    let mut line = Vec::new();
+    loop {
+        // Looked at before reading, so that what is written before the end is not missed.
+        let live = request.follow && running();
+        let n = reader.read_until(b'\n', &mut line).await?;
+        if n > 0 && line.last() == Some(&b'\n') {
+            if let Some(mut text) = shown(&line, request) {
+                text.truncate(left);
+                left -= text.len();
+                let frame = pb::Frame { channel: STDOUT, data: text.into() };
+                if out.send(frame).await.is_err() || left == 0 {
+                    return Ok(());
+                }
+            }
+            line.clear();
+        } else if live {
+            tokio::time::sleep(POLL).await;
+        } else if n == 0 {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn tails_and_joins_partial_lines() {
+        let dir = std::env::temp_dir().join(format!("balsa-log-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("0.log");
+        let at = "2026-01-01T00:00:00.000000Z";
+        let text = format!("{at} stdout F one\n{at} stdout P tw\n{at} stdout F o\n{at} stderr F three\n");
+        std::fs::write(&path, text).unwrap();
+        let all = async |request: Request| {
+            let (sender, mut receiver) = mpsc::channel(16);
+            read(&path, &request, || false, &sender).await.unwrap();
+            drop(sender);
+            let mut text = Vec::new();
+            while let Some(frame) = receiver.recv().await {
+                text.extend_from_slice(&frame.data);
+            }
+            String::from_utf8(text).unwrap()
+        };
+        assert_eq!(all(Request::default()).await, "one\ntwo\nthree\n");
+        assert_eq!(all(Request { tail_lines: Some(1), ..Request::default() }).await, "three\n");
+        assert_eq!(all(Request { tail_lines: Some(0), ..Request::default() }).await, "");
+        assert_eq!(all(Request { limit_bytes: Some(5), ..Request::default() }).await, "one\nt");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

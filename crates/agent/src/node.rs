@@ -1,0 +1,124 @@
+//! The Node object this worker reports: labels, capacity, addresses, conditions.
+
+use crate::Shared;
+use objects::{Timestamp, Value, ValueExt};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug, Default)]
+pub struct NodeOptions {
+    pub name: String,
+    pub address: String,
+    pub labels: BTreeMap<String, String>,
+    /// (key, value, effect).
+    pub taints: Vec<(String, String, String)>,
+    pub reserved_cpu_milli: i64,
+    pub reserved_memory: i64,
+    pub pods_max: i64,
+    pub pod_cidrs: Vec<String>,
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+fn memory_bytes() -> i64 {
+    let meminfo = read("/proc/meminfo");
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap_or("0 kB");
+    line.split_whitespace().next().and_then(|kib| kib.parse::<i64>().ok()).unwrap_or(0) * 1024
+}
+
+fn cpu_model_class() -> &'static str {
+    let cpuinfo = read("/proc/cpuinfo").to_lowercase();
+    match () {
+        () if cpuinfo.contains("epyc") || cpuinfo.contains("amd") => "amd",
+        () if cpuinfo.contains("intel") => "intel",
+        () if cpuinfo.contains("arm") || cpuinfo.contains("neoverse") => "arm",
+        () => "other",
+    }
+}
+
+/// `fast` when no disk of the machine is rotational.
+fn disk_class() -> &'static str {
+    let disks = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let mut rotational = disks.filter_map(|disk| std::fs::read_to_string(disk.path().join("queue/rotational")).ok());
+    if rotational.any(|text| text.trim() == "1") { "slow" } else { "fast" }
+}
+
+fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+pub(crate) fn node(shared: &Shared) -> Value {
+    let options = &shared.options.node;
+    let mut labels: BTreeMap<String, String> = [
+        ("kubernetes.io/hostname", options.name.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", arch()),
+        ("balsa.dev/cpu-class", cpu_model_class()),
+        ("balsa.dev/disk-class", disk_class()),
+    ]
+    .map(|(key, value)| (key.to_string(), value.to_string()))
+    .into();
+    labels.extend(options.labels.clone());
+    let taint = |(key, value, effect): &(String, String, String)| json!({"key": key, "value": value, "effect": effect});
+    let mut node = json!({
+        "metadata": {"name": options.name, "labels": labels},
+        "spec": {"taints": options.taints.iter().map(taint).collect::<Vec<_>>()},
+        "status": status(shared),
+    });
+    if !options.pod_cidrs.is_empty() {
+        node.set("spec.podCIDRs", json!(options.pod_cidrs));
+        node.set("spec.podCIDR", options.pod_cidrs[0].as_str());
+    }
+    node
+}
+
+/// The status with its conditions as of now.
+pub(crate) fn status(shared: &Shared) -> Value {
+    let options = &shared.options.node;
+    let now: Timestamp = shared.now();
+    let n_cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as i64;
+    let (cpu, memory) = (n_cpus * 1000, memory_bytes());
+    let unhealthy = shared.health.borrow().clone();
+    let condition = |ty: &str, status: bool, reason: &str, message: &str| {
+        json!({"type": ty, "status": if status { "True" } else { "False" }, "reason": reason, "message": message,
+            "lastHeartbeatTime": now.rfc3339(), "lastTransitionTime": now.rfc3339()})
+    };
+    let ready = match &unhealthy {
+        None => condition("Ready", true, "KubeletReady", "balsa worker is posting ready status"),
+        Some(why) => condition("Ready", false, "KubeletNotReady", &format!("container runtime is down: {why}")),
+    };
+    let uname = nix::sys::utsname::uname().ok();
+    let os_release = read("/etc/os-release");
+    let pretty = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux");
+    json!({
+        "capacity": {"cpu": n_cpus.to_string(), "memory": format!("{}Ki", memory / 1024), "pods": options.pods_max.to_string()},
+        "allocatable": {
+            "cpu": format!("{}m", (cpu - options.reserved_cpu_milli).max(0)),
+            "memory": format!("{}Ki", (memory - options.reserved_memory).max(0) / 1024),
+            "pods": options.pods_max.to_string(),
+        },
+        "addresses": [
+            {"type": "InternalIP", "address": options.address}, {"type": "Hostname", "address": options.name},
+        ],
+        "conditions": [
+            condition("MemoryPressure", false, "KubeletHasSufficientMemory", "worker has sufficient memory available"),
+            condition("DiskPressure", false, "KubeletHasNoDiskPressure", "worker has no disk pressure"),
+            condition("PIDPressure", false, "KubeletHasSufficientPID", "worker has sufficient PID available"),
+            ready,
+        ],
+        "nodeInfo": {
+            "architecture": arch(), "operatingSystem": "linux",
+            "kernelVersion": uname.map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default(),
+            "osImage": pretty.trim_matches('"'), "containerRuntimeVersion": shared.options.runtime.version(),
+            "kubeletVersion": format!("v1.36.0+balsa-{}", env!("CARGO_PKG_VERSION")), "kubeProxyVersion": "",
+            "machineID": read("/etc/machine-id").trim(), "systemUUID": "",
+            "bootID": read("/proc/sys/kernel/random/boot_id").trim(),
+        },
+    })
+}

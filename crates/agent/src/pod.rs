@@ -1,0 +1,378 @@
+//! One pod's task: steps `podlife`, performs what it asks, reports what it sees.
+
+use crate::{Assignment, Shared, environment, probe};
+use objects::{Quantity, Value, ValueExt};
+use podlife::{Action, Failure, Memory, Note, Observed, ProbeKind, Sandbox, State, Step, World};
+use protos::dispatch as pb;
+use protos::dispatch::from_worker;
+use runtime::{ContainerSpec, ContainerState, Error, SandboxInfo, SandboxSpec};
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// A pull that takes longer fails and is tried again.
+const PULL_MAX: Duration = Duration::from_secs(600);
+
+pub(crate) fn log_dir(shared: &Shared, uid: &str) -> PathBuf {
+    shared.options.dir.join("logs").join(uid)
+}
+
+pub(crate) fn log_file(container: &str, attempt: u32) -> String {
+    format!("{container}/{attempt}.log")
+}
+
+/// Everything that can wake a pod's task.
+enum Wake {
+    Assigned,
+    World,
+    Timer,
+    Answered(String, String, ProbeKind, Result<(), String>),
+    /// The sender of assignments is gone: the worker is stopping.
+    Ended,
+}
+
+fn world_of(list: &[SandboxInfo], uid: &str) -> World {
+    let mine = || list.iter().filter(|sandbox| sandbox.uid == uid);
+    let newest = mine().max_by_key(|sandbox| sandbox.attempt);
+    let observed = |info: &runtime::ContainerInfo| Observed {
+        name: info.name.clone(),
+        attempt: info.attempt,
+        id: info.id.clone(),
+        image: info.image.clone(),
+        state: match &info.state {
+            ContainerState::Created => State::Created,
+            ContainerState::Running { started } => State::Running { started: *started },
+            ContainerState::Exited { started, finished, code, reason } => {
+                State::Exited { started: *started, finished: *finished, code: *code, reason: reason.clone() }
+            }
+        },
+    };
+    World {
+        sandbox: newest.map(|sandbox| Sandbox {
+            id: sandbox.id.clone(),
+            attempt: sandbox.attempt,
+            ready: sandbox.ready,
+            ips: sandbox.ips.clone(),
+        }),
+        containers: newest.into_iter().flat_map(|sandbox| &sandbox.containers).map(observed).collect(),
+    }
+}
+
+struct Task<'a> {
+    shared: &'a Arc<Shared>,
+    assignment: Assignment,
+    uid: String,
+    memory: Memory,
+    sequence: u64,
+    reported: Option<(Value, bool)>,
+    answers: mpsc::Sender<(String, String, ProbeKind, Result<(), String>)>,
+}
+
+/// Lives a pod from its assignment until it is gone.
+pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Assignment>) {
+    let assignment = assigned.borrow_and_update().clone();
+    let uid = assignment.uid();
+    let (answers, mut answered) = mpsc::channel(16);
+    let mut task =
+        Task { shared, assignment, uid, memory: Memory::default(), sequence: 0, reported: None, answers };
+    let mut worlds = shared.worlds.subscribe();
+    loop {
+        let list = worlds.borrow_and_update().clone();
+        let world = world_of(&list, &task.uid);
+        let removed = task.assignment.removed;
+        let address = &shared.options.node.address;
+        let step = podlife::step(&task.assignment.pod, removed, &world, &mut task.memory, shared.now(), address);
+        task.report(&step);
+        // The brain reads its own last word back: conditions keep their times, ends stay ended.
+        task.assignment.pod.set("status", step.status.clone());
+        if step.stopped {
+            task.clean();
+            if removed {
+                return;
+            }
+        }
+        for note in &step.notes {
+            task.tell(note).await;
+        }
+        let acted = !step.actions.is_empty();
+        for action in step.actions {
+            let keep = matches!(action, Action::Probe { .. });
+            task.perform(action, &world).await;
+            if !keep {
+                shared.refresh().await;
+            }
+        }
+        if acted && assigned.has_changed().is_ok_and(|changed| !changed) && !step.stopped && worlds.has_changed().unwrap_or(false) {
+            continue;
+        }
+        let wake_in = step.wake.map(|at| Duration::from_millis(at.since_ms(shared.now()).max(1) as u64));
+        let timer = async {
+            match wake_in {
+                Some(wake_in) => tokio::time::sleep(wake_in).await,
+                None => std::future::pending().await,
+            }
+        };
+        let wake = tokio::select! {
+            changed = assigned.changed() => if changed.is_ok() { Wake::Assigned } else { Wake::Ended },
+            _ = worlds.changed() => Wake::World,
+            () = timer => Wake::Timer,
+            Some((container, id, kind, answer)) = answered.recv() => Wake::Answered(container, id, kind, answer),
+        };
+        match wake {
+            Wake::Assigned => {
+                let status = task.assignment.pod.at("status").clone();
+                task.assignment = assigned.borrow_and_update().clone();
+                // What this task observed is newer than what the cluster has of it.
+                task.assignment.pod.set("status", status);
+            }
+            Wake::Answered(container, id, kind, answer) => {
+                let spec = task.container(&container);
+                if let Some(note) = podlife::answered(&spec, &id, kind, answer, &mut task.memory) {
+                    task.tell(&note).await;
+                }
+            }
+            Wake::World | Wake::Timer => {}
+            Wake::Ended => return,
+        }
+    }
+}
+
+impl Task<'_> {
+    fn container(&self, name: &str) -> Value {
+        let spec = self.assignment.pod.at("spec");
+        let all = spec.items("containers").iter().chain(spec.items("initContainers"));
+        all.clone().find(|container| container.text("name") == name).cloned().unwrap_or_default()
+    }
+
+    fn report(&mut self, step: &Step) {
+        if self.assignment.removed {
+            return;
+        }
+        let news = (step.status.clone(), step.stopped);
+        if self.reported.as_ref() == Some(&news) {
+            return;
+        }
+        self.sequence += 1;
+        let pod = &self.assignment.pod;
+        self.shared.report(pb::PodStatus {
+            namespace: pod.text("metadata.namespace").into(),
+            name: pod.text("metadata.name").into(),
+            uid: self.uid.clone(),
+            sequence: self.sequence,
+            status: step.status.to_string().into(),
+            stopped: step.stopped,
+        });
+        self.reported = Some(news);
+    }
+
+    /// Removes what the pod leaves on disk.
+    fn clean(&self) {
+        for dir in [log_dir(self.shared, &self.uid), self.volumes()] {
+            if let Err(error) = std::fs::remove_dir_all(&dir)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, path = %dir.display(), "cleaning up after a pod failed");
+            }
+        }
+    }
+
+    fn volumes(&self) -> PathBuf {
+        self.shared.options.dir.join("volumes").join(&self.uid)
+    }
+
+    async fn tell(&self, note: &Note) {
+        let pod = &self.assignment.pod;
+        let now = self.shared.now().rfc3339();
+        let node = &self.shared.options.node.name;
+        let event = json!({
+            "metadata": {"generateName": format!("{}.", pod.text("metadata.name")), "namespace": pod.at("metadata.namespace")},
+            "involvedObject": {
+                "apiVersion": "v1", "kind": "Pod", "name": pod.at("metadata.name"),
+                "namespace": pod.at("metadata.namespace"), "uid": self.uid,
+                "fieldPath": format!("spec.containers{{{}}}", note.container),
+            },
+            "type": note.ty, "reason": note.reason, "message": note.message, "count": 1,
+            "source": {"component": "kubelet", "host": node}, "reportingComponent": "kubelet", "reportingInstance": node,
+            "firstTimestamp": now, "lastTimestamp": now,
+        });
+        let message = from_worker::Message::Event(pb::Event { event: event.to_string().into() });
+        // Events are for people: with no session for long they are dropped, never waited for.
+        if self.shared.up.try_send(message).is_err() {
+            tracing::debug!(reason = note.reason, "an event was dropped");
+        }
+    }
+
+    async fn note(&self, ty: &'static str, reason: &'static str, message: String, container: &str) {
+        self.tell(&Note { ty, reason, message, container: container.into() }).await;
+    }
+
+    fn sandbox_spec(&self, attempt: u32) -> SandboxSpec {
+        let pod = &self.assignment.pod;
+        let ports = pod.items("spec.containers").iter().flat_map(|container| container.items("ports"));
+        let hostname = match pod.text("spec.hostname") {
+            "" => pod.text("metadata.name"),
+            hostname => hostname,
+        };
+        SandboxSpec {
+            uid: self.uid.clone(),
+            name: pod.text("metadata.name").into(),
+            namespace: pod.text("metadata.namespace").into(),
+            attempt,
+            hostname: hostname.chars().take(63).collect(),
+            host_network: pod.at("spec.hostNetwork") == true,
+            log_dir: log_dir(self.shared, &self.uid),
+            dns_servers: Vec::new(),
+            host_ports: ports
+                .filter_map(|port| {
+                    let number = |field: &str| u16::try_from(port.at(field).as_i64()?).ok();
+                    Some((number("hostPort")?, number("containerPort")?, port.text("protocol").to_string()))
+                })
+                .collect(),
+        }
+    }
+
+    fn fail(&mut self, container: &str, reason: &str, message: String) {
+        let n_failures = self.memory.failures.get(container).map_or(0, |failure| failure.n_failures) + 1;
+        let failure = Failure { reason: reason.into(), message, n_failures, at: self.shared.now() };
+        self.memory.failures.insert(container.into(), failure);
+    }
+
+    async fn perform(&mut self, action: Action, world: &World) {
+        let runtime = self.shared.options.runtime.clone();
+        match action {
+            Action::StartSandbox { attempt } => match runtime.start_sandbox(&self.sandbox_spec(attempt)).await {
+                Ok(_) => drop(self.memory.failures.remove("")),
+                Err(error) => {
+                    self.note("Warning", "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"), "").await;
+                    self.fail("", "SandboxError", error.to_string());
+                }
+            },
+            Action::RemoveSandbox { id } => self.warn("removing a sandbox", runtime.remove_sandbox(&id).await),
+            Action::StopSandbox { id } => self.warn("stopping a sandbox", runtime.stop_sandbox(&id).await),
+            Action::RemoveContainer { id } => self.warn("removing a container", runtime.remove_container(&id).await),
+            Action::StopContainer { id, grace_s, .. } => {
+                let grace = Duration::from_secs(u64::try_from(grace_s).unwrap_or(0));
+                self.warn("stopping a container", runtime.stop_container(&id, grace).await);
+            }
+            Action::StartContainer { name, attempt } => match self.start(&name, attempt, world).await {
+                Ok(()) => drop(self.memory.failures.remove(&name)),
+                Err((reason, message)) => {
+                    self.note("Warning", "Failed", format!("Error: {message}"), &name).await;
+                    self.fail(&name, reason, message);
+                }
+            },
+            Action::Probe { container, id, kind } => {
+                let (spec, answers) = (self.container(&container), self.answers.clone());
+                let ip = world.sandbox.as_ref().and_then(|s| s.ips.first().cloned());
+                let ip = ip.unwrap_or_else(|| self.shared.options.node.address.clone());
+                tokio::spawn(async move {
+                    let answer = probe::ask(&*runtime, &spec, &id, kind, &ip).await;
+                    drop(answers.send((container, id, kind, answer)).await);
+                });
+            }
+        }
+    }
+
+    /// A failed clean-up is tried again by the next step, which still sees what is left.
+    fn warn(&self, what: &str, result: Result<(), Error>) {
+        if let Err(error) = result {
+            tracing::warn!(pod = %self.uid, %error, "{what} failed");
+        }
+    }
+
+    async fn start(&mut self, name: &str, attempt: u32, world: &World) -> Result<(), (&'static str, String)> {
+        let runtime = self.shared.options.runtime.clone();
+        let container = self.container(name);
+        let image = container.text("image").to_string();
+        let sandbox = world.sandbox.as_ref().ok_or(("RunContainerError", "the sandbox is gone".to_string()))?;
+        let ip = sandbox.ips.first().cloned().unwrap_or_default();
+        let address = self.shared.options.node.address.clone();
+        let config = |message: String| ("CreateContainerConfigError", message);
+        let env = environment::variables(&self.assignment, &container, &address, &ip).map_err(config)?;
+        let mounts = match self.shared.options.can_mount {
+            true => environment::mounts(&self.assignment, &container, &self.volumes(), &address, &ip).map_err(config)?,
+            false => {
+                if attempt == 0 && !container.items("volumeMounts").is_empty() {
+                    let why = "the process runtime does not mount volumes; use the containerd runtime for that";
+                    self.note("Warning", "VolumesNotMounted", why.into(), name).await;
+                }
+                Vec::new()
+            }
+        };
+        self.image(name, &image, container.text("imagePullPolicy")).await?;
+        let words = |field: &str| -> Vec<String> {
+            container.items(field).iter().map(|word| environment::expand(word.as_str().unwrap_or(""), &env)).collect()
+        };
+        let amount = |path: &str| Quantity::parse(container.text(path));
+        let security = container.at("securityContext");
+        let user = security.at("runAsUser").as_i64().or(self.assignment.pod.at("spec.securityContext.runAsUser").as_i64());
+        let spec = ContainerSpec {
+            name: name.into(),
+            attempt,
+            image: image.clone(),
+            command: words("command"),
+            args: words("args"),
+            working_dir: container.text("workingDir").into(),
+            mounts,
+            log_file: log_file(name, attempt),
+            cpu_request_milli: amount("resources.requests.cpu").map(Quantity::milli),
+            cpu_limit_milli: amount("resources.limits.cpu").map(Quantity::milli),
+            memory_limit: amount("resources.limits.memory").map(Quantity::value),
+            privileged: security.at("privileged") == true,
+            run_as_user: user,
+            read_only_root: security.at("readOnlyRootFilesystem") == true,
+            tty: container.at("tty") == true,
+            stdin: container.at("stdin") == true,
+            env,
+        };
+        let pod = self.sandbox_spec(sandbox.attempt);
+        let started = runtime.start_container(&sandbox.id, &pod, &spec).await;
+        started.map_err(|error| ("RunContainerError", error.to_string()))?;
+        self.note("Normal", "Created", "Container created".into(), name).await;
+        self.note("Normal", "Started", "Container started".into(), name).await;
+        Ok(())
+    }
+
+    async fn image(&mut self, name: &str, image: &str, policy: &str) -> Result<(), (&'static str, String)> {
+        let runtime = self.shared.options.runtime.clone();
+        let present = runtime.image_present(image).await.map_err(|error| ("ImageInspectError", error.to_string()))?;
+        match (policy, present) {
+            ("Never", false) => {
+                let message = format!("Container image {image:?} is not present with pull policy of Never");
+                Err(("ErrImageNeverPull", message))
+            }
+            ("Never", true) | ("IfNotPresent", true) => {
+                self.note("Normal", "Pulled", format!("Container image {image:?} already present on machine"), name).await;
+                Ok(())
+            }
+            (_, present) => {
+                self.note("Normal", "Pulling", format!("Pulling image {image:?}"), name).await;
+                let started = self.shared.now();
+                let pulled = match tokio::time::timeout(PULL_MAX, runtime.pull_image(image)).await {
+                    Ok(result) => result.map_err(|error| error.to_string()),
+                    Err(_) => Err(format!("not pulled within {} s", PULL_MAX.as_secs())),
+                };
+                let took = self.shared.now().since_ms(started);
+                match pulled {
+                    Ok(()) => {
+                        let message = format!("Successfully pulled image {image:?} in {took}ms");
+                        self.note("Normal", "Pulled", message, name).await;
+                        Ok(())
+                    }
+                    // `Always` means "ask for news"; an image that is here and cannot be asked about runs.
+                    Err(error) if present => {
+                        let message = format!("Container image {image:?} already present on machine; asking for a newer one failed: {error}");
+                        self.note("Warning", "Pulled", message, name).await;
+                        Ok(())
+                    }
+                    Err(error) => {
+                        self.note("Warning", "Failed", format!("Failed to pull image {image:?}: {error}"), name).await;
+                        Err(("ErrImagePull", error))
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The one session with a master: any of them; the next one when it ends.
+
+use crate::{Shared, accept, node, streams};
+use futures::StreamExt;
+use protos::dispatch as pb;
+use protos::dispatch::dispatch_client::DispatchClient;
+use protos::dispatch::{from_worker, to_worker};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tonic::transport::{Channel, Endpoint};
+
+/// A heartbeat every second: the leader calls a node silent after four.
+const BEAT: Duration = Duration::from_secs(1);
+/// The node's status is reported this often even when nothing changed.
+const NODE_STATUS_EVERY: Duration = Duration::from_secs(10);
+/// A master that does not take the connection by then is passed over.
+const CONNECT_MAX: Duration = Duration::from_secs(1);
+/// Between two tries of the same list of masters.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Keeps a session open, for ever.
+pub(crate) async fn keep(shared: &Arc<Shared>, mut up: mpsc::Receiver<from_worker::Message>) {
+    // Start at a different master on each worker, so that sessions spread.
+    let n_masters = shared.options.masters.len().max(1);
+    let mut turn = shared.options.boot_id.bytes().map(usize::from).sum::<usize>() % n_masters;
+    loop {
+        let master = shared.options.masters[turn % n_masters].clone();
+        turn += 1;
+        match hold(shared, &master, &mut up).await {
+            Ok(()) => tracing::info!(%master, "the session ended"),
+            Err(error) => tracing::debug!(%master, %error, "no session"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+pub(crate) async fn connect(shared: &Shared, master: &str) -> Result<DispatchClient<Channel>, tonic::Status> {
+    let refused = |error: tonic::transport::Error| tonic::Status::unavailable(format!("{error:?}"));
+    let endpoint = Endpoint::from_shared(format!("https://{master}")).and_then(|e| e.tls_config((shared.options.tls)()));
+    let endpoint = endpoint.map_err(refused)?;
+    let endpoint = endpoint
+        .tcp_nodelay(true)
+        .connect_timeout(CONNECT_MAX)
+        .http2_keep_alive_interval(Duration::from_secs(1))
+        .keep_alive_timeout(Duration::from_secs(2))
+        .keep_alive_while_idle(true);
+    let channel = endpoint.connect().await.map_err(refused)?;
+    Ok(DispatchClient::new(channel).max_decoding_message_size(64 << 20).max_encoding_message_size(64 << 20))
+}
+
+fn from(message: from_worker::Message) -> pb::FromWorker {
+    pb::FromWorker { message: Some(message) }
+}
+
+async fn hold(
+    shared: &Arc<Shared>,
+    master: &str,
+    up: &mut mpsc::Receiver<from_worker::Message>,
+) -> Result<(), tonic::Status> {
+    let mut client = connect(shared, master).await?;
+    let (sender, receiver) = mpsc::channel(64);
+    let hello = pb::Hello {
+        boot_id: shared.options.boot_id.clone(),
+        node: node::node(shared).to_string().into(),
+    };
+    let closed = |_| tonic::Status::unavailable("the session closed");
+    sender.send(from(from_worker::Message::Hello(hello))).await.map_err(closed)?;
+    let outgoing = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let mut incoming = tokio::time::timeout(Duration::from_secs(3), client.session(outgoing))
+        .await
+        .map_err(|_| tonic::Status::deadline_exceeded("no session within 3 s"))??
+        .into_inner();
+    tracing::info!(%master, "session opened");
+    let mut beats = tokio::time::interval(BEAT);
+    let mut statuses = tokio::time::interval_at(tokio::time::Instant::now() + NODE_STATUS_EVERY, NODE_STATUS_EVERY);
+    let mut unacked = shared.unacked_changed.subscribe();
+    let mut health = shared.health.subscribe();
+    // What earlier sessions did not get acknowledged goes first.
+    unacked.mark_changed();
+    let mut sent: std::collections::BTreeMap<String, u64> = Default::default();
+    loop {
+        tokio::select! {
+            message = incoming.next() => match message {
+                None => return Ok(()),
+                Some(message) => handle(shared, master, message?).await,
+            },
+            _ = beats.tick() => {
+                let beat = from_worker::Message::Heartbeat(pb::Heartbeat {});
+                sender.send(from(beat)).await.map_err(closed)?;
+            }
+            _ = statuses.tick() => {
+                sender.send(from(node_status(shared))).await.map_err(closed)?;
+            }
+            _ = health.changed() => {
+                sender.send(from(node_status(shared))).await.map_err(closed)?;
+            }
+            _ = unacked.changed() => {
+                unacked.borrow_and_update();
+                let fresh: Vec<pb::PodStatus> = {
+                    let unacked = shared.unacked.lock();
+                    unacked.values().filter(|s| sent.get(&s.uid) != Some(&s.sequence)).cloned().collect()
+                };
+                for status in fresh {
+                    sent.insert(status.uid.clone(), status.sequence);
+                    sender.send(from(from_worker::Message::PodStatus(status))).await.map_err(closed)?;
+                }
+            }
+            message = up.recv() => {
+                let Some(message) = message else { return Ok(()) };
+                sender.send(from(message)).await.map_err(closed)?;
+            }
+        }
+    }
+}
+
+fn node_status(shared: &Shared) -> from_worker::Message {
+    from_worker::Message::NodeStatus(pb::NodeStatus { status: node::status(shared).to_string().into() })
+}
+
+async fn handle(shared: &Arc<Shared>, master: &str, message: pb::ToWorker) {
+    match message.message {
+        Some(to_worker::Message::Assignments(assignments)) => accept(shared, assignments).await,
+        Some(to_worker::Message::Ack(ack)) => {
+            let mut unacked = shared.unacked.lock();
+            if unacked.get(&ack.uid).is_some_and(|status| status.sequence <= ack.sequence) {
+                unacked.remove(&ack.uid);
+            }
+        }
+        Some(to_worker::Message::Peers(peers)) => {
+            shared.peers.send_replace(peers.peers);
+        }
+        Some(to_worker::Message::OpenStream(open)) => {
+            let (shared, master) = (shared.clone(), master.to_string());
+            tokio::spawn(async move {
+                if let Err(error) = streams::serve(&shared, &master, open).await {
+                    tracing::debug!(%error, "a stream ended");
+                }
+            });
+        }
+        None => tracing::warn!("a message of an unknown kind was ignored; this worker is older than its master"),
+    }
+}

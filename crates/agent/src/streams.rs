@@ -1,0 +1,143 @@
+//! Log and exec streams that a master asked for.
+
+use crate::{Shared, logs, session};
+use futures::StreamExt;
+use objects::{Value, ValueExt};
+use protos::dispatch as pb;
+use serde_json::json;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+pub(crate) const STDOUT: u32 = 1;
+const ERROR: u32 = 3;
+
+pub(crate) async fn serve(shared: &Arc<Shared>, master: &str, open: pb::OpenStream) -> Result<(), tonic::Status> {
+    let mut client = session::connect(shared, master).await?;
+    let (sender, receiver) = mpsc::channel(64);
+    let first = pb::Frame { channel: 0, data: open.id.clone().into() };
+    drop(sender.send(first).await);
+    let outgoing = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let mut incoming = client.stream(outgoing).await?.into_inner();
+    let result = match open.what.as_str() {
+        "log" => log(shared, &open, &sender, &mut incoming).await,
+        "exec" => exec(shared, &open, &sender, &mut incoming).await,
+        other => Err((400, format!("this worker does not know the stream {other:?}"))),
+    };
+    if let Err((code, message)) = result {
+        let reason = if code == 404 { "NotFound" } else { "InternalError" };
+        let status = json!({"metadata": {}, "status": "Failure", "message": message, "reason": reason, "code": code});
+        drop(sender.send(pb::Frame { channel: ERROR, data: status.to_string().into() }).await);
+    }
+    Ok(())
+}
+
+type Failed = (u16, String);
+
+fn param<'a>(open: &'a pb::OpenStream, name: &str) -> Option<&'a str> {
+    open.params.iter().find(|param| param.name == name).map(|param| param.value.as_str())
+}
+
+async fn log(
+    shared: &Shared,
+    open: &pb::OpenStream,
+    sender: &mpsc::Sender<pb::Frame>,
+    incoming: &mut tonic::Streaming<pb::Frame>,
+) -> Result<(), Failed> {
+    let yes = |name| param(open, name).is_some_and(|value| value == "true" || value == "1");
+    let number = |name| param(open, name).and_then(|value| value.parse::<i64>().ok());
+    let since_seconds = number("sinceSeconds").map(|seconds| shared.now().plus_secs(-seconds));
+    let since_time = param(open, "sinceTime").and_then(objects::Timestamp::parse);
+    let request = logs::Request {
+        follow: yes("follow"),
+        timestamps: yes("timestamps"),
+        tail_lines: number("tailLines").and_then(|n| usize::try_from(n).ok()),
+        limit_bytes: number("limitBytes").and_then(|n| usize::try_from(n).ok()),
+        since: since_seconds.or(since_time),
+    };
+    let previous = yes("previous");
+    let worlds = shared.worlds.borrow().clone();
+    let sandbox = worlds.iter().filter(|sandbox| sandbox.uid == open.pod_uid).max_by_key(|sandbox| sandbox.attempt);
+    let attempts = sandbox.into_iter().flat_map(|s| &s.containers).filter(|c| c.name == open.container);
+    let mut attempts: Vec<u32> = attempts.map(|container| container.attempt).collect();
+    attempts.sort_unstable();
+    let attempt = match previous {
+        false => attempts.last(),
+        true => attempts.iter().rev().nth(1),
+    };
+    let Some(attempt) = attempt else {
+        let which = if previous { "previous terminated container" } else { "container" };
+        return Err((400, format!("{which} {:?} in pod not found", open.container)));
+    };
+    let path = crate::pod::log_dir(shared, &open.pod_uid).join(crate::pod::log_file(&open.container, *attempt));
+    let (uid, name, attempt) = (open.pod_uid.clone(), open.container.clone(), *attempt);
+    let worlds = shared.worlds.subscribe();
+    let running = move || {
+        let worlds = worlds.borrow();
+        let containers = worlds.iter().filter(|s| s.uid == uid).flat_map(|s| &s.containers);
+        let mut same = containers.filter(|c| c.name == name && c.attempt == attempt);
+        same.any(|c| matches!(c.state, runtime::ContainerState::Running { .. } | runtime::ContainerState::Created))
+    };
+    // The reader's hanging up ends a followed log.
+    tokio::select! {
+        result = logs::read(&path, &request, running, sender) => result.map_err(|error| (500, error.to_string())),
+        _ = incoming.next() => Ok(()),
+    }
+}
+
+async fn exec(
+    shared: &Shared,
+    open: &pb::OpenStream,
+    sender: &mpsc::Sender<pb::Frame>,
+    incoming: &mut tonic::Streaming<pb::Frame>,
+) -> Result<(), Failed> {
+    let yes = |name| param(open, name).is_some_and(|value| value == "true" || value == "1");
+    let command: Vec<String> =
+        open.params.iter().filter(|param| param.name == "command").map(|param| param.value.clone()).collect();
+    if command.is_empty() {
+        return Err((400, "you must specify at least one command for the container".into()));
+    }
+    let worlds = shared.worlds.borrow().clone();
+    let containers = worlds.iter().filter(|s| s.uid == open.pod_uid).flat_map(|s| &s.containers);
+    let running = containers.filter(|c| matches!(c.state, runtime::ContainerState::Running { .. }));
+    let Some(container) = running.filter(|c| c.name == open.container).max_by_key(|c| c.attempt) else {
+        return Err((500, format!("container not found ({:?})", open.container)));
+    };
+    let started = shared.options.runtime.exec(&container.id, &command, yes("tty"), yes("stdin")).await;
+    let runtime::ExecStream { input, mut output, exit } = started.map_err(|error| (500, error.to_string()))?;
+    let upstream = async {
+        while let Some(Ok(frame)) = incoming.next().await {
+            if input.send((frame.channel, frame.data)).await.is_err() {
+                break;
+            }
+        }
+        // Nobody reads any more, but a command may go on until its output ends.
+        std::future::pending::<()>().await;
+    };
+    let downstream = async {
+        while let Some((channel, data)) = output.recv().await {
+            if sender.send(pb::Frame { channel, data }).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = upstream => {}
+        () = downstream => {}
+    }
+    let code = match exit.await {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => return Err((500, error.to_string())),
+        Err(_) => return Err((500, "the command's end was not seen".into())),
+    };
+    let status: Value = match code {
+        0 => json!({"metadata": {}, "status": "Success"}),
+        code => json!({
+            "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
+            "message": format!("command terminated with non-zero exit code: {code}"),
+            "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
+        }),
+    };
+    debug_assert!(!status.text("status").is_empty());
+    drop(sender.send(pb::Frame { channel: ERROR, data: status.to_string().into() }).await);
+    Ok(())
+}

@@ -1,0 +1,336 @@
+//! The Kubernetes face: paths, content types, streaming watches, logs and exec.
+//!
+//! No handler per kind: a path names a registry entry, and everything else is the pipeline's.
+
+mod exec;
+mod path;
+mod stream;
+
+use api::table::{self, Include};
+use api::{Body as ParsedBody, Options, Patch, Reply, Request, Verb};
+use authz::{Attributes, Identity, Verdict};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::response::Response;
+use front::listen::Caller;
+use front::{Answer, Front};
+use http::{HeaderMap, Method, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use objects::{Status, Value, ValueExt, json};
+use path::Target;
+use std::sync::Arc;
+
+pub struct Rest {
+    front: Front,
+    /// host:port told to clients that ask.
+    address: String,
+    /// Whether this master hears from a leader, for `/readyz`.
+    ready: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// The whole face as a router, to be merged with the gRPC services.
+pub fn router(front: Front, address: String, ready: Arc<dyn Fn() -> bool + Send + Sync>) -> Router {
+    Router::new().fallback(handle).with_state(Arc::new(Rest { front, address, ready }))
+}
+
+type RawRequest = http::Request<Body>;
+
+async fn handle(State(rest): State<Arc<Rest>>, request: RawRequest) -> Response {
+    match rest.answer(request).await {
+        Ok(response) => response,
+        Err(status) => failure(&status),
+    }
+}
+
+fn failure(status: &Status) -> Response {
+    let mut response = json_response(status.code, status.to_json().to_string());
+    if let Some(seconds) = status.retry_after_s {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+fn json_response(code: u16, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response
+}
+
+fn document(value: Option<Value>) -> Result<Response, Status> {
+    match value {
+        Some(value) => Ok(json_response(200, value.to_string())),
+        None => Err(Status::new(404, "NotFound", "the server could not find the requested resource")),
+    }
+}
+
+fn accept(headers: &HeaderMap) -> &str {
+    headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("")
+}
+
+impl Rest {
+    async fn answer(&self, request: RawRequest) -> Result<Response, Status> {
+        let caller = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
+        let path = request.uri().path().to_string();
+        match path.as_str() {
+            "/healthz" | "/livez" => return Ok(Response::new("ok".into())),
+            "/readyz" => {
+                return match (self.ready)() {
+                    true => Ok(Response::new("ok".into())),
+                    false => Err(Status::unavailable("this master knows no leader")),
+                };
+            }
+            _ => {}
+        }
+        let identity = caller.ok_or_else(Status::unauthorized)?;
+        match path::parse(&path) {
+            Target::Resource(target) => self.resource(identity, target, request).await,
+            Target::Document(parts) => {
+                self.authorize_path(&identity, &path)?;
+                if request.method() != Method::GET {
+                    return Err(Status::method_not_allowed());
+                }
+                self.discovery(&parts, request.headers())
+            }
+            Target::Unknown => Err(Status::new(404, "NotFound", "the server could not find the requested resource")),
+        }
+    }
+
+    fn authorize_path(&self, identity: &Identity, path: &str) -> Result<(), Status> {
+        let attributes = Attributes { verb: "get", path, ..Attributes::default() };
+        match authz::authorize(&self.front.store.view(), identity, &attributes) {
+            Verdict::Yes(_) => Ok(()),
+            Verdict::No(why) => Err(Status::new(403, "Forbidden", format!("forbidden: {why}"))),
+        }
+    }
+
+    fn discovery(&self, parts: &[&str], headers: &HeaderMap) -> Result<Response, Status> {
+        use api::{discovery, openapi};
+        let aggregated = accept(headers).contains("apidiscovery.k8s.io");
+        match parts {
+            ["version"] => document(Some(discovery::version("unknown"))),
+            [root @ ("api" | "apis")] if aggregated => {
+                let body = discovery::aggregated(*root == "api").to_string();
+                let mut response = json_response(200, body);
+                let kind = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+                response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+                Ok(response)
+            }
+            ["api"] => document(Some(discovery::legacy_root(true, &self.address))),
+            ["apis"] => document(Some(discovery::legacy_root(false, &self.address))),
+            ["api", version] => document(discovery::resources("", version)),
+            ["apis", group] => document(discovery::group(group)),
+            ["apis", group, version] => document(discovery::resources(group, version)),
+            ["openapi", "v2"] => {
+                let mut response = Response::new(Body::from(openapi::EMPTY_V2_PROTOBUF));
+                let kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+                response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+                Ok(response)
+            }
+            ["openapi", "v3"] => document(Some(openapi::index())),
+            ["openapi", "v3", rest @ ..] => document(openapi::document(&rest.join("/"))),
+            _ => document(None),
+        }
+    }
+
+    async fn resource(
+        &self,
+        identity: Identity,
+        target: path::ResourceTarget,
+        raw: RawRequest,
+    ) -> Result<Response, Status> {
+        let query = path::query(raw.uri().query().unwrap_or(""));
+        let get = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let truthy = |name: &str| get(name).is_some_and(|value| value == "true" || value == "1" || value.is_empty());
+        let watching = truthy("watch") || target.watch_prefix;
+        let collection = target.name.is_empty();
+        let verb = match (raw.method(), collection) {
+            (&Method::GET | &Method::HEAD, _) if watching => Verb::Watch,
+            (&Method::GET | &Method::HEAD, true) => Verb::List,
+            (&Method::GET | &Method::HEAD, false) => Verb::Get,
+            (&Method::POST, true) => Verb::Create,
+            (&Method::POST, false) if !target.subresource.is_empty() => Verb::Create,
+            (&Method::PUT, false) => Verb::Update,
+            (&Method::PATCH, false) => Verb::Patch,
+            (&Method::DELETE, true) => Verb::DeleteCollection,
+            (&Method::DELETE, false) => Verb::Delete,
+            _ => return Err(Status::method_not_allowed()),
+        };
+        let mut request = Request::new(identity, verb, target.served);
+        (request.namespace, request.name) = (target.namespace, target.name);
+        request.subresource = target.subresource;
+        request.options = options(&query)?;
+        if ["log", "exec"].contains(&request.subresource.as_str()) {
+            request.params = query.clone();
+        }
+        let headers = raw.headers().clone();
+        let include = match get("includeObject") {
+            Some("None") => Include::None,
+            Some("Object") => Include::Object,
+            _ => Include::Metadata,
+        };
+        let as_table = accept(&headers).split(',').next().unwrap_or("").contains("as=Table");
+        if request.subresource == "exec" {
+            return exec::exec(&self.front, request, raw).await;
+        }
+        if matches!(verb, Verb::Create | Verb::Update | Verb::Patch | Verb::Delete | Verb::DeleteCollection) {
+            read_body(&mut request, &headers, raw.into_body()).await?;
+        }
+        match self.front.call(&request).await? {
+            Answer::Reply(reply) => self.reply(&request, reply, as_table, include),
+            Answer::Watch(watch, view) => {
+                let table = as_table.then_some(include);
+                Ok(stream::watch(self.front.clone(), watch, view, table))
+            }
+            Answer::Worker(call) => stream::log(&self.front, &call).await,
+        }
+    }
+
+    fn reply(&self, request: &Request, reply: Reply, as_table: bool, include: Include) -> Result<Response, Status> {
+        let now = self.front.now();
+        let kind = request.served.kind;
+        let (mut response, warnings) = match reply {
+            Reply::List(list) if as_table => {
+                (json_response(200, table::of_list(&list, include, now).to_string()), Vec::new())
+            }
+            Reply::List(list) => (json_response(200, list.to_json()), Vec::new()),
+            Reply::Object { json, created, warnings } => {
+                let code = if created { 201 } else { 200 };
+                let tabled = as_table && request.verb == Verb::Get && request.subresource.is_empty();
+                let body: Bytes = if tabled {
+                    let object: Value = serde_json::from_slice(&json).expect("stored objects are JSON");
+                    let metadata = json!({"resourceVersion": object.at("metadata.resourceVersion")});
+                    table::table(kind, &[object], metadata, include, true, now).to_string().into()
+                } else {
+                    json
+                };
+                (json_response(code, body), warnings)
+            }
+            Reply::Value { value, created } => {
+                (json_response(if created { 201 } else { 200 }, value.to_string()), Vec::new())
+            }
+        };
+        for warning in warnings {
+            let text = format!("299 - {:?}", warning);
+            if let Ok(value) = header::HeaderValue::from_str(&text) {
+                response.headers_mut().append(header::WARNING, value);
+            }
+        }
+        Ok(response)
+    }
+}
+
+fn options(query: &[(String, String)]) -> Result<Options, Status> {
+    let get = |name: &str| query.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
+    let number = |name: &str| match get(name) {
+        "" => Ok(None),
+        text => text.parse::<u64>().map(Some).map_err(|_| {
+            let mut status = Status::bad_request(format!("{name}: Invalid value: {text:?}: must be a number"));
+            status.causes.invalid(name, &json!(text), "must be a number");
+            status
+        }),
+    };
+    let dry_run = match get("dryRun") {
+        "" => false,
+        "All" => true,
+        other => {
+            return Err(Status::bad_request(format!(
+                "dryRun: Unsupported value: {other:?}: supported values: \"All\""
+            )));
+        }
+    };
+    Ok(Options {
+        label_selector: get("labelSelector").into(),
+        field_selector: get("fieldSelector").into(),
+        resource_version: number("resourceVersion")?,
+        resource_version_match: get("resourceVersionMatch").into(),
+        limit: usize::try_from(number("limit")?.unwrap_or(0)).unwrap_or(usize::MAX),
+        continue_token: get("continue").into(),
+        timeout_seconds: number("timeoutSeconds")?,
+        dry_run,
+        field_validation: match get("fieldValidation") {
+            "" => "Warn".into(),
+            mode @ ("Strict" | "Warn" | "Ignore") => mode.into(),
+            other => {
+                return Err(Status::bad_request(format!(
+                    "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
+                )));
+            }
+        },
+        grace_period_seconds: number("gracePeriodSeconds")?.and_then(|seconds| i64::try_from(seconds).ok()),
+        propagation: get("propagationPolicy").into(),
+        precondition_uid: String::new(),
+        precondition_revision: None,
+        allow_bookmarks: get("allowWatchBookmarks") == "true",
+        send_initial_events: get("sendInitialEvents") == "true",
+    })
+}
+
+const WRITE_TYPES: [&str; 2] = ["application/json", "application/yaml"];
+const PATCH_TYPES: [&str; 3] =
+    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+
+async fn read_body(request: &mut Request, headers: &HeaderMap, body: Body) -> Result<(), Status> {
+    let bytes = Limited::new(body, api::BODY_BYTES_MAX).collect().await.map_err(|error| {
+        match error.is::<http_body_util::LengthLimitError>() {
+            true => Status::too_large(api::BODY_BYTES_MAX),
+            false => Status::bad_request(format!("the body could not be read: {error}")),
+        }
+    })?;
+    let bytes = bytes.to_bytes();
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let media = content_type.split(';').next().unwrap_or("").trim();
+    if request.verb == Verb::Patch {
+        request.patch = Some(match media {
+            "application/json-patch+json" => Patch::Json,
+            "application/merge-patch+json" => Patch::Merge,
+            "application/strategic-merge-patch+json" => Patch::Strategic,
+            other => return Err(Status::unsupported_media(other, &PATCH_TYPES)),
+        });
+    }
+    let json = match media {
+        "application/yaml" => {
+            let value: Value = serde_saphyr::from_slice(&bytes)
+                .map_err(|error| Status::bad_request(format!("the object provided is not valid YAML: {error}")))?;
+            value.to_string().into()
+        }
+        "" | "application/json" => bytes,
+        _ if request.verb == Verb::Patch => bytes,
+        other if bytes.is_empty() => {
+            let _ = other;
+            bytes
+        }
+        other => return Err(Status::unsupported_media(other, &WRITE_TYPES)),
+    };
+    request.body = ParsedBody::parse(&json)?;
+    if matches!(request.verb, Verb::Delete | Verb::DeleteCollection) {
+        delete_options(request)?;
+    }
+    Ok(())
+}
+
+/// The body of a DELETE is `DeleteOptions`; it overrides the query.
+fn delete_options(request: &mut Request) -> Result<(), Status> {
+    let body = std::mem::take(&mut request.body).value;
+    let options = &mut request.options;
+    if let Some(seconds) = body.at("gracePeriodSeconds").as_i64() {
+        options.grace_period_seconds = Some(seconds);
+    }
+    if !body.text("propagationPolicy").is_empty() {
+        options.propagation = body.text("propagationPolicy").into();
+    }
+    if body.at("orphanDependents") == true {
+        options.propagation = "Orphan".into();
+    }
+    options.dry_run |= !body.items("dryRun").is_empty();
+    options.precondition_uid = body.text("preconditions.uid").into();
+    options.precondition_revision = body.text("preconditions.resourceVersion").parse().ok();
+    if !["", "Orphan", "Background", "Foreground"].contains(&options.propagation.as_str()) {
+        return Err(Status::bad_request(format!(
+            "propagationPolicy: Unsupported value: {:?}: supported values: \"Background\", \"Foreground\", \"Orphan\"",
+            options.propagation
+        )));
+    }
+    Ok(())
+}

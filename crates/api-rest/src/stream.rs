@@ -1,0 +1,180 @@
+//! Streaming answers: watches and logs.
+
+use api::WorkerCall;
+use api::table::{self, Include};
+use api::watch::{Shown, Watch};
+use axum::body::{Body, Bytes};
+use axum::response::Response;
+use front::workers::{ERROR, STDOUT};
+use front::Front;
+use futures::stream;
+use http::header;
+use objects::{Status, Value, json};
+use state::View;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// A watch without a timeout of its own ends after this; clients resume. Kubernetes: 30-60 min.
+const WATCH_SECONDS_MAX: u64 = 1800;
+/// How often a quiet watch that asked for bookmarks gets one.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(10);
+/// A master that has heard of no leader for this long ends its watches, so that clients move.
+const LEADERLESS_MAX: Duration = Duration::from_secs(2);
+
+struct Watching {
+    front: Front,
+    watch: Watch,
+    changed: tokio::sync::watch::Receiver<objects::Revision>,
+    leadership: tokio::sync::watch::Receiver<store::Leadership>,
+    ready: VecDeque<Bytes>,
+    table: Option<Include>,
+    columns_sent: bool,
+    ends: tokio::time::Instant,
+    next_view: Option<View>,
+    over: bool,
+}
+
+/// Streams a watch as JSON lines, as tables when asked.
+pub(crate) fn watch(front: Front, watch: Watch, view: View, table: Option<Include>) -> Response {
+    let seconds = watch.timeout_seconds.unwrap_or(WATCH_SECONDS_MAX).min(WATCH_SECONDS_MAX);
+    let watching = Watching {
+        changed: front.store.watch(watch.served.kind.id),
+        leadership: front.store.leadership(),
+        front,
+        watch,
+        ready: VecDeque::new(),
+        table,
+        columns_sent: false,
+        ends: tokio::time::Instant::now() + Duration::from_secs(seconds),
+        next_view: Some(view),
+        over: false,
+    };
+    let lines = stream::unfold(watching, |mut watching| async move {
+        let line = watching.line().await?;
+        Some((Ok::<_, std::convert::Infallible>(line), watching))
+    });
+    let mut response = Response::new(Body::from_stream(lines));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response
+}
+
+impl Watching {
+    /// The next line, or the end.
+    async fn line(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(line) = self.ready.pop_front() {
+                return Some(line);
+            }
+            if self.over {
+                return None;
+            }
+            let view = match self.next_view.take() {
+                Some(view) => view,
+                None => self.wait().await?,
+            };
+            match self.watch.next(&view) {
+                Ok(shown) => shown.into_iter().for_each(|shown| self.push(&shown)),
+                Err(status) => {
+                    self.over = true;
+                    let line = format!("{}\n", json!({"type": "ERROR", "object": status.to_json()}));
+                    self.ready.push_back(line.into());
+                }
+            }
+        }
+    }
+
+    /// Waits for a change of the kind; sends bookmarks meanwhile. `None` ends the watch.
+    async fn wait(&mut self) -> Option<View> {
+        loop {
+            let bookmark_at = tokio::time::Instant::now() + BOOKMARK_EVERY;
+            tokio::select! {
+                changed = self.changed.changed() => {
+                    changed.ok()?;
+                    return Some(self.front.store.view());
+                }
+                _ = tokio::time::sleep_until(bookmark_at.min(self.ends)) => {
+                    if tokio::time::Instant::now() >= self.ends {
+                        return None;
+                    }
+                    // Moves the position past what other kinds did, so that it stays in the history.
+                    let view = self.front.store.view();
+                    if self.watch.bookmarks {
+                        match self.watch.next(&view) {
+                            Ok(shown) => shown.iter().for_each(|shown| self.push(shown)),
+                            Err(_) => return Some(view),
+                        }
+                        let bookmark = self.watch.bookmark();
+                        self.push(&bookmark);
+                    }
+                    return Some(view);
+                }
+                () = leaderless(self.leadership.clone()) => return None,
+            }
+        }
+    }
+
+    fn push(&mut self, shown: &Shown) {
+        let line = match self.table {
+            None => {
+                let mut line = format!("{{\"type\":\"{}\",\"object\":", shown.type_name()).into_bytes();
+                line.extend_from_slice(shown.json());
+                line.extend_from_slice(b"}\n");
+                line.into()
+            }
+            Some(include) => {
+                let object: Value = serde_json::from_slice(shown.json()).expect("stored objects are JSON");
+                let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
+                let rows: &[Value] = if matches!(shown, Shown::Bookmark(_)) { &[] } else { &[object] };
+                let kind = self.watch.served.kind;
+                let table = table::table(kind, rows, metadata, include, !self.columns_sent, self.front.now());
+                self.columns_sent = true;
+                format!("{}\n", json!({"type": shown.type_name(), "object": table})).into()
+            }
+        };
+        self.ready.push_back(line);
+    }
+}
+
+/// Returns once no leader has been known for `LEADERLESS_MAX`.
+async fn leaderless(mut leadership: tokio::sync::watch::Receiver<store::Leadership>) {
+    loop {
+        if leadership.wait_for(|now| now.leader.is_none()).await.is_err() {
+            return;
+        }
+        let back = leadership.wait_for(|now| now.leader.is_some());
+        if tokio::time::timeout(LEADERLESS_MAX, back).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Streams a container's log as text.
+pub(crate) async fn log(front: &Front, call: &WorkerCall) -> Result<Response, Status> {
+    let mut worker = front.workers.open(call).await?;
+    // The first frame decides between an error status and a stream.
+    let first = worker.from_worker.recv().await;
+    if let Some(frame) = first.as_ref().filter(|frame| frame.channel == ERROR) {
+        return Err(status_of_frame(&frame.data));
+    }
+    let body = stream::unfold((first, worker), |(first, mut worker)| async move {
+        let frame = match first {
+            Some(frame) => Some(frame),
+            None => worker.from_worker.recv().await,
+        }?;
+        (frame.channel == STDOUT).then_some((Ok::<_, std::convert::Infallible>(frame.data), (None, worker)))
+    });
+    let mut response = Response::new(Body::from_stream(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
+    Ok(response)
+}
+
+/// A `Status` that a worker sent as JSON.
+pub(crate) fn status_of_frame(data: &[u8]) -> Status {
+    let value: Value = serde_json::from_slice(data).unwrap_or_default();
+    let message = objects::ValueExt::text(&value, "message").to_string();
+    match value["code"].as_u64() {
+        Some(404) => Status::new(404, "NotFound", message),
+        Some(500) => Status::internal(message),
+        _ => Status::bad_request(message),
+    }
+}

@@ -1,0 +1,212 @@
+//! The Cluster and CertificateAuthority services: members, tokens, certificates.
+
+use crate::files::Bootstrap;
+use authz::{Identity, Role};
+use front::Front;
+use front::listen::Caller;
+use objects::{Key, Status as ApiStatus, Value, ValueExt, json, registry};
+use pki::token::{Token, digest};
+use pki::{Authority, Credential};
+use protos::cluster as pb;
+use protos::cluster::certificate_authority_server::CertificateAuthority;
+use protos::cluster::cluster_client::ClusterClient;
+use protos::cluster::cluster_server::Cluster;
+use raft_node::{Member, Node};
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+/// Where the authority and the token digests live: a Secret that only administrators can read.
+const NAMESPACE: &str = "kube-system";
+const NAME: &str = "balsa-cluster";
+
+pub(crate) struct ClusterService {
+    pub(crate) node: Node,
+    pub(crate) front: Front,
+    pub(crate) cluster_id: String,
+    pub(crate) name: String,
+    pub(crate) ca: String,
+    pub(crate) credential: Arc<dyn Fn() -> Credential + Send + Sync>,
+}
+
+fn unavailable(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+fn decoded(secret: &Value, key: &str) -> String {
+    use base64::Engine;
+    let text = secret.at("data").get(key).and_then(Value::as_str).unwrap_or("");
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default();
+    String::from_utf8(bytes).unwrap_or_default()
+}
+
+/// Stores what `init` made, once this master leads its new cluster.
+pub(crate) async fn store_bootstrap(front: &Front, bootstrap: &Bootstrap, ca: &str) -> Result<(), ApiStatus> {
+    let create = |kind, body: Value| {
+        let kind = registry::must(kind);
+        let served = registry::find_served(kind.group, kind.version, kind.plural).expect("every kind is served");
+        let mut request = api::Request::new(Identity::system(), api::Verb::Create, served);
+        request.namespace = if kind.namespaced { NAMESPACE.into() } else { String::new() };
+        request.body.value = body;
+        request
+    };
+    let namespace = create(registry::NAMESPACE, json!({"metadata": {"name": NAMESPACE}}));
+    let secret = create(
+        registry::SECRET,
+        json!({
+            "metadata": {"name": NAME}, "type": "balsa.dev/cluster",
+            "stringData": {
+                "ca.crt": ca, "ca.key": bootstrap.ca_key,
+                "master-token": bootstrap.master_token, "worker-token": bootstrap.worker_token,
+            },
+        }),
+    );
+    for request in [namespace, secret] {
+        match front.call_as_system(request).await {
+            Ok(_) => {}
+            Err(status) if status.reason == "AlreadyExists" => {}
+            Err(status) => return Err(status),
+        }
+    }
+    Ok(())
+}
+
+impl ClusterService {
+    async fn secret(&self) -> Result<Value, Status> {
+        let view = self.front.store.read().await.map_err(unavailable)?;
+        let record = view.get(&Key::new(registry::SECRET, NAMESPACE, NAME));
+        record.map(|record| record.value()).ok_or_else(|| Status::unavailable("the cluster is still being set up; try again"))
+    }
+
+    fn members(&self) -> Vec<pb::Member> {
+        let status = self.node.status();
+        let member = |m: &raft_node::MemberStatus| pb::Member {
+            id: m.id,
+            name: m.member.name.clone(),
+            peer_addr: m.member.peer_addr.clone(),
+            api_addr: m.member.api_addr.clone(),
+            voter: m.voter,
+            leader: status.leader == Some(m.id),
+            lag: m.lag,
+        };
+        let mut members: Vec<pb::Member> = status.members.iter().map(member).collect();
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        members
+    }
+
+    /// A client to the leader, when that is another master.
+    async fn leader(&self) -> Result<Option<ClusterClient<tonic::transport::Channel>>, Status> {
+        let leader = self.members().into_iter().find(|member| member.leader);
+        let leader = leader.ok_or_else(|| Status::unavailable("there is no leader now; try again"))?;
+        if leader.name == self.name && leader.id == self.node.id() {
+            return Ok(None);
+        }
+        let credential = (self.credential)();
+        let channel = crate::join::channel(&leader.api_addr, Some(&credential), &self.ca).await.map_err(unavailable)?;
+        Ok(Some(ClusterClient::new(channel)))
+    }
+}
+
+#[tonic::async_trait]
+impl Cluster for ClusterService {
+    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
+        let status = self.node.status();
+        let leadership = self.front.store.leadership().borrow().clone();
+        Ok(Response::new(pb::StatusResponse {
+            cluster_id: self.cluster_id.clone(),
+            leader: leadership.leader.unwrap_or_default(),
+            term: status.term,
+            last_index: status.last_index,
+            applied_index: status.applied_index,
+            revision: self.front.store.view().revision().0,
+            answered_by: self.name.clone(),
+            members: self.members(),
+        }))
+    }
+
+    async fn add_member(&self, request: Request<pb::AddMemberRequest>) -> Result<Response<pb::AddMemberResponse>, Status> {
+        let request = request.into_inner();
+        if let Some(mut leader) = self.leader().await? {
+            return leader.add_member(request).await;
+        }
+        let member = request.member.ok_or_else(|| Status::invalid_argument("member: Required value"))?;
+        let old = self.node.status().members.into_iter().find(|m| m.member.name == member.name && m.id != member.id);
+        if let Some(old) = old
+            && self.node.answers(old.id, &old.member).await
+        {
+            return Err(Status::failed_precondition(format!(
+                "a master named {} (id {}) is a member and answers; stop it first, or choose another name",
+                member.name, old.id
+            )));
+        }
+        let new = Member { name: member.name.clone(), peer_addr: member.peer_addr, api_addr: member.api_addr };
+        self.node.add_member(member.id, new).await.map_err(unavailable)?;
+        tracing::info!(member = %member.name, id = member.id, "member added");
+        Ok(Response::new(pb::AddMemberResponse {}))
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<pb::RemoveMemberRequest>,
+    ) -> Result<Response<pb::RemoveMemberResponse>, Status> {
+        let request = request.into_inner();
+        if let Some(mut leader) = self.leader().await? {
+            return leader.remove_member(request).await;
+        }
+        let member = self.members().into_iter().find(|member| member.name == request.name);
+        let member = member.ok_or_else(|| Status::not_found(format!("no member is named {:?}", request.name)))?;
+        self.node.remove_member(member.id).await.map_err(|error| Status::failed_precondition(error.to_string()))?;
+        tracing::info!(member = %request.name, "member removed");
+        Ok(Response::new(pb::RemoveMemberResponse {}))
+    }
+
+    async fn join_tokens(&self, _: Request<pb::JoinTokensRequest>) -> Result<Response<pb::JoinTokensResponse>, Status> {
+        let secret = self.secret().await?;
+        Ok(Response::new(pb::JoinTokensResponse {
+            master: decoded(&secret, "master-token"),
+            worker: decoded(&secret, "worker-token"),
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl CertificateAuthority for ClusterService {
+    async fn issue(&self, request: Request<pb::IssueRequest>) -> Result<Response<pb::IssueResponse>, Status> {
+        let caller = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
+        let request = request.into_inner();
+        let secret = self.secret().await?;
+        let role = if request.token.is_empty() {
+            // A renewal: the caller gets what it has, under the name it has.
+            let identity = caller.ok_or_else(|| Status::unauthenticated("a token or a certificate is needed"))?;
+            let role = Role::ALL.into_iter().find(|role| authz::roles::has(&identity, *role));
+            let role = role.ok_or_else(|| Status::permission_denied("the certificate carries no role"))?;
+            let own = identity.node().unwrap_or(&identity.user);
+            if own != request.name {
+                return Err(Status::permission_denied(format!("this certificate is for {own}")));
+            }
+            role
+        } else {
+            let token = Token::parse(&request.token).map_err(|error| Status::invalid_argument(format!("token: {error}")))?;
+            let known = decoded(&secret, &format!("{}-token", token.role.name()));
+            // Compared by digest, so that the time taken says nothing about the secret.
+            if known.is_empty() || digest(known.as_bytes()) != digest(request.token.trim().as_bytes()) {
+                return Err(Status::permission_denied("the token is not valid (any more); `balsa token` prints the present ones"));
+            }
+            token.role
+        };
+        if !objects::validate::is_dns_subdomain(&request.name) {
+            return Err(Status::invalid_argument(format!("name: Invalid value: {:?}", request.name)));
+        }
+        let authority = Authority {
+            credential: Credential { certificate: decoded(&secret, "ca.crt"), key: decoded(&secret, "ca.key") },
+        };
+        let certificate = authority.sign(role, &request.name, &request.csr);
+        let certificate = certificate.map_err(|error| Status::invalid_argument(format!("csr: {error}")))?;
+        tracing::info!(role = role.name(), name = %request.name, "certificate issued");
+        Ok(Response::new(pb::IssueResponse {
+            certificate,
+            ca: authority.credential.certificate,
+            cluster_id: self.cluster_id.clone(),
+            members: if role == Role::Master { self.members() } else { Vec::new() },
+        }))
+    }
+}

@@ -1,0 +1,173 @@
+//! Configuration files, as `cluster-configs/` shows them. Unknown fields are refused by name.
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct MasterConfig {
+    pub(crate) name: String,
+    pub(crate) data_dir: PathBuf,
+    /// The address other machines reach this one at.
+    pub(crate) address: String,
+    #[serde(default = "default_api_port")]
+    pub(crate) api_port: u16,
+    #[serde(default = "default_peer_port")]
+    pub(crate) peer_port: u16,
+    /// `lan`, `wan` or `slow-disk`.
+    #[serde(default)]
+    pub(crate) profile: String,
+    /// One address that outlives any master; held by the leader. Masters must share a link.
+    #[serde(default)]
+    pub(crate) vip: Option<Vip>,
+    /// How a new master finds its cluster. Not needed once it has joined.
+    #[serde(default)]
+    pub(crate) join: Option<Join>,
+    /// Further names and addresses clients use for this master.
+    #[serde(default)]
+    pub(crate) alt_names: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Vip {
+    pub(crate) address: String,
+    pub(crate) prefix: u8,
+    pub(crate) interface: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Join {
+    /// host:port of any master's API.
+    pub(crate) server: String,
+    pub(crate) token: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct WorkerConfig {
+    pub(crate) name: String,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) address: String,
+    /// host:port of the masters' APIs; one that answers is enough.
+    pub(crate) masters: Vec<String>,
+    /// Not needed once the worker has its certificate.
+    #[serde(default)]
+    pub(crate) token: Option<String>,
+    /// `process`; `containerd` follows.
+    #[serde(default = "default_runtime")]
+    pub(crate) runtime: String,
+    #[serde(default)]
+    pub(crate) labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) taints: Vec<Taint>,
+    #[serde(default)]
+    pub(crate) reserved: Reserved,
+    #[serde(default = "default_pods")]
+    pub(crate) max_pods: i64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Taint {
+    pub(crate) key: String,
+    #[serde(default)]
+    pub(crate) value: String,
+    pub(crate) effect: String,
+}
+
+/// What the machine keeps for itself, as quantities.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Reserved {
+    #[serde(default)]
+    pub(crate) cpu: String,
+    #[serde(default)]
+    pub(crate) memory: String,
+}
+
+fn default_api_port() -> u16 {
+    6443
+}
+fn default_peer_port() -> u16 {
+    6444
+}
+fn default_runtime() -> String {
+    "process".into()
+}
+fn default_pods() -> i64 {
+    110
+}
+
+fn load<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    serde_saphyr::from_str(&text).with_context(|| format!("{} is not a valid configuration", path.display()))
+}
+
+fn check_name(name: &str) -> Result<()> {
+    if !objects::validate::is_dns_subdomain(name) {
+        bail!("name: {name:?} is not a valid name; use lower case letters, digits, '-' and '.'");
+    }
+    Ok(())
+}
+
+impl MasterConfig {
+    pub(crate) fn load(path: &Path) -> Result<MasterConfig> {
+        let config: MasterConfig = load(path)?;
+        check_name(&config.name)?;
+        config.raft_profile()?;
+        Ok(config)
+    }
+
+    pub(crate) fn api_addr(&self) -> String {
+        format!("{}:{}", self.address, self.api_port)
+    }
+
+    pub(crate) fn peer_addr(&self) -> String {
+        format!("{}:{}", self.address, self.peer_port)
+    }
+
+    pub(crate) fn raft_profile(&self) -> Result<raft_node::Profile> {
+        Ok(match self.profile.as_str() {
+            "" | "lan" => raft_node::Profile::Lan,
+            "wan" => raft_node::Profile::Wan,
+            "slow-disk" => raft_node::Profile::SlowDisk,
+            other => bail!("profile: {other:?} is unknown; use lan, wan or slow-disk"),
+        })
+    }
+
+    /// Every name and address its certificate must cover.
+    pub(crate) fn alt_names(&self) -> Vec<String> {
+        let mut names = self.alt_names.clone();
+        names.push(self.address.clone());
+        names.extend(self.vip.iter().map(|vip| vip.address.clone()));
+        pki::master_alt_names(&self.name, &names)
+    }
+}
+
+impl WorkerConfig {
+    pub(crate) fn load(path: &Path) -> Result<WorkerConfig> {
+        let config: WorkerConfig = load(path)?;
+        check_name(&config.name)?;
+        if config.masters.is_empty() {
+            bail!("masters: name at least one master as host:port");
+        }
+        if config.runtime != "process" {
+            bail!("runtime: {:?} is not supported by this version; use process", config.runtime);
+        }
+        for taint in &config.taints {
+            if !objects::kinds::node::EFFECTS.contains(&taint.effect.as_str()) {
+                bail!("taints: effect {:?} is unknown; use {}", taint.effect, objects::kinds::node::EFFECTS.join(", "));
+            }
+        }
+        for (field, text) in [("reserved.cpu", &config.reserved.cpu), ("reserved.memory", &config.reserved.memory)] {
+            if !text.is_empty() && objects::Quantity::parse(text).is_none() {
+                bail!("{field}: {text:?} is not a quantity such as 500m or 1Gi");
+            }
+        }
+        Ok(config)
+    }
+}

@@ -1,0 +1,82 @@
+//! How clusters begin and machines join them.
+
+use crate::config::{Join, MasterConfig};
+use crate::files::{Bootstrap, DataDir, Identity};
+use anyhow::{Context, Result, bail};
+use authz::Role;
+use pki::token::Token;
+use pki::{Authority, Credential};
+use protos::cluster as pb;
+use protos::cluster::certificate_authority_client::CertificateAuthorityClient;
+use std::path::Path;
+use std::time::Duration;
+use tonic::transport::{Channel, Endpoint};
+
+/// `balsa init`: makes the cluster's authority, the first master's identity, the join tokens and an
+/// administrator's kubeconfig. Explicit and once: an empty master never initializes by itself.
+pub(crate) fn init(config: &Path) -> Result<()> {
+    let config = MasterConfig::load(config)?;
+    let dir = DataDir::create(&config.data_dir)?;
+    if dir.identity().is_some() || dir.path("raft").exists() {
+        bail!("{} already holds a master; a new cluster needs an empty data folder", config.data_dir.display());
+    }
+    let mut rng = stdx::Rng::new(crate::seed());
+    let cluster_id = rng.uuid();
+    let authority = Authority::generate(&cluster_id)?;
+    let ca = authority.credential.certificate.clone();
+    let credential = authority.issue(Role::Master, &config.name, &config.alt_names())?;
+    dir.save_credential("master", &credential, &ca)?;
+    let digest = pki::tls::ca_digest(&ca)?;
+    let token = |role| Token { role, secret: pki::token::fresh_secret(), ca_digest: digest.clone() }.text();
+    let bootstrap = Bootstrap {
+        ca_key: authority.credential.key.clone(),
+        master_token: token(Role::Master),
+        worker_token: token(Role::Worker),
+    };
+    dir.write("bootstrap.json", &serde_json::to_string(&bootstrap)?)?;
+    let admin = authority.issue(Role::Admin, "admin", &[])?;
+    let server = config.vip.as_ref().map_or(config.api_addr(), |vip| format!("{}:{}", vip.address, config.api_port));
+    let kubeconfig = crate::kubeconfig::document(&[("balsa".into(), server)], "balsa", &ca, &admin);
+    dir.write("admin.kubeconfig", &kubeconfig)?;
+    // Last: its presence means that the folder is complete.
+    let node_id = rng.next_u64() >> 11;
+    dir.save_identity(&Identity { cluster_id, node_id, name: config.name.clone() })?;
+    println!("A new cluster is ready on {}.", config.name);
+    println!("  start it          balsa master --config FILE");
+    println!("  administrator     {}", dir.path("admin.kubeconfig").display());
+    println!("  join tokens       balsa token --kubeconfig {}", dir.path("admin.kubeconfig").display());
+    Ok(())
+}
+
+pub(crate) async fn channel(addr: &str, credential: Option<&Credential>, ca: &str) -> Result<Channel> {
+    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
+    let endpoint = Endpoint::from_shared(format!("https://{addr}"))?
+        .tls_config(pki::tls::tonic_client(credential, ca, host))?
+        .connect_timeout(Duration::from_secs(2));
+    endpoint.connect().await.with_context(|| format!("connecting to {addr}"))
+}
+
+/// Earns a certificate of the token's role and keeps it in `dir`.
+pub(crate) async fn join(
+    dir: &DataDir,
+    join: &Join,
+    role: Role,
+    name: &str,
+    alt_names: &[String],
+) -> Result<pb::IssueResponse> {
+    let token = Token::parse(&join.token).context("join.token")?;
+    if token.role != role {
+        bail!("the token is for a {}, this is a {}: see `balsa token`", token.role.name(), role.name());
+    }
+    let ca = pki::tls::fetch_ca(&join.server, &token.ca_digest).await?;
+    let (key, csr) = pki::signing_request(name, alt_names)?;
+    let mut client = CertificateAuthorityClient::new(channel(&join.server, None, &ca).await?);
+    let request = pb::IssueRequest { token: join.token.clone(), name: name.into(), csr };
+    let response = client.issue(request).await.map_err(|status| {
+        anyhow::anyhow!("{} refused the join: {}", join.server, status.message())
+    })?;
+    let issued = response.into_inner();
+    let credential = Credential { certificate: issued.certificate.clone(), key };
+    dir.save_credential(role.name(), &credential, &issued.ca)?;
+    Ok(issued)
+}

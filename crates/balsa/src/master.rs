@@ -1,0 +1,405 @@
+//! `balsa master`: wires the rooms of a master together.
+
+use crate::cluster_service::{self, ClusterService};
+use crate::config::MasterConfig;
+use crate::files::{Bootstrap, DataDir, Identity};
+use crate::join;
+use anyhow::{Context, Result, bail};
+use api::WorkerCall;
+use async_trait::async_trait;
+use authz::Role;
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use controllers::Facts;
+use dispatch::{DispatchService, Hub, Liveness, Peers, RelayService};
+use front::Front;
+use front::listen::{self, Caller};
+use front::workers::WorkerStream;
+use manager::FactSource;
+use objects::{Status, registry};
+use protos::cluster::certificate_authority_server::CertificateAuthorityServer;
+use protos::cluster::cluster_client::ClusterClient;
+use protos::cluster::cluster_server::ClusterServer;
+use protos::dispatch as pb;
+use raft_disk::RocksDisk;
+use raft_node::{Disk, Member, Node, Options, RaftService, TonicTransport};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// Followers tell the leader of their workers this often.
+const BEATS_EVERY: Duration = Duration::from_millis(500);
+/// Written to the Raft disk once this master belongs to a cluster: a folder with an identity but
+/// without this has lost its disk, and must not speak under its old id.
+const JOINED: &[u8] = b"Mjoined";
+
+pub(crate) fn run(path: &Path) -> Result<()> {
+    let config = MasterConfig::load(path)?;
+    let dir = DataDir::create(&config.data_dir)?;
+    // Consensus has threads of its own: no LIST may delay a heartbeat.
+    let raft_runtime = crate::multi_thread("raft", 2)?;
+    let api_runtime = crate::multi_thread("api", 2)?;
+    api_runtime.block_on(serve(config, dir, raft_runtime.handle().clone()))?;
+    raft_runtime.shutdown_background();
+    api_runtime.shutdown_background();
+    Ok(())
+}
+
+/// The identity and how it came: kept, or just earned with a token.
+async fn identity(config: &MasterConfig, dir: &DataDir) -> Result<(Identity, bool)> {
+    if let Some(identity) = dir.identity() {
+        if identity.name != config.name {
+            bail!("{} belongs to master {}, the configuration says {}", dir.0.display(), identity.name, config.name);
+        }
+        return Ok((identity, false));
+    }
+    let Some(join) = &config.join else {
+        bail!(
+            "{} is empty: make a new cluster with `balsa init --config FILE`, or set join.server and join.token \
+             (`balsa token` on a running cluster prints them)",
+            dir.0.display()
+        );
+    };
+    let issued = join::join(dir, join, Role::Master, &config.name, &config.alt_names()).await?;
+    let node_id = stdx::Rng::new(crate::seed()).next_u64() >> 11;
+    let identity = Identity { cluster_id: issued.cluster_id, node_id, name: config.name.clone() };
+    dir.save_identity(&identity)?;
+    Ok((identity, true))
+}
+
+async fn bind(config: &MasterConfig, port: u16) -> Result<TcpListener> {
+    // With a VIP the address may arrive later: listen on all. Otherwise only where told.
+    let host = if config.vip.is_some() { "0.0.0.0" } else { config.address.as_str() };
+    TcpListener::bind((host, port)).await.with_context(|| format!("listening on {host}:{port}"))
+}
+
+async fn serve(config: MasterConfig, dir: DataDir, raft_runtime: tokio::runtime::Handle) -> Result<()> {
+    let (identity, mut joining) = identity(&config, &dir).await?;
+    let ca = dir.ca()?;
+    let disk = Arc::new(RocksDisk::open(&dir.path("raft"))?);
+    let bootstrap: Option<Bootstrap> = dir.read("bootstrap.json").map(|text| serde_json::from_str(&text)).transpose()?;
+    let joined = disk.get(JOINED)?.is_some();
+    // An interrupted join goes on; a lost disk does not.
+    joining |= !joined && bootstrap.is_none() && config.join.is_some() && dir.path("joining").exists();
+    if joining {
+        dir.write("joining", "")?;
+    }
+    if !joined && bootstrap.is_none() && !joining {
+        bail!(
+            "the Raft storage in {} is empty, but this machine was already master {} (id {}). An emptied disk must not \
+             vote again: remove {} and start with a join token; it joins under a new id and replaces the old one",
+            dir.path("raft").display(),
+            identity.name,
+            identity.node_id,
+            dir.0.display()
+        );
+    }
+    let (stop_sender, stop) = watch::channel(false);
+
+    // Consensus and its listener, on their own threads.
+    let tls_dir = dir.clone();
+    let transport = Arc::new(TonicTransport::new(move || {
+        let credential = tls_dir.credential("master").ok();
+        let ca = tls_dir.ca().unwrap_or_default();
+        pki::tls::tonic_client(credential.as_ref(), &ca, "localhost")
+    }));
+    let options = Options {
+        cluster_id: identity.cluster_id.clone(),
+        node_id: identity.node_id,
+        name: identity.name.clone(),
+        profile: config.raft_profile()?,
+        seed: crate::seed(),
+        disk: disk.clone(),
+        transport,
+        spawn_writer: raft_node::spawn_thread(),
+        clock: Arc::new(crate::now),
+    };
+    let node = raft_runtime.spawn(Node::start(options)).await??;
+    let liveness = Arc::new(Liveness::default());
+    let hub = Hub::new(liveness.clone());
+    let peer_tls = tls_source(&dir, true)?;
+    let api_tls = tls_source(&dir, false)?;
+    let peer_routes = tonic::service::Routes::new(RaftService::server(node.clone()))
+        .add_service(RelayService::server(hub.clone()))
+        .into_axum_router()
+        .layer(axum::middleware::from_fn(guard));
+    let peer_listener = bind(&config, config.peer_port).await?.into_std()?;
+    let peer_stop = stop.clone();
+    raft_runtime.spawn(async move {
+        match TcpListener::from_std(peer_listener) {
+            Ok(listener) => listen::serve(listener, peer_tls, peer_routes, peer_stop).await,
+            Err(error) => tracing::error!(%error, "the peer listener cannot be used"),
+        }
+    });
+
+    // The API.
+    let store = node.store();
+    let front = Front::new(store.clone(), hub.clone(), Arc::new(crate::now), crate::seed());
+    let credential_dir = dir.clone();
+    let own_credential = dir.credential("master")?;
+    let cluster = Arc::new(ClusterService {
+        node: node.clone(),
+        front: front.clone(),
+        cluster_id: identity.cluster_id.clone(),
+        name: identity.name.clone(),
+        ca: ca.clone(),
+        credential: Arc::new(move || credential_dir.credential("master").unwrap_or_else(|_| own_credential.clone())),
+    });
+    hub.set_peers(Arc::new(PeerMasters { node: node.clone(), dir: dir.clone() }));
+    let (_, health) = tonic_health::server::health_reporter();
+    let reflection =
+        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(protos::DESCRIPTORS).build_v1()?;
+    let grpc = tonic::service::Routes::new(ClusterServer::from_arc(cluster.clone()))
+        .add_service(CertificateAuthorityServer::from_arc(cluster))
+        .add_service(DispatchService::server(front.clone(), hub.clone()))
+        .add_service(api_grpc::ObjectsService::server(front.clone()))
+        .add_service(health)
+        .add_service(reflection)
+        .into_axum_router();
+    let leadership = store.leadership();
+    let ready = Arc::new(move || leadership.borrow().leader.is_some());
+    let router = faces(grpc, api_rest::router(front.clone(), config.api_addr(), ready));
+    let api_listener = bind(&config, config.api_port).await?;
+    tokio::spawn(listen::serve(api_listener, api_tls, router, stop.clone()));
+    tracing::info!(name = %identity.name, api = %config.api_addr(), peer = %config.peer_addr(), "master started");
+
+    let own = Member { name: identity.name.clone(), peer_addr: config.peer_addr(), api_addr: config.api_addr() };
+    if let Some(bootstrap) = bootstrap {
+        found(&node, &front, &bootstrap, own, &ca).await?;
+        mark_joined(&*disk)?;
+        std::fs::remove_file(dir.path("bootstrap.json"))?;
+    } else if joining && let Some(join) = &config.join {
+        add_self(&dir, &join.server, &ca, identity.node_id, own).await?;
+        mark_joined(&*disk)?;
+        std::fs::remove_file(dir.path("joining"))?;
+        tracing::info!("joined the cluster");
+    }
+
+    let facts = Arc::new(LeaderFacts { liveness: liveness.clone(), front: front.clone(), ca });
+    tokio::spawn(manager::run(front, facts));
+    tokio::spawn(send_beats(node.clone(), liveness.clone()));
+    tokio::spawn(take_beats(node.clone(), liveness));
+    if let Some(vip) = config.vip.clone() {
+        tracing::warn!(address = %vip.address, "holding a VIP is not supported by this version; clients use the masters' own addresses");
+    }
+
+    let failed = tokio::select! {
+        signal = stop_signal() => {
+            signal?;
+            None
+        }
+        why = node.failed() => Some(why),
+    };
+    if let Some(why) = failed {
+        bail!("consensus stopped: {why}; this master must be started again");
+    }
+    tracing::info!("stopping: handing leadership over");
+    let planned = {
+        let node = node.clone();
+        raft_runtime.spawn(async move { node.hand_over().await })
+    };
+    planned.await?;
+    stop_sender.send_replace(true);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    node.shutdown().await;
+    Ok(())
+}
+
+fn mark_joined(disk: &dyn Disk) -> Result<()> {
+    let mut batch = raft_node::Batch::default();
+    batch.put(JOINED, b"1".to_vec());
+    disk.write(batch, true).context("recording that this master has joined")
+}
+
+pub(crate) async fn stop_signal() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
+
+/// The TLS configuration of a listener; renewed certificates are picked up when the files change.
+fn tls_source(dir: &DataDir, required: bool) -> Result<watch::Receiver<Arc<tokio_rustls::rustls::ServerConfig>>> {
+    let load = move |dir: &DataDir| -> Result<_> {
+        let (mut credential, ca) = (dir.credential("master")?, dir.ca()?);
+        // The chain ends in the CA, so that a joining machine can compare it with its token.
+        credential.certificate.push_str(&ca);
+        Ok(Arc::new(pki::tls::server(&credential, &ca, required)?))
+    };
+    let (sender, receiver) = watch::channel(load(dir)?);
+    let dir = dir.clone();
+    tokio::spawn(async move {
+        let mut seen = dir.read("master.crt");
+        loop {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            let now = dir.read("master.crt");
+            if now != seen {
+                match load(&dir) {
+                    Ok(config) => drop(sender.send_replace(config)),
+                    Err(error) => tracing::warn!(%error, "the renewed certificate cannot be used"),
+                }
+                seen = now;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+/// gRPC and REST on one port, told apart by content type; one guard before both.
+fn faces(grpc: Router, rest: Router) -> Router {
+    let choose = move |request: Request| {
+        let is_grpc = request.headers().get(http::header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+        let (grpc, rest) = (grpc.clone(), rest.clone());
+        async move {
+            use tower::ServiceExt;
+            let router = if is_grpc { grpc } else { rest };
+            match router.oneshot(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        }
+    };
+    Router::new().fallback(choose).layer(axum::middleware::from_fn(guard))
+}
+
+/// Services that ask for each call themselves, or that anybody may call.
+const UNGUARDED: [&str; 4] = [
+    "balsa.objects.v1.Objects",
+    "balsa.cluster.v1.CertificateAuthority",
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+];
+
+/// The role table at the door of every gRPC service.
+async fn guard(request: Request, next: Next) -> Response {
+    let is_grpc = request.headers().get(http::header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+    let path = request.uri().path().trim_start_matches('/').to_string();
+    let (service, method) = path.split_once('/').unwrap_or((path.as_str(), ""));
+    if !is_grpc || UNGUARDED.contains(&service) {
+        return next.run(request).await;
+    }
+    let caller = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
+    match caller {
+        None => tonic::Status::unauthenticated("a certificate of this cluster is needed").into_http::<axum::body::Body>().into_response(),
+        Some(identity) if authz::roles::may_call(&identity, service, method) => next.run(request).await,
+        Some(identity) => {
+            let why = format!("user {:?} may not call {service}/{method}", identity.user);
+            tonic::Status::permission_denied(why).into_http::<axum::body::Body>().into_response()
+        }
+    }
+}
+
+/// The first start after `init`: this master becomes the cluster.
+async fn found(node: &Node, front: &Front, bootstrap: &Bootstrap, own: Member, ca: &str) -> Result<()> {
+    if !node.is_initialized().await? {
+        node.initialize(own).await?;
+    }
+    let mut leadership = front.store.leadership();
+    let leading = leadership.wait_for(|now| now.active.is_some());
+    drop(tokio::time::timeout(Duration::from_secs(10), leading).await.context("the new cluster elects no leader")??);
+    cluster_service::store_bootstrap(front, bootstrap, ca).await.context("storing the cluster's authority")?;
+    tracing::info!("cluster initialized");
+    Ok(())
+}
+
+/// Asks the cluster to take this master in; tries until it does.
+async fn add_self(dir: &DataDir, server: &str, ca: &str, id: u64, own: Member) -> Result<()> {
+    let member = protos::cluster::Member {
+        id,
+        name: own.name,
+        peer_addr: own.peer_addr,
+        api_addr: own.api_addr,
+        ..Default::default()
+    };
+    let credential = dir.credential("master")?;
+    loop {
+        let attempt = async {
+            let channel = join::channel(server, Some(&credential), ca).await?;
+            let request = protos::cluster::AddMemberRequest { member: Some(member.clone()) };
+            Ok::<_, anyhow::Error>(ClusterClient::new(channel).add_member(request).await?)
+        };
+        match attempt.await {
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                let refused = error.downcast_ref::<tonic::Status>();
+                if let Some(status) = refused.filter(|status| status.code() == tonic::Code::FailedPrecondition) {
+                    bail!("the cluster refuses this master: {}", status.message());
+                }
+                tracing::info!(%error, "not taken in yet; trying again");
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+        }
+    }
+}
+
+/// The leader's facts: heartbeats of this master's sessions and of its peers'.
+struct LeaderFacts {
+    liveness: Arc<Liveness>,
+    front: Front,
+    ca: String,
+}
+
+impl FactSource for LeaderFacts {
+    fn facts(&self) -> Facts {
+        let view = self.front.store.view();
+        let nodes = view.list(registry::NODE, "", None).map(|record| record.key.name.to_string());
+        Facts { silent_ms: self.liveness.silent_ms(nodes), ca: self.ca.clone() }
+    }
+
+    fn took_office(&self) {
+        self.liveness.start_window();
+    }
+}
+
+async fn send_beats(node: Node, liveness: Arc<Liveness>) {
+    let mut ticks = tokio::time::interval(BEATS_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let leader = node.status().leader;
+        if leader.is_none() || leader == Some(node.id()) {
+            continue;
+        }
+        if let Err(error) = node.send_beats(liveness.own_silent_ms()).await {
+            tracing::debug!(%error, "the leader did not take the heartbeats; the next batch supersedes them");
+        }
+    }
+}
+
+async fn take_beats(node: Node, liveness: Arc<Liveness>) {
+    let mut beats = node.beats();
+    while beats.changed().await.is_ok() {
+        let reported = beats.borrow_and_update().clone();
+        liveness.reported(&reported);
+    }
+}
+
+/// Relays streams to the master that holds a worker's session: the first that says it does.
+struct PeerMasters {
+    node: Node,
+    dir: DataDir,
+}
+
+#[async_trait]
+impl Peers for PeerMasters {
+    async fn relay(&self, call: &WorkerCall, open: pb::OpenStream) -> Option<Result<WorkerStream, Status>> {
+        let (credential, ca) = (self.dir.credential("master").ok()?, self.dir.ca().ok()?);
+        for member in self.node.status().members {
+            if member.id == self.node.id() {
+                continue;
+            }
+            let Ok(channel) = join::channel(&member.member.peer_addr, Some(&credential), &ca).await else { continue };
+            if let Some(stream) = dispatch::ask(channel, &call.node, open.clone()).await {
+                return Some(stream);
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,166 @@
+//! The verbs of operators and users, over gRPC.
+
+use crate::kubeconfig::{self, Access};
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use objects::{Value, json};
+use protos::cluster as pb;
+use protos::cluster::cluster_client::ClusterClient;
+use std::path::PathBuf;
+use std::time::Duration;
+use tonic::transport::Channel;
+
+#[derive(clap::Args, Clone)]
+pub(crate) struct Where {
+    /// A kubeconfig; by default $KUBECONFIG, or the one of --dir.
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+    /// The folder of a development cluster.
+    #[arg(long, default_value = ".balsa")]
+    dir: PathBuf,
+}
+
+impl Where {
+    fn access(&self) -> Result<Access> {
+        let from_environment = || std::env::var_os("KUBECONFIG").map(PathBuf::from);
+        let own = self.dir.join("kubeconfig");
+        let path = self.kubeconfig.clone().or_else(|| own.exists().then_some(own)).or_else(from_environment);
+        kubeconfig::read(&path.unwrap_or_else(|| self.dir.join("kubeconfig")))
+    }
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// The cluster: its leader, term, members and their lag. Answers with any master down.
+    Status {
+        #[command(flatten)]
+        at: Where,
+        #[arg(short, long, default_value = "text")]
+        output: String,
+    },
+    /// Prints the tokens with which machines join.
+    Token {
+        #[command(flatten)]
+        at: Where,
+        #[arg(short, long, default_value = "text")]
+        output: String,
+    },
+    /// Shows or changes the group of masters.
+    Members {
+        #[command(flatten)]
+        at: Where,
+        /// Removes this member.
+        #[arg(long)]
+        remove: Option<String>,
+    },
+}
+
+pub(crate) fn run(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Status { at, output } => {
+            let status = cluster_status(&at.access()?)?;
+            if output == "json" {
+                println!("{}", serde_json::to_string_pretty(&status_json(&status))?);
+                return Ok(());
+            }
+            let leader = if status.leader.is_empty() { "none" } else { &status.leader };
+            println!("leader {leader}   term {}   revision {}   told by {}", status.term, status.revision, status.answered_by);
+            print_members(&status);
+            Ok(())
+        }
+        Verb::Token { at, output } => {
+            let tokens = tokens(&at.access()?)?;
+            if output == "json" {
+                println!("{}", json!({"master": tokens.master, "worker": tokens.worker}));
+            } else {
+                println!("master  {}\nworker  {}", tokens.master, tokens.worker);
+            }
+            Ok(())
+        }
+        Verb::Members { at, remove } => {
+            let access = at.access()?;
+            if let Some(name) = remove {
+                call(&access, async |channel| {
+                    let request = pb::RemoveMemberRequest { name: name.clone() };
+                    ClusterClient::new(channel).remove_member(request).await
+                })?;
+                println!("{name} is no longer a member");
+            }
+            print_members(&cluster_status(&access)?);
+            Ok(())
+        }
+    }
+}
+
+fn print_members(status: &pb::StatusResponse) {
+    println!("{:<12} {:<8} {:>6}  {:<22} {}", "NAME", "ROLE", "LAG", "API", "ID");
+    for member in &status.members {
+        let role = match (member.leader, member.voter) {
+            (true, _) => "leader",
+            (false, true) => "voter",
+            (false, false) => "learner",
+        };
+        let lag = member.lag.map_or("-".to_string(), |lag| lag.to_string());
+        println!("{:<12} {role:<8} {lag:>6}  {:<22} {:x}", member.name, member.api_addr, member.id);
+    }
+}
+
+pub(crate) fn status_json(status: &pb::StatusResponse) -> Value {
+    let member = |m: &pb::Member| {
+        json!({"name": m.name, "id": m.id, "apiAddress": m.api_addr, "peerAddress": m.peer_addr, "voter": m.voter,
+            "leader": m.leader, "lag": m.lag})
+    };
+    json!({
+        "clusterId": status.cluster_id, "leader": status.leader, "term": status.term, "revision": status.revision,
+        "lastIndex": status.last_index, "appliedIndex": status.applied_index, "answeredBy": status.answered_by,
+        "members": status.members.iter().map(member).collect::<Vec<_>>(),
+    })
+}
+
+/// Calls the first server that answers; only a failure to connect moves on to the next.
+fn call<T>(access: &Access, attempt: impl AsyncFn(Channel) -> Result<tonic::Response<T>, tonic::Status>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut last = None;
+        for server in &access.servers {
+            let connecting = crate::join::channel(server, Some(&access.credential), &access.ca);
+            let channel = match tokio::time::timeout(Duration::from_secs(1), connecting).await {
+                Ok(Ok(channel)) => channel,
+                Ok(Err(error)) => {
+                    last = Some(error);
+                    continue;
+                }
+                Err(_) => continue,
+            };
+            match tokio::time::timeout(Duration::from_secs(5), attempt(channel)).await {
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) if status.code() == tonic::Code::Unavailable => last = Some(status.into()),
+                Ok(Err(status)) => bail!("{}", status.message()),
+                Err(_) => last = Some(anyhow::anyhow!("{server} does not answer")),
+            }
+        }
+        Err(last.unwrap_or_else(|| anyhow::anyhow!("no server is named"))).context("no master answers")
+    })
+}
+
+pub(crate) fn cluster_status(access: &Access) -> Result<pb::StatusResponse> {
+    call(access, async |channel| ClusterClient::new(channel).status(pb::StatusRequest {}).await)
+}
+
+pub(crate) fn tokens(access: &Access) -> Result<pb::JoinTokensResponse> {
+    call(access, async |channel| ClusterClient::new(channel).join_tokens(pb::JoinTokensRequest {}).await)
+}
+
+/// The names of the nodes that are ready.
+pub(crate) fn ready_nodes(access: &Access) -> Result<Vec<String>> {
+    use protos::objects::objects_client::ObjectsClient;
+    let key = protos::objects::Key { resource: "nodes".into(), ..Default::default() };
+    let list = call(access, async |channel| {
+        let request = protos::objects::ListRequest { key: Some(key.clone()), ..Default::default() };
+        ObjectsClient::new(channel).list(request).await
+    })?;
+    let parse = |item: &protos::objects::Object| serde_json::from_slice::<Value>(&item.json).unwrap_or_default();
+    let nodes: Vec<Value> = list.items.iter().map(parse).collect();
+    let ready = nodes.iter().filter(|node| objects::kinds::node::condition(node, "Ready") == "True");
+    Ok(ready.map(|node| objects::ValueExt::text(node, "metadata.name").to_string()).collect())
+}

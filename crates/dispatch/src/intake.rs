@@ -1,0 +1,132 @@
+//! Taking in what workers report: nodes, pod statuses, events.
+//!
+//! A worker reports for its own node only; the session says which that is.
+
+use front::Front;
+use objects::{Key, Record, Status, Value, ValueExt, json, registry};
+use protos::dispatch as pb;
+use state::{Op, Outcome, Txn};
+
+/// A report that loses a race against another write is decided again this often.
+const RACES_MAX: usize = 10;
+
+fn parse(what: &str, bytes: &[u8]) -> Result<Value, Status> {
+    serde_json::from_slice(bytes).map_err(|error| Status::bad_request(format!("{what}: {error}")))
+}
+
+/// Proposes what `decide` makes of the record until it holds; `None` means nothing to do.
+async fn update(front: &Front, key: &Key, decide: impl Fn(&Record) -> Option<Op>) -> Result<(), store::Error> {
+    let mut view = front.store.view();
+    for _ in 0..RACES_MAX {
+        let Some(record) = view.get(key) else { return Ok(()) };
+        let Some(op) = decide(record) else { return Ok(()) };
+        match front.store.propose(Txn { ops: vec![op], ..Txn::default() }).await? {
+            Outcome::Applied(_) => return Ok(()),
+            Outcome::Refused(_) => view = front.store.read().await?,
+        }
+    }
+    Err(store::Error::Unavailable(format!("{key} changes too fast")))
+}
+
+/// Creates or refreshes the Node of a worker that opens a session.
+pub(crate) async fn hello(front: &Front, name: &str, hello: &pb::Hello) -> Result<(), Status> {
+    let mut reported = parse("node", &hello.node)?;
+    if reported.text("metadata.name") != name {
+        let asked = reported.text("metadata.name");
+        return Err(Status::forbidden(registry::must(registry::NODE), asked, &format!("this certificate is for node {name}")));
+    }
+    let unavailable = |error: store::Error| Status::unavailable(error.to_string());
+    let view = front.store.read().await.map_err(unavailable)?;
+    let key = Key::new(registry::NODE, "", name);
+    if view.get(&key).is_none() {
+        let mut rng = front.rng();
+        let mut context = api::Context { now: front.now(), rng: &mut rng };
+        reported.set("metadata.annotations", json!({"balsa.dev/boot-id": hello.boot_id}));
+        let (op, checks) = api::creation(reported.clone(), registry::must(registry::NODE), &view, &mut context)?;
+        let txn = Txn { ops: vec![op], checks, ..Txn::default() };
+        match front.store.propose(txn).await.map_err(unavailable)? {
+            Outcome::Applied(_) => return Ok(()),
+            Outcome::Refused(refusal) => tracing::debug!(?refusal, "another session created the node"),
+        }
+    }
+    update(front, &key, |record| {
+        let mut node = record.value();
+        for (label, value) in reported.at("metadata.labels").as_object().into_iter().flatten() {
+            node.object("metadata.labels").insert(label.clone(), value.clone());
+        }
+        node.object("metadata.annotations").insert("balsa.dev/boot-id".into(), hello.boot_id.as_str().into());
+        for field in ["spec.podCIDRs", "spec.podCIDR"] {
+            if !reported.at(field).is_null() {
+                node.set(field, reported.at(field).clone());
+            }
+        }
+        merge_node_status(&mut node, reported.at("status"));
+        api::change(record, node)
+    })
+    .await
+    .map_err(unavailable)
+}
+
+/// Takes a node's status over; a condition that says the same keeps its times, so that a report
+/// without news writes nothing.
+fn merge_node_status(node: &mut Value, status: &Value) {
+    let mut status = status.clone();
+    let old = node.items("status.conditions").to_vec();
+    for condition in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+        let same = |o: &&Value| {
+            ["type", "status", "reason", "message"].iter().all(|field| o.text(field) == condition.text(field))
+        };
+        if let Some(old) = old.iter().find(same) {
+            *condition = old.clone();
+        }
+    }
+    node.set("status", status);
+}
+
+pub(crate) async fn node_status(front: &Front, name: &str, report: &pb::NodeStatus) -> Result<(), Status> {
+    let status = parse("node status", &report.status)?;
+    let key = Key::new(registry::NODE, "", name);
+    let updated = update(front, &key, |record| {
+        let mut node = record.value();
+        merge_node_status(&mut node, &status);
+        api::change(record, node)
+    });
+    updated.await.map_err(|error| Status::unavailable(error.to_string()))
+}
+
+/// Stores a pod's status, or removes the pod once it has stopped. An error means: not stored, the
+/// worker will say it again.
+pub(crate) async fn pod_status(front: &Front, node: &str, report: &pb::PodStatus) -> Result<(), Status> {
+    let status = parse("pod status", &report.status)?;
+    let key = Key::new(registry::POD, &report.namespace, &report.name);
+    let decide = |record: &Record| {
+        // A pod of another uid or node is none of this worker's business.
+        if record.header.uid != report.uid || record.header.node_name.as_deref() != Some(node) {
+            return None;
+        }
+        let mut pod = record.value();
+        if report.stopped && record.header.deletion.is_some() {
+            pod.set("metadata.deletionGracePeriodSeconds", 0);
+            if record.header.finalizers.is_empty() {
+                return Some(Op::Delete { key: record.key.clone(), assumed: record.header.revision });
+            }
+        }
+        let scheduled = pod.items("status.conditions").iter().find(|c| c.text("type") == "PodScheduled").cloned();
+        pod.set("status", status.clone());
+        if let Some(scheduled) = scheduled {
+            api::set_condition(&mut pod, scheduled);
+        }
+        api::change(record, pod)
+    };
+    update(front, &key, decide).await.map_err(|error| Status::unavailable(error.to_string()))
+}
+
+pub(crate) async fn event(front: &Front, report: &pb::Event) -> Result<(), Status> {
+    let object = parse("event", &report.event)?;
+    let view = front.store.view();
+    let mut rng = front.rng();
+    let mut context = api::Context { now: front.now(), rng: &mut rng };
+    let (op, checks) = api::creation(object, registry::must(registry::EVENT), &view, &mut context)?;
+    let txn = Txn { ops: vec![op], checks, ..Txn::default() };
+    front.store.propose(txn).await.map(drop).map_err(|error| Status::unavailable(error.to_string()))
+}

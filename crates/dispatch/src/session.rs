@@ -1,0 +1,282 @@
+//! A worker's session: assignments down, reports up.
+
+use crate::{DOWN_MAX, Down, Hub, intake};
+use front::Front;
+use front::listen::Caller;
+use front::workers::Frame;
+use futures::{Stream, StreamExt};
+use objects::{Key, Record, Value, ValueExt, registry};
+use protos::dispatch as pb;
+use protos::dispatch::dispatch_server::{Dispatch, DispatchServer};
+use protos::dispatch::{from_worker, to_worker};
+use state::View;
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// A session whose worker is not heard for this long is ended.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// A master without a leader for this long ends its sessions, so that workers move.
+const LEADERLESS_MAX: Duration = Duration::from_secs(2);
+/// Orders assignments across restores of the cluster from a backup.
+const EPOCH: u64 = 1;
+
+pub struct DispatchService {
+    front: Front,
+    hub: Arc<Hub>,
+}
+
+impl DispatchService {
+    pub fn server(front: Front, hub: Arc<Hub>) -> DispatchServer<DispatchService> {
+        DispatchServer::new(DispatchService { front, hub })
+            .max_decoding_message_size(64 << 20)
+            .max_encoding_message_size(64 << 20)
+    }
+}
+
+/// The node a caller speaks for.
+fn node_of<T>(request: &Request<T>) -> Result<String, Status> {
+    let caller = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
+    let identity = caller.ok_or_else(|| Status::unauthenticated("a worker's certificate is needed"))?;
+    match identity.node() {
+        Some(node) => Ok(node.to_string()),
+        None => Err(Status::permission_denied(format!("user {:?} is not a worker", identity.user))),
+    }
+}
+
+type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Dispatch for DispatchService {
+    type SessionStream = Outgoing<pb::ToWorker>;
+
+    async fn session(&self, request: Request<Streaming<pb::FromWorker>>) -> Result<Response<Self::SessionStream>, Status> {
+        let node = node_of(&request)?;
+        let mut incoming = request.into_inner();
+        let first = incoming.next().await.ok_or_else(|| Status::invalid_argument("the session ended before its hello"))??;
+        let Some(from_worker::Message::Hello(hello)) = first.message else {
+            return Err(Status::invalid_argument("the first message of a session must be a hello"));
+        };
+        intake::hello(&self.front, &node, &hello).await.map_err(|status| match status.code {
+            403 => Status::permission_denied(status.message),
+            500.. => Status::unavailable(status.message),
+            _ => Status::invalid_argument(status.message),
+        })?;
+        let (down, receiver) = mpsc::channel(DOWN_MAX);
+        let number = self.hub.register(&node, down.clone());
+        self.hub.liveness.beat(&node);
+        tracing::info!(%node, "worker session opened");
+        let (front, hub) = (self.front.clone(), self.hub.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = take_in(&front, &hub, &node, incoming, &down) => {}
+                () = send_assignments(&front, &node, &down) => {}
+                () = down.closed() => {}
+                () = leaderless(&front) => tracing::info!(%node, "no leader: the session is ended so that the worker moves"),
+            }
+            hub.unregister(&node, number);
+            hub.liveness.session_ended(&node);
+            tracing::info!(%node, "worker session closed");
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    type StreamStream = Outgoing<pb::Frame>;
+
+    async fn stream(&self, request: Request<Streaming<pb::Frame>>) -> Result<Response<Self::StreamStream>, Status> {
+        node_of(&request)?;
+        let mut incoming = request.into_inner();
+        let first = incoming.next().await.ok_or_else(|| Status::invalid_argument("a stream starts with its id"))??;
+        let id = String::from_utf8_lossy(&first.data).into_owned();
+        let (from_client, to_client) =
+            self.hub.opened(&id).ok_or_else(|| Status::not_found("no such stream is waited for"))?;
+        tokio::spawn(async move {
+            while let Some(Ok(frame)) = incoming.next().await {
+                if to_client.send(Frame { channel: frame.channel, data: frame.data }).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let outgoing = ReceiverStream::new(from_client).map(|frame| Ok(pb::Frame { channel: frame.channel, data: frame.data }));
+        Ok(Response::new(Box::pin(outgoing)))
+    }
+}
+
+async fn leaderless(front: &Front) {
+    let mut leadership = front.store.leadership();
+    loop {
+        if leadership.wait_for(|now| now.leader.is_none()).await.is_err() {
+            return;
+        }
+        let back = leadership.wait_for(|now| now.leader.is_some());
+        if tokio::time::timeout(LEADERLESS_MAX, back).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn take_in(front: &Front, hub: &Arc<Hub>, node: &str, mut incoming: Streaming<pb::FromWorker>, down: &Down) {
+    loop {
+        let message = match tokio::time::timeout(SILENCE_MAX, incoming.next()).await {
+            Ok(Some(Ok(message))) => message,
+            Ok(Some(Err(error))) => return tracing::debug!(%node, %error, "session failed"),
+            Ok(None) => return,
+            Err(_) => return tracing::info!(%node, "worker is silent"),
+        };
+        hub.liveness.beat(node);
+        match message.message {
+            Some(from_worker::Message::Heartbeat(_)) | Some(from_worker::Message::Hello(_)) => {}
+            Some(from_worker::Message::PodStatus(report)) => {
+                // Each pod's reports are few and in order; different pods need not wait for each other.
+                let (front, node, down) = (front.clone(), node.to_string(), down.clone());
+                tokio::spawn(async move {
+                    let (uid, sequence) = (report.uid.clone(), report.sequence);
+                    let stored = loop {
+                        match intake::pod_status(&front, &node, &report).await {
+                            Ok(()) => break true,
+                            Err(status) if status.code < 500 => {
+                                tracing::warn!(%node, %status, "a pod status was refused");
+                                break true;
+                            }
+                            Err(status) => tracing::debug!(%node, %status, "a pod status is not stored yet"),
+                        }
+                        if down.is_closed() {
+                            break false;
+                        }
+                    };
+                    if stored {
+                        let ack = to_worker::Message::Ack(pb::Ack { uid, sequence });
+                        drop(down.send(Ok(pb::ToWorker { message: Some(ack) })).await);
+                    }
+                });
+            }
+            Some(from_worker::Message::NodeStatus(report)) => {
+                if let Err(status) = intake::node_status(front, node, &report).await {
+                    tracing::debug!(%node, %status, "a node status was not stored; the next one will be");
+                }
+            }
+            Some(from_worker::Message::Event(report)) => {
+                let front = front.clone();
+                tokio::spawn(async move {
+                    if let Err(status) = intake::event(&front, &report).await {
+                        tracing::debug!(%status, "an event was not stored");
+                    }
+                });
+            }
+            None => tracing::warn!(%node, "a message of an unknown kind; this master is older than the worker"),
+        }
+    }
+}
+
+/// The ConfigMaps and Secrets a pod refers to, as they are.
+fn references(view: &View, pod: &Value) -> Vec<Arc<Record>> {
+    let namespace = pod.text("metadata.namespace");
+    let mut keys = Vec::new();
+    let mut add = |kind, name: &str| {
+        if !name.is_empty() {
+            keys.push(Key::new(kind, namespace, name));
+        }
+    };
+    let spec = pod.at("spec");
+    for container in spec.items("containers").iter().chain(spec.items("initContainers")) {
+        for variable in container.items("env") {
+            add(registry::CONFIG_MAP, variable.text("valueFrom.configMapKeyRef.name"));
+            add(registry::SECRET, variable.text("valueFrom.secretKeyRef.name"));
+        }
+        for from in container.items("envFrom") {
+            add(registry::CONFIG_MAP, from.text("configMapRef.name"));
+            add(registry::SECRET, from.text("secretRef.name"));
+        }
+    }
+    for volume in spec.items("volumes") {
+        for source in std::iter::once(volume).chain(volume.items("projected.sources")) {
+            add(registry::CONFIG_MAP, source.text("configMap.name"));
+            add(registry::SECRET, source.text("secret.secretName"));
+            add(registry::SECRET, source.text("secret.name"));
+        }
+    }
+    keys.sort();
+    keys.dedup();
+    keys.iter().filter_map(|key| view.get(key)).cloned().collect()
+}
+
+/// What the worker has been sent of a pod: everything but its status, which is the worker's own.
+fn fingerprint(pod: &Value, objects: &[Arc<Record>]) -> String {
+    let revisions: Vec<String> = objects.iter().map(|record| format!("{}@{}", record.key, record.header.revision)).collect();
+    format!("{}{}{}{}", pod.at("spec"), pod.at("metadata.deletionTimestamp"), pod.at("metadata.labels"), revisions.join(","))
+}
+
+async fn send_assignments(front: &Front, node: &str, down: &Down) {
+    let mut pods = front.store.watch(registry::POD);
+    let mut maps = front.store.watch(registry::CONFIG_MAP);
+    let mut secrets = front.store.watch(registry::SECRET);
+    let mut nodes = front.store.watch(registry::NODE);
+    // The opening set is the truth as of now: without a quorum none is sent.
+    let Ok(mut view) = front.store.read().await else { return };
+    let mut sent: BTreeMap<String, String> = BTreeMap::new();
+    let mut peers_sent: Option<Vec<pb::Peer>> = None;
+    let mut complete = true;
+    loop {
+        let mut changed = Vec::new();
+        let mut present = Vec::new();
+        for record in view.pods_of_node(node) {
+            let pod = record.value();
+            let objects = references(&view, &pod);
+            let uid = record.header.uid.to_string();
+            let print = fingerprint(&pod, &objects);
+            present.push(uid.clone());
+            if sent.get(&uid) != Some(&print) {
+                sent.insert(uid, print);
+                changed.push(pb::Assignment {
+                    pod: record.json.clone(),
+                    objects: objects.iter().map(|object| object.json.clone()).collect(),
+                });
+            }
+        }
+        let removed: Vec<String> = sent.keys().filter(|uid| !present.contains(uid)).cloned().collect();
+        removed.iter().for_each(|uid| drop(sent.remove(uid)));
+        if complete || !changed.is_empty() || !removed.is_empty() {
+            let revision = view.revision().0;
+            let message = pb::Assignments { epoch: EPOCH, revision, complete, changed, removed };
+            let message = pb::ToWorker { message: Some(to_worker::Message::Assignments(message)) };
+            if down.send(Ok(message)).await.is_err() {
+                return;
+            }
+            complete = false;
+        }
+        let peers = peers(&view, node);
+        if peers_sent.as_ref() != Some(&peers) {
+            let message = to_worker::Message::Peers(pb::Peers { peers: peers.clone() });
+            if down.send(Ok(pb::ToWorker { message: Some(message) })).await.is_err() {
+                return;
+            }
+            peers_sent = Some(peers);
+        }
+        let changed = tokio::select! {
+            changed = pods.changed() => changed,
+            changed = maps.changed() => changed,
+            changed = secrets.changed() => changed,
+            changed = nodes.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+        view = front.store.view();
+    }
+}
+
+fn peers(view: &View, own: &str) -> Vec<pb::Peer> {
+    let others = view.list(registry::NODE, "", None).filter(|record| record.key.name != own);
+    let peer = |record: &Arc<Record>| {
+        let node = record.value();
+        let addresses = node.items("status.addresses");
+        let address = addresses.iter().find(|a| a.text("type") == "InternalIP").map_or("", |a| a.text("address"));
+        let cidrs = node.items("spec.podCIDRs").iter().filter_map(Value::as_str).map(ToString::to_string);
+        pb::Peer { node: record.key.name.to_string(), address: address.into(), pod_cidrs: cidrs.collect() }
+    };
+    others.map(peer).collect()
+}

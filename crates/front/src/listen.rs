@@ -1,0 +1,102 @@
+//! Listening: TLS, HTTP/1.1 and HTTP/2 on one port, with the caller's identity attached.
+
+use authz::Identity;
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tower::Service;
+
+/// A client that does not finish its TLS handshake by then is dropped.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// Connections served at once; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 10_000;
+
+/// The caller, as its verified certificate names it; absent when it showed none. An extension of
+/// every request.
+#[derive(Clone, Debug)]
+pub struct Caller(pub Option<Identity>);
+
+/// Serves `router` until `stop` turns true. `tls` is watched, so that renewed certificates are used
+/// for new connections.
+pub async fn serve(
+    listener: TcpListener,
+    tls: watch::Receiver<Arc<ServerConfig>>,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) {
+    let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped(&mut stop) => return,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, or a connection that died in the queue.
+                tracing::warn!(%error, "accepting a connection failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let acceptor = TlsAcceptor::from(tls.borrow().clone());
+        let (router, stop) = (router.clone(), stop.clone());
+        tokio::spawn(async move {
+            let _slot = slot;
+            connection(stream, peer, acceptor, router, stop).await;
+        });
+    }
+}
+
+async fn connection(
+    stream: tokio::net::TcpStream,
+    peer: SocketAddr,
+    acceptor: TlsAcceptor,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
+    }
+    let stream = match tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
+        Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
+    };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let caller = Caller(certificate.and_then(|der| pki::identity_of(der).ok()));
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(caller.clone());
+        router.clone().call(request)
+    });
+    let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    builder.http2().max_concurrent_streams(1000).keep_alive_interval(Some(Duration::from_secs(10)));
+    builder.http2().timer(hyper_util::rt::TokioTimer::new());
+    builder.http1().timer(hyper_util::rt::TokioTimer::new());
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    tokio::select! {
+        result = serving.as_mut() => {
+            if let Err(error) = result {
+                tracing::debug!(%peer, %error, "connection ended");
+            }
+        }
+        () = stopped(&mut stop) => {
+            serving.as_mut().graceful_shutdown();
+            // Long watches do not end by themselves; clients reconnect elsewhere.
+            drop(tokio::time::timeout(Duration::from_millis(300), serving).await);
+        }
+    }
+}
+
+/// Returns once `stop` is true, or its sender is gone.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
+}

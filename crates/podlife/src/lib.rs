@@ -1,0 +1,372 @@
+//! A worker's brain: what a pod should be, what was observed of it, and the time; out come actions,
+//! the status to report and when to look again.
+//!
+//! Pure. The states and who may move what stand in docs/design/pod-life.md.
+
+mod probes;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use probes::{ProbeKind, ProbeState, answered};
+
+use objects::{Timestamp, Value, ValueExt};
+use std::collections::BTreeMap;
+use stdx::Backoff;
+
+/// Kubernetes' restart and pull back-off: 10 s doubling to 5 min, forgiven after 10 min of running.
+pub const BACKOFF: Backoff = Backoff::new(10_000, 300_000);
+const FORGIVEN_AFTER_MS: i64 = 600_000;
+
+/// One attempt at a container, as the runtime tells of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed {
+    pub name: String,
+    pub attempt: u32,
+    pub id: String,
+    pub image: String,
+    pub state: State,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum State {
+    Created,
+    Running { started: Timestamp },
+    Exited { started: Timestamp, finished: Timestamp, code: i32, reason: String },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sandbox {
+    pub id: String,
+    pub attempt: u32,
+    pub ready: bool,
+    pub ips: Vec<String>,
+}
+
+/// What the runtime has of one pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct World {
+    /// The newest sandbox.
+    pub sandbox: Option<Sandbox>,
+    /// Every attempt still known, in any order.
+    pub containers: Vec<Observed>,
+}
+
+impl World {
+    /// The newest attempt at a container.
+    pub fn latest(&self, name: &str) -> Option<&Observed> {
+        self.containers.iter().filter(|c| c.name == name).max_by_key(|c| c.attempt)
+    }
+
+    fn previous(&self, name: &str, attempt: u32) -> Option<&Observed> {
+        self.containers.iter().filter(|c| c.name == name && c.attempt < attempt).max_by_key(|c| c.attempt)
+    }
+}
+
+/// Why a container could not be started; kept until the next try.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// `ErrImagePull`, `CreateContainerConfigError`, `RunContainerError`, …
+    pub reason: String,
+    pub message: String,
+    pub n_failures: u32,
+    pub at: Timestamp,
+}
+
+/// What the brain remembers of a pod between steps. Lost at a restart of the worker, and rebuilt.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// By container name.
+    pub failures: BTreeMap<String, Failure>,
+    /// By container id and kind.
+    pub probes: BTreeMap<(String, ProbeKind), ProbeState>,
+    /// By container name: attempts up to here are forgiven.
+    forgiven: BTreeMap<String, u32>,
+    /// Containers being stopped because a probe failed.
+    condemned: Vec<String>,
+    started: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    StartSandbox { attempt: u32 },
+    /// Ends the sandbox and everything in it, and forgets its containers.
+    RemoveSandbox { id: String },
+    /// Frees what a finished pod holds, keeping its containers for their logs.
+    StopSandbox { id: String },
+    /// Gets the image as the pull policy says, then creates and starts the container.
+    StartContainer { name: String, attempt: u32 },
+    StopContainer { id: String, name: String, grace_s: i64 },
+    RemoveContainer { id: String },
+    Probe { container: String, id: String, kind: ProbeKind },
+}
+
+/// Something to tell people: an Event's type, reason and message, and the container it is about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Note {
+    pub ty: &'static str,
+    pub reason: &'static str,
+    pub message: String,
+    pub container: String,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Step {
+    pub actions: Vec<Action>,
+    /// The whole PodStatus.
+    pub status: Value,
+    /// Every process has ended and everything is removed: the pod may go.
+    pub stopped: bool,
+    pub wake: Option<Timestamp>,
+    pub notes: Vec<Note>,
+}
+
+impl Step {
+    fn wake_at(&mut self, at: Timestamp) {
+        self.wake = Some(self.wake.map_or(at, |sooner| sooner.min(at)));
+    }
+}
+
+/// The containers of a pod, each with whether it is an init container.
+fn containers(pod: &Value) -> impl Iterator<Item = (&Value, bool)> {
+    let inits = pod.items("spec.initContainers").iter().map(|container| (container, true));
+    inits.chain(pod.items("spec.containers").iter().map(|container| (container, false)))
+}
+
+/// Decides. `pod` is as assigned; `removed` when the cluster no longer knows it.
+pub fn step(pod: &Value, removed: bool, world: &World, memory: &mut Memory, now: Timestamp, host_ip: &str) -> Step {
+    let mut step = Step::default();
+    memory.started.get_or_insert_with(|| Timestamp::parse(pod.text("status.startTime")).unwrap_or(now));
+    let deleting = removed || !pod.at("metadata.deletionTimestamp").is_null();
+    let phase_was = pod.text("status.phase");
+    let terminal = ["Succeeded", "Failed"].contains(&phase_was);
+    if deleting {
+        stop(pod, removed, world, now, &mut step);
+    } else if terminal {
+        rest(world, &mut step);
+    } else if past_deadline(pod, memory, now, &mut step) {
+        stop_all(world, grace(pod), &mut step);
+    } else {
+        run(pod, world, memory, now, &mut step);
+    }
+    step.status = status::status(pod, world, memory, now, host_ip);
+    if !deleting && ["Succeeded", "Failed"].contains(&step.status.text("phase")) && step.actions.is_empty() {
+        rest(world, &mut step);
+    }
+    step
+}
+
+fn grace(pod: &Value) -> i64 {
+    pod.at("spec.terminationGracePeriodSeconds").as_i64().unwrap_or(30).max(0)
+}
+
+fn is_running(container: &Observed) -> bool {
+    matches!(container.state, State::Running { .. } | State::Created)
+}
+
+fn stop_all(world: &World, grace_s: i64, step: &mut Step) {
+    for container in world.containers.iter().filter(|container| is_running(container)) {
+        step.notes.push(Note {
+            ty: "Normal",
+            reason: "Killing",
+            message: format!("Stopping container {}", container.name),
+            container: container.name.clone(),
+        });
+        step.actions.push(Action::StopContainer { id: container.id.clone(), name: container.name.clone(), grace_s });
+    }
+}
+
+/// The way out: stop what runs, remove what is left, then say so.
+fn stop(pod: &Value, removed: bool, world: &World, now: Timestamp, step: &mut Step) {
+    let own = pod.at("metadata.deletionGracePeriodSeconds").as_i64();
+    let left = match Timestamp::parse(pod.text("metadata.deletionTimestamp")) {
+        // The deadline is absolute: a worker that was away does not start counting again.
+        Some(deadline) if !removed => (deadline.since_ms(now) / 1000).clamp(0, own.unwrap_or(grace(pod))),
+        _ => grace(pod),
+    };
+    if world.containers.iter().any(is_running) {
+        stop_all(world, left.max(1), step);
+    } else if let Some(sandbox) = &world.sandbox {
+        step.actions.push(Action::RemoveSandbox { id: sandbox.id.clone() });
+    } else {
+        step.stopped = true;
+    }
+}
+
+/// A finished pod keeps its containers (for logs) and nothing else.
+fn rest(world: &World, step: &mut Step) {
+    if let Some(sandbox) = world.sandbox.as_ref().filter(|sandbox| sandbox.ready) {
+        if world.containers.iter().any(is_running) {
+            stop_all(world, 1, step);
+        } else {
+            step.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
+        }
+    }
+}
+
+fn past_deadline(pod: &Value, memory: &Memory, now: Timestamp, step: &mut Step) -> bool {
+    let (Some(seconds), Some(started)) = (pod.at("spec.activeDeadlineSeconds").as_i64(), memory.started) else {
+        return false;
+    };
+    let deadline = started.plus_secs(seconds);
+    if now < deadline {
+        step.wake_at(deadline);
+    }
+    now >= deadline
+}
+
+/// Keeps a live pod as it should be.
+fn run(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &mut Step) {
+    match &world.sandbox {
+        Some(sandbox) if sandbox.ready => {}
+        Some(lost) if world.containers.iter().any(is_running) && !lost.ready => {
+            // The sandbox died under its containers: everything starts over in a new one.
+            step.actions.push(Action::RemoveSandbox { id: lost.id.clone() });
+            return;
+        }
+        Some(lost) => {
+            if may_still_run(pod, world) {
+                step.actions.push(Action::RemoveSandbox { id: lost.id.clone() });
+            }
+            return;
+        }
+        None => {
+            match memory.failures.get("") {
+                Some(failure) if now < retry_at(failure) => step.wake_at(retry_at(failure)),
+                _ => step.actions.push(Action::StartSandbox { attempt: next_sandbox(pod) }),
+            }
+            return;
+        }
+    }
+    let mut inits_done = true;
+    for (container, is_init) in containers(pod) {
+        let name = container.text("name");
+        if !is_init && !inits_done {
+            break;
+        }
+        let latest = world.latest(name);
+        match latest.map(|latest| &latest.state) {
+            Some(State::Running { .. }) => {
+                if !is_init {
+                    probes::run(container, latest.expect("it runs"), memory, now, step);
+                } else {
+                    inits_done = false;
+                }
+            }
+            Some(State::Created) => inits_done &= !is_init,
+            Some(State::Exited { code: 0, .. }) if is_init => {}
+            Some(State::Exited { started, finished, code, .. }) => {
+                inits_done &= !is_init;
+                let latest = latest.expect("it exited");
+                if restarts(pod, is_init, *code) {
+                    if finished.since_ms(*started) > FORGIVEN_AFTER_MS {
+                        memory.forgiven.insert(name.into(), latest.attempt);
+                    }
+                    restart(pod, name, latest, *finished, memory, now, step);
+                }
+            }
+            None => {
+                inits_done &= !is_init;
+                start(pod, name, world, memory, now, step);
+            }
+        }
+        // Init containers run one after the other.
+        if is_init && !inits_done {
+            break;
+        }
+    }
+    sweep(world, step);
+}
+
+fn next_sandbox(pod: &Value) -> u32 {
+    let restarts = containers(pod).filter_map(|(c, _)| status::old_status(pod, c.text("name")));
+    restarts.filter_map(|old| old.at("restartCount").as_u64()).max().map_or(0, |n| n as u32 + 1)
+}
+
+/// Whether a pod whose sandbox is gone has anything left to do.
+fn may_still_run(pod: &Value, world: &World) -> bool {
+    containers(pod).any(|(container, is_init)| {
+        match world.latest(container.text("name")).map(|latest| &latest.state) {
+            Some(State::Exited { code: 0, .. }) if is_init => false,
+            Some(State::Exited { code, .. }) => restarts(pod, is_init, *code),
+            _ => true,
+        }
+    })
+}
+
+fn restarts(pod: &Value, is_init: bool, code: i32) -> bool {
+    match pod.text("spec.restartPolicy") {
+        "Never" => false,
+        "OnFailure" => code != 0,
+        _ => !is_init || code != 0,
+    }
+}
+
+fn retry_at(failure: &Failure) -> Timestamp {
+    // Configuration that is missing may appear any moment: look often. Images are backed off.
+    let ms = match failure.reason.as_str() {
+        "CreateContainerConfigError" => 2_000,
+        "SandboxError" => BACKOFF.delay_ms(failure.n_failures).min(10_000) / 5,
+        _ => BACKOFF.delay_ms(failure.n_failures),
+    };
+    failure.at.plus_ms(ms as i64)
+}
+
+/// The first start here of a container: attempt 0, or past what the cluster remembers of it.
+fn start(pod: &Value, name: &str, _: &World, memory: &Memory, now: Timestamp, step: &mut Step) {
+    if let Some(failure) = memory.failures.get(name)
+        && now < retry_at(failure)
+    {
+        return step.wake_at(retry_at(failure));
+    }
+    let before = status::old_status(pod, name).filter(|old| !old.text("containerID").is_empty());
+    // Without a restart policy, what ran and vanished does not run again.
+    if before.is_some() && pod.text("spec.restartPolicy") == "Never" {
+        return;
+    }
+    let attempt = before.and_then(|old| old.at("restartCount").as_u64()).map_or(0, |n| n as u32 + 1);
+    step.actions.push(Action::StartContainer { name: name.into(), attempt });
+}
+
+fn restart(
+    pod: &Value,
+    name: &str,
+    latest: &Observed,
+    finished: Timestamp,
+    memory: &Memory,
+    now: Timestamp,
+    step: &mut Step,
+) {
+    let failure_at = memory.failures.get(name).map(retry_at);
+    let forgiven = memory.forgiven.get(name).copied().unwrap_or(0);
+    let delay = BACKOFF.delay_ms(latest.attempt.saturating_sub(forgiven));
+    let due = finished.plus_ms(delay as i64).max(failure_at.unwrap_or_default());
+    if now < due {
+        step.wake_at(due);
+        return;
+    }
+    if delay > 0 {
+        step.notes.push(Note {
+            ty: "Warning",
+            reason: "BackOff",
+            message: format!(
+                "Back-off restarting failed container {name} in pod {}_{}({})",
+                pod.text("metadata.name"),
+                pod.text("metadata.namespace"),
+                pod.text("metadata.uid")
+            ),
+            container: name.into(),
+        });
+    }
+    step.actions.push(Action::StartContainer { name: name.into(), attempt: latest.attempt + 1 });
+}
+
+/// Attempts older than the previous one are of no use to anybody.
+fn sweep(world: &World, step: &mut Step) {
+    for container in &world.containers {
+        let newest = world.latest(&container.name).map_or(0, |latest| latest.attempt);
+        if container.attempt + 1 < newest && !is_running(container) {
+            step.actions.push(Action::RemoveContainer { id: container.id.clone() });
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The container-runtime port and its implementations.
+//!
+//! `process` needs no root and no image: a container is the command as a child process group. It
+//! isolates nothing, and says so. `containerd` speaks CRI. Both pass one contract test.
+
+mod process;
+pub mod shim;
+
+pub use process::ProcessRuntime;
+
+use async_trait::async_trait;
+use objects::Timestamp;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The image is not here and could not be got.
+    #[error("{0}")]
+    Image(String),
+    #[error("{0}")]
+    NotFound(String),
+    #[error("{0}")]
+    Failed(String),
+    #[error("{action} {path}")]
+    Io { action: &'static str, path: String, source: std::io::Error },
+}
+
+/// A pod's sandbox as asked for.
+#[derive(Clone, Debug, Default)]
+pub struct SandboxSpec {
+    pub uid: String,
+    pub name: String,
+    pub namespace: String,
+    pub attempt: u32,
+    pub hostname: String,
+    pub host_network: bool,
+    /// Holds the containers' log files.
+    pub log_dir: PathBuf,
+    pub dns_servers: Vec<String>,
+    pub host_ports: Vec<(u16, u16, String)>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Mount {
+    pub host: PathBuf,
+    pub container: String,
+    pub read_only: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ContainerSpec {
+    pub name: String,
+    pub attempt: u32,
+    pub image: String,
+    pub command: Vec<String>,
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub working_dir: String,
+    pub mounts: Vec<Mount>,
+    /// Relative to the sandbox's log folder.
+    pub log_file: String,
+    /// Thousandths of a CPU, and bytes.
+    pub cpu_request_milli: Option<i64>,
+    pub cpu_limit_milli: Option<i64>,
+    pub memory_limit: Option<i64>,
+    pub privileged: bool,
+    pub run_as_user: Option<i64>,
+    pub read_only_root: bool,
+    pub tty: bool,
+    pub stdin: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum ContainerState {
+    Created,
+    Running { started: Timestamp },
+    Exited { started: Timestamp, finished: Timestamp, code: i32, reason: String },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContainerInfo {
+    pub id: String,
+    pub name: String,
+    pub attempt: u32,
+    pub image: String,
+    pub state: ContainerState,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SandboxInfo {
+    pub id: String,
+    pub uid: String,
+    pub name: String,
+    pub namespace: String,
+    pub attempt: u32,
+    pub ready: bool,
+    pub ips: Vec<String>,
+    pub containers: Vec<ContainerInfo>,
+}
+
+/// What a command run in a container said.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ExecOutput {
+    pub code: i32,
+    pub output: Vec<u8>,
+}
+
+/// A command attached to streams: frames of (channel, bytes), channels as in `v5.channel.k8s.io`.
+pub struct ExecStream {
+    pub input: tokio::sync::mpsc::Sender<(u32, bytes::Bytes)>,
+    pub output: tokio::sync::mpsc::Receiver<(u32, bytes::Bytes)>,
+    /// The exit code, once the command has ended.
+    pub exit: tokio::sync::oneshot::Receiver<Result<i32, Error>>,
+}
+
+#[async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    /// For `nodeInfo.containerRuntimeVersion`.
+    fn version(&self) -> String;
+    /// The node's conditions depend on it.
+    async fn healthy(&self) -> Result<(), Error>;
+    /// Every sandbox with its containers.
+    async fn list(&self) -> Result<Vec<SandboxInfo>, Error>;
+    async fn start_sandbox(&self, spec: &SandboxSpec) -> Result<String, Error>;
+    /// Ends everything in a sandbox; its containers stay known. Unknown ids are fine.
+    async fn stop_sandbox(&self, id: &str) -> Result<(), Error>;
+    /// Ends and forgets a sandbox and its containers. Unknown ids are fine.
+    async fn remove_sandbox(&self, id: &str) -> Result<(), Error>;
+    async fn image_present(&self, image: &str) -> Result<bool, Error>;
+    async fn pull_image(&self, image: &str) -> Result<(), Error>;
+    async fn start_container(&self, sandbox: &str, pod: &SandboxSpec, spec: &ContainerSpec) -> Result<String, Error>;
+    /// TERM, then KILL after `grace`. Returns when it has ended. Unknown ids are fine.
+    async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), Error>;
+    async fn remove_container(&self, id: &str) -> Result<(), Error>;
+    /// Runs a command to its end, at most `timeout`.
+    async fn exec_sync(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput, Error>;
+    async fn exec(&self, id: &str, command: &[String], tty: bool, stdin: bool) -> Result<ExecStream, Error>;
+}
+
+/// Environment variables as a map, the last of a name winning.
+pub(crate) fn env_map(env: &[(String, String)]) -> BTreeMap<String, String> {
+    env.iter().cloned().collect()
+}
