@@ -180,7 +180,11 @@ fn files(sources: &Sources, source: &str, spec: &Value) -> Result<Vec<(String, V
             let name = if spec.text("secretName").is_empty() { spec.text("name") } else { spec.text("secretName") };
             let Some(object) = sources.find(kind, name) else {
                 let optional = spec.at("optional") == true;
-                return if optional { Ok(Vec::new()) } else { Err(format!("{} {name:?} not found", kind.to_lowercase())) };
+                return if optional {
+                    Ok(Vec::new())
+                } else {
+                    Err(format!("{} {name:?} not found", kind.to_lowercase()))
+                };
             };
             let mut all = entries(object);
             if spec.items("items").is_empty() {
@@ -236,7 +240,8 @@ pub(crate) fn mounts(
         let Some(volume) = volumes.iter().find(|volume| volume.text("name") == name) else {
             return Err(format!("volume {name:?} not found"));
         };
-        let source = volume.as_object().into_iter().flatten().find(|(field, value)| *field != "name" && !value.is_null());
+        let source =
+            volume.as_object().into_iter().flatten().find(|(field, value)| *field != "name" && !value.is_null());
         let Some((source, spec)) = source else { return Err(format!("volume {name:?} has no source")) };
         let host = match source.as_str() {
             "hostPath" => {
@@ -270,11 +275,7 @@ pub(crate) fn mounts(
             "" => host,
             sub => host.join(sub),
         };
-        mounts.push(Mount {
-            host,
-            container: mount.text("mountPath").into(),
-            read_only: mount.at("readOnly") == true,
-        });
+        mounts.push(Mount { host, container: mount.text("mountPath").into(), read_only: mount.at("readOnly") == true });
     }
     Ok(mounts)
 }

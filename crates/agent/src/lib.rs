@@ -71,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) newest: Mutex<(u64, u64)>,
     pub(crate) peers: watch::Sender<Vec<pb::Peer>>,
     pub(crate) health: watch::Sender<Option<String>>,
+    /// Held while the assignments are written, so that an older set never lands on a newer one.
+    saving: Mutex<()>,
 }
 
 impl Shared {
@@ -116,6 +118,7 @@ impl Shared {
 
     /// Keeps the assignments for a restart without masters.
     fn save(&self) {
+        let _saving = self.saving.lock();
         let pods: Vec<Value> = self
             .pods
             .lock()
@@ -137,8 +140,7 @@ impl Shared {
     fn load(&self) -> Vec<Assignment> {
         let Ok(bytes) = std::fs::read(self.assignments_path()) else { return Vec::new() };
         let saved: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        *self.newest.lock() =
-            (saved.at("epoch").as_u64().unwrap_or(0), saved.at("revision").as_u64().unwrap_or(0));
+        *self.newest.lock() = (saved.at("epoch").as_u64().unwrap_or(0), saved.at("revision").as_u64().unwrap_or(0));
         let assignment = |item: &Value| Assignment {
             pod: item.at("pod").clone(),
             objects: item.items("objects").to_vec(),
@@ -234,6 +236,7 @@ pub async fn run(options: Options, mut stop: watch::Receiver<bool>) {
         newest: Mutex::default(),
         peers: watch::Sender::new(Vec::new()),
         health: watch::Sender::new(None),
+        saving: Mutex::default(),
     });
     shared.refresh().await;
     for assignment in shared.load() {

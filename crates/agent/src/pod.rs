@@ -14,6 +14,8 @@ use tokio::sync::{mpsc, watch};
 
 /// A pull that takes longer fails and is tried again.
 const PULL_MAX: Duration = Duration::from_secs(600);
+/// After an action the brain looks again this soon: long enough that a failing one does not spin.
+const AGAIN: Duration = Duration::from_millis(50);
 
 pub(crate) fn log_dir(shared: &Shared, uid: &str) -> PathBuf {
     shared.options.dir.join("logs").join(uid)
@@ -68,6 +70,7 @@ struct Task<'a> {
     sequence: u64,
     reported: Option<(Value, bool)>,
     answers: mpsc::Sender<(String, String, ProbeKind, Result<(), String>)>,
+    n_events: std::sync::atomic::AtomicU64,
 }
 
 /// Lives a pod from its assignment until it is gone.
@@ -75,8 +78,16 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
     let assignment = assigned.borrow_and_update().clone();
     let uid = assignment.uid();
     let (answers, mut answered) = mpsc::channel(16);
-    let mut task =
-        Task { shared, assignment, uid, memory: Memory::default(), sequence: 0, reported: None, answers };
+    let mut task = Task {
+        shared,
+        assignment,
+        uid,
+        memory: Memory::default(),
+        sequence: 0,
+        reported: None,
+        answers,
+        n_events: Default::default(),
+    };
     let mut worlds = shared.worlds.subscribe();
     loop {
         let list = worlds.borrow_and_update().clone();
@@ -96,18 +107,30 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
         for note in &step.notes {
             task.tell(note).await;
         }
-        let acted = !step.actions.is_empty();
-        for action in step.actions {
-            let keep = matches!(action, Action::Probe { .. });
+        let mut acted = false;
+        // Containers are stopped together; a shorter grace that comes meanwhile is decided on anew.
+        let (stops, rest): (Vec<Action>, Vec<Action>) =
+            step.actions.into_iter().partition(|action| matches!(action, Action::StopContainer { .. }));
+        if !stops.is_empty() {
+            acted = true;
+            tokio::select! {
+                () = task.stop(stops) => {}
+                changed = assigned.changed() => if changed.is_ok() { assigned.mark_changed() },
+            }
+            shared.refresh().await;
+        }
+        for action in rest {
+            let is_probe = matches!(action, Action::Probe { .. });
             task.perform(action, &world).await;
-            if !keep {
+            if !is_probe {
+                acted = true;
                 shared.refresh().await;
             }
         }
-        if acted && assigned.has_changed().is_ok_and(|changed| !changed) && !step.stopped && worlds.has_changed().unwrap_or(false) {
-            continue;
-        }
         let wake_in = step.wake.map(|at| Duration::from_millis(at.since_ms(shared.now()).max(1) as u64));
+        // What was done, or failed, is to be told: look again soon, even if the runtime shows no change.
+        let soon = acted.then_some(AGAIN);
+        let wake_in = wake_in.into_iter().chain(soon).min();
         let timer = async {
             match wake_in {
                 Some(wake_in) => tokio::time::sleep(wake_in).await,
@@ -187,7 +210,7 @@ impl Task<'_> {
         let now = self.shared.now().rfc3339();
         let node = &self.shared.options.node.name;
         let event = json!({
-            "metadata": {"generateName": format!("{}.", pod.text("metadata.name")), "namespace": pod.at("metadata.namespace")},
+            "metadata": {"name": self.event_name(), "namespace": pod.at("metadata.namespace")},
             "involvedObject": {
                 "apiVersion": "v1", "kind": "Pod", "name": pod.at("metadata.name"),
                 "namespace": pod.at("metadata.namespace"), "uid": self.uid,
@@ -202,6 +225,13 @@ impl Task<'_> {
         if self.shared.up.try_send(message).is_err() {
             tracing::debug!(reason = note.reason, "an event was dropped");
         }
+    }
+
+    /// Names that sort in the order of what happened.
+    fn event_name(&self) -> String {
+        let n = self.n_events.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let base: String = self.assignment.pod.text("metadata.name").chars().take(200).collect();
+        format!("{base}.{:012x}{n:04x}", self.shared.now().0)
     }
 
     async fn note(&self, ty: &'static str, reason: &'static str, message: String, container: &str) {
@@ -245,17 +275,20 @@ impl Task<'_> {
             Action::StartSandbox { attempt } => match runtime.start_sandbox(&self.sandbox_spec(attempt)).await {
                 Ok(_) => drop(self.memory.failures.remove("")),
                 Err(error) => {
-                    self.note("Warning", "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"), "").await;
+                    self.note(
+                        "Warning",
+                        "FailedCreatePodSandBox",
+                        format!("Failed to create pod sandbox: {error}"),
+                        "",
+                    )
+                    .await;
                     self.fail("", "SandboxError", error.to_string());
                 }
             },
             Action::RemoveSandbox { id } => self.warn("removing a sandbox", runtime.remove_sandbox(&id).await),
             Action::StopSandbox { id } => self.warn("stopping a sandbox", runtime.stop_sandbox(&id).await),
             Action::RemoveContainer { id } => self.warn("removing a container", runtime.remove_container(&id).await),
-            Action::StopContainer { id, grace_s, .. } => {
-                let grace = Duration::from_secs(u64::try_from(grace_s).unwrap_or(0));
-                self.warn("stopping a container", runtime.stop_container(&id, grace).await);
-            }
+            Action::StopContainer { .. } => self.stop(vec![action]).await,
             Action::StartContainer { name, attempt } => match self.start(&name, attempt, world).await {
                 Ok(()) => drop(self.memory.failures.remove(&name)),
                 Err((reason, message)) => {
@@ -275,6 +308,17 @@ impl Task<'_> {
         }
     }
 
+    /// Stops containers side by side.
+    async fn stop(&self, stops: Vec<Action>) {
+        let runtime = &self.shared.options.runtime;
+        let one = async |action: Action| {
+            let Action::StopContainer { id, grace_s, .. } = action else { return };
+            let grace = Duration::from_secs(u64::try_from(grace_s).unwrap_or(0));
+            self.warn("stopping a container", runtime.stop_container(&id, grace).await);
+        };
+        futures::future::join_all(stops.into_iter().map(one)).await;
+    }
+
     /// A failed clean-up is tried again by the next step, which still sees what is left.
     fn warn(&self, what: &str, result: Result<(), Error>) {
         if let Err(error) = result {
@@ -292,7 +336,9 @@ impl Task<'_> {
         let config = |message: String| ("CreateContainerConfigError", message);
         let env = environment::variables(&self.assignment, &container, &address, &ip).map_err(config)?;
         let mounts = match self.shared.options.can_mount {
-            true => environment::mounts(&self.assignment, &container, &self.volumes(), &address, &ip).map_err(config)?,
+            true => {
+                environment::mounts(&self.assignment, &container, &self.volumes(), &address, &ip).map_err(config)?
+            }
             false => {
                 if attempt == 0 && !container.items("volumeMounts").is_empty() {
                     let why = "the process runtime does not mount volumes; use the containerd runtime for that";
@@ -307,7 +353,8 @@ impl Task<'_> {
         };
         let amount = |path: &str| Quantity::parse(container.text(path));
         let security = container.at("securityContext");
-        let user = security.at("runAsUser").as_i64().or(self.assignment.pod.at("spec.securityContext.runAsUser").as_i64());
+        let user =
+            security.at("runAsUser").as_i64().or(self.assignment.pod.at("spec.securityContext.runAsUser").as_i64());
         let spec = ContainerSpec {
             name: name.into(),
             attempt,
@@ -344,7 +391,8 @@ impl Task<'_> {
                 Err(("ErrImageNeverPull", message))
             }
             ("Never", true) | ("IfNotPresent", true) => {
-                self.note("Normal", "Pulled", format!("Container image {image:?} already present on machine"), name).await;
+                self.note("Normal", "Pulled", format!("Container image {image:?} already present on machine"), name)
+                    .await;
                 Ok(())
             }
             (_, present) => {
@@ -363,7 +411,9 @@ impl Task<'_> {
                     }
                     // `Always` means "ask for news"; an image that is here and cannot be asked about runs.
                     Err(error) if present => {
-                        let message = format!("Container image {image:?} already present on machine; asking for a newer one failed: {error}");
+                        let message = format!(
+                            "Container image {image:?} already present on machine; asking for a newer one failed: {error}"
+                        );
                         self.note("Warning", "Pulled", message, name).await;
                         Ok(())
                     }

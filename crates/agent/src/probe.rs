@@ -70,7 +70,8 @@ async fn http(container: &Value, get: &Value, pod_ip: &str) -> Result<(), String
     if get.text("scheme") == "HTTPS" {
         return Ok(());
     }
-    let mut request = format!("GET {path} HTTP/1.1\r\nHost: {}:{}\r\nUser-Agent: kube-probe/1.36\r\n", address.0, address.1);
+    let mut request =
+        format!("GET {path} HTTP/1.1\r\nHost: {}:{}\r\nUser-Agent: kube-probe/1.36\r\n", address.0, address.1);
     for header in get.items("httpHeaders") {
         request.push_str(&format!("{}: {}\r\n", header.text("name"), header.text("value")));
     }

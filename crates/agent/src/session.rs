@@ -14,6 +14,8 @@ use tonic::transport::{Channel, Endpoint};
 const BEAT: Duration = Duration::from_secs(1);
 /// The node's status is reported this often even when nothing changed.
 const NODE_STATUS_EVERY: Duration = Duration::from_secs(10);
+/// The first one of a session comes sooner: the leader may have called the node silent until just now.
+const NODE_STATUS_FIRST: Duration = Duration::from_millis(1500);
 /// A master that does not take the connection by then is passed over.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// Between two tries of the same list of masters.
@@ -37,7 +39,8 @@ pub(crate) async fn keep(shared: &Arc<Shared>, mut up: mpsc::Receiver<from_worke
 
 pub(crate) async fn connect(shared: &Shared, master: &str) -> Result<DispatchClient<Channel>, tonic::Status> {
     let refused = |error: tonic::transport::Error| tonic::Status::unavailable(format!("{error:?}"));
-    let endpoint = Endpoint::from_shared(format!("https://{master}")).and_then(|e| e.tls_config((shared.options.tls)()));
+    let endpoint =
+        Endpoint::from_shared(format!("https://{master}")).and_then(|e| e.tls_config((shared.options.tls)()));
     let endpoint = endpoint.map_err(refused)?;
     let endpoint = endpoint
         .tcp_nodelay(true)
@@ -60,10 +63,7 @@ async fn hold(
 ) -> Result<(), tonic::Status> {
     let mut client = connect(shared, master).await?;
     let (sender, receiver) = mpsc::channel(64);
-    let hello = pb::Hello {
-        boot_id: shared.options.boot_id.clone(),
-        node: node::node(shared).to_string().into(),
-    };
+    let hello = pb::Hello { boot_id: shared.options.boot_id.clone(), node: node::node(shared).to_string().into() };
     let closed = |_| tonic::Status::unavailable("the session closed");
     sender.send(from(from_worker::Message::Hello(hello))).await.map_err(closed)?;
     let outgoing = tokio_stream::wrappers::ReceiverStream::new(receiver);
@@ -73,17 +73,25 @@ async fn hold(
         .into_inner();
     tracing::info!(%master, "session opened");
     let mut beats = tokio::time::interval(BEAT);
-    let mut statuses = tokio::time::interval_at(tokio::time::Instant::now() + NODE_STATUS_EVERY, NODE_STATUS_EVERY);
+    let mut statuses = tokio::time::interval_at(tokio::time::Instant::now() + NODE_STATUS_FIRST, NODE_STATUS_EVERY);
     let mut unacked = shared.unacked_changed.subscribe();
     let mut health = shared.health.subscribe();
     // What earlier sessions did not get acknowledged goes first.
     unacked.mark_changed();
-    let mut sent: std::collections::BTreeMap<String, u64> = Default::default();
+    // One report of a pod at a time, the next once that one is stored: reports never overtake each other.
+    let mut in_flight: std::collections::BTreeMap<String, u64> = Default::default();
     loop {
         tokio::select! {
             message = incoming.next() => match message {
                 None => return Ok(()),
-                Some(message) => handle(shared, master, message?).await,
+                Some(message) => {
+                    let message = message?;
+                    if let Some(to_worker::Message::Ack(ack)) = &message.message {
+                        in_flight.remove(&ack.uid);
+                        unacked.mark_changed();
+                    }
+                    handle(shared, master, message).await;
+                }
             },
             _ = beats.tick() => {
                 let beat = from_worker::Message::Heartbeat(pb::Heartbeat {});
@@ -99,10 +107,10 @@ async fn hold(
                 unacked.borrow_and_update();
                 let fresh: Vec<pb::PodStatus> = {
                     let unacked = shared.unacked.lock();
-                    unacked.values().filter(|s| sent.get(&s.uid) != Some(&s.sequence)).cloned().collect()
+                    unacked.values().filter(|s| !in_flight.contains_key(&s.uid)).cloned().collect()
                 };
                 for status in fresh {
-                    sent.insert(status.uid.clone(), status.sequence);
+                    in_flight.insert(status.uid.clone(), status.sequence);
                     sender.send(from(from_worker::Message::PodStatus(status))).await.map_err(closed)?;
                 }
             }

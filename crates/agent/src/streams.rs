@@ -10,6 +10,9 @@ use tokio::sync::mpsc;
 
 pub(crate) const STDOUT: u32 = 1;
 const ERROR: u32 = 3;
+const CLOSE: u32 = 255;
+/// A reader that does not take the rest by then is cut off.
+const DRAIN_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 
 pub(crate) async fn serve(shared: &Arc<Shared>, master: &str, open: pb::OpenStream) -> Result<(), tonic::Status> {
     let mut client = session::connect(shared, master).await?;
@@ -27,6 +30,16 @@ pub(crate) async fn serve(shared: &Arc<Shared>, master: &str, open: pb::OpenStre
         let reason = if code == 404 { "NotFound" } else { "InternalError" };
         let status = json!({"metadata": {}, "status": "Failure", "message": message, "reason": reason, "code": code});
         drop(sender.send(pb::Frame { channel: ERROR, data: status.to_string().into() }).await);
+    } else if open.what == "log" {
+        // A log that is whole says so: a stream that breaks off must not look like its end.
+        drop(sender.send(pb::Frame { channel: CLOSE, data: bytes::Bytes::from_static(&[1]) }).await);
+    }
+    // Hanging up at once would cancel the call and lose what is still on its way: say that this side
+    // has ended, and wait for the master to end the other.
+    drop(sender);
+    let drained = async { while let Some(Ok(_)) = incoming.next().await {} };
+    if tokio::time::timeout(DRAIN_MAX, drained).await.is_err() {
+        tracing::debug!("the master did not end the stream in time");
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use crate::{object, request};
 use api::Verb;
 use api::watch::{Shown, Watch};
 use authz::Identity;
-use front::workers::{ERROR, Frame, STDOUT};
+use front::workers::{CLOSE, ERROR, Frame, STDOUT};
 use front::{Answer, Front};
 use futures::{Stream, StreamExt};
 use objects::{Value, ValueExt};
@@ -119,13 +119,14 @@ pub(crate) async fn logs(
         return Err(Status::internal("not a stream"));
     };
     let worker = front.workers.open(&call).await.map_err(|status| to_tonic(&status))?;
-    let chunks = futures::stream::unfold(worker, |mut worker| async move {
-        let frame = worker.from_worker.recv().await?;
-        let chunk = match frame.channel {
-            STDOUT => Ok(pb::LogChunk { data: frame.data }),
-            _ => Err(failure(&frame.data)),
-        };
-        Some((chunk, worker))
+    let chunks = futures::stream::unfold(Some(worker), |worker| async move {
+        let mut worker = worker?;
+        match worker.from_worker.recv().await {
+            Some(frame) if frame.channel == STDOUT => Some((Ok(pb::LogChunk { data: frame.data }), Some(worker))),
+            Some(frame) if frame.channel == CLOSE => None,
+            Some(frame) => Some((Err(failure(&frame.data)), None)),
+            None => Some((Err(Status::unavailable("the log stream broke off")), None)),
+        }
     });
     Ok(Response::new(Box::pin(chunks)))
 }

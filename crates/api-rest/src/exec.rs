@@ -46,7 +46,13 @@ async fn carry(socket: WebSocket, worker: WorkerStream) {
         }
     };
     let downstream = async {
-        while let Some(frame) = from_worker.recv().await {
+        loop {
+            // A stream that ends without a status has broken off: that is not a success.
+            let broken = || Frame {
+                channel: ERROR,
+                data: Status::internal("the worker's stream broke off").to_json().to_string().into(),
+            };
+            let frame = from_worker.recv().await.unwrap_or_else(broken);
             let ends = frame.channel == ERROR;
             let channel = u8::try_from(frame.channel).unwrap_or(CLOSE as u8);
             let mut message = Vec::with_capacity(frame.data.len() + 1);

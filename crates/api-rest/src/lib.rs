@@ -4,6 +4,7 @@
 
 mod exec;
 mod path;
+mod protobuf;
 mod stream;
 
 use api::table::{self, Include};
@@ -267,17 +268,19 @@ fn options(query: &[(String, String)]) -> Result<Options, Status> {
     })
 }
 
-const WRITE_TYPES: [&str; 2] = ["application/json", "application/yaml"];
+const WRITE_TYPES: [&str; 3] = ["application/json", "application/yaml", PROTOBUF];
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const PATCH_TYPES: [&str; 3] =
     ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
 
 async fn read_body(request: &mut Request, headers: &HeaderMap, body: Body) -> Result<(), Status> {
-    let bytes = Limited::new(body, api::BODY_BYTES_MAX).collect().await.map_err(|error| {
-        match error.is::<http_body_util::LengthLimitError>() {
+    let bytes =
+        Limited::new(body, api::BODY_BYTES_MAX).collect().await.map_err(|error| match error
+            .is::<http_body_util::LengthLimitError>(
+        ) {
             true => Status::too_large(api::BODY_BYTES_MAX),
             false => Status::bad_request(format!("the body could not be read: {error}")),
-        }
-    })?;
+        })?;
     let bytes = bytes.to_bytes();
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let media = content_type.split(';').next().unwrap_or("").trim();
@@ -295,12 +298,14 @@ async fn read_body(request: &mut Request, headers: &HeaderMap, body: Body) -> Re
                 .map_err(|error| Status::bad_request(format!("the object provided is not valid YAML: {error}")))?;
             value.to_string().into()
         }
+        PROTOBUF if !bytes.is_empty() => {
+            let value = protobuf::decode(&bytes)
+                .map_err(|error| Status::bad_request(format!("the object provided is not valid protobuf: {error}")))?;
+            value.to_string().into()
+        }
         "" | "application/json" => bytes,
         _ if request.verb == Verb::Patch => bytes,
-        other if bytes.is_empty() => {
-            let _ = other;
-            bytes
-        }
+        _ if bytes.is_empty() => bytes,
         other => return Err(Status::unsupported_media(other, &WRITE_TYPES)),
     };
     request.body = ParsedBody::parse(&json)?;

@@ -119,6 +119,9 @@ mod tests {
 
     #[test]
     fn queries_are_decoded() {
-        assert_eq!(query("a=b%2Cc&d=x+y&e"), [("a", "b,c"), ("d", "x y"), ("e", "")].map(|(k, v)| (k.into(), v.into())));
+        assert_eq!(
+            query("a=b%2Cc&d=x+y&e"),
+            [("a", "b,c"), ("d", "x y"), ("e", "")].map(|(k, v)| (k.into(), v.into()))
+        );
     }
 }

@@ -5,8 +5,8 @@ use api::table::{self, Include};
 use api::watch::{Shown, Watch};
 use axum::body::{Body, Bytes};
 use axum::response::Response;
-use front::workers::{ERROR, STDOUT};
 use front::Front;
+use front::workers::{CLOSE, ERROR, STDOUT};
 use futures::stream;
 use http::header;
 use objects::{Status, Value, json};
@@ -156,12 +156,18 @@ pub(crate) async fn log(front: &Front, call: &WorkerCall) -> Result<Response, St
     if let Some(frame) = first.as_ref().filter(|frame| frame.channel == ERROR) {
         return Err(status_of_frame(&frame.data));
     }
-    let body = stream::unfold((first, worker), |(first, mut worker)| async move {
+    let body = stream::unfold(Some((first, worker)), |state| async move {
+        let (first, mut worker) = state?;
         let frame = match first {
             Some(frame) => Some(frame),
             None => worker.from_worker.recv().await,
-        }?;
-        (frame.channel == STDOUT).then_some((Ok::<_, std::convert::Infallible>(frame.data), (None, worker)))
+        };
+        match frame {
+            Some(frame) if frame.channel == STDOUT => Some((Ok(frame.data), Some((None, worker)))),
+            Some(frame) if frame.channel == CLOSE => None,
+            // Broken off: the client must not take what it has for all there is.
+            Some(_) | None => Some((Err(std::io::Error::other("the log stream broke off")), None)),
+        }
     });
     let mut response = Response::new(Body::from_stream(body));
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));

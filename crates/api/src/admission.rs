@@ -39,9 +39,8 @@ pub(crate) fn admit_pod(pod: &mut Value, view: &View) -> Result<(), Status> {
 
 /// Resolves the priority class to a number, as the Priority admission plugin does.
 fn admit_priority(pod: &mut Value, view: &View) -> Result<(), Status> {
-    let forbidden = |pod: &Value, why: &str| {
-        Err(Status::forbidden(registry::must(registry::POD), pod.text("metadata.name"), why))
-    };
+    let forbidden =
+        |pod: &Value, why: &str| Err(Status::forbidden(registry::must(registry::POD), pod.text("metadata.name"), why));
     let class = pod.text("spec.priorityClassName").to_string();
     let (priority, policy) = if class.is_empty() {
         let default = view.list(registry::PRIORITY_CLASS, "", None).map(|record| record.value());

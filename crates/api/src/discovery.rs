@@ -58,7 +58,8 @@ pub fn legacy_root(core: bool, server: &str) -> Value {
             "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": server}],
         });
     }
-    let all: Vec<Value> = groups().keys().filter(|group| !group.is_empty()).map(|group| group_document(group)).collect();
+    let all: Vec<Value> =
+        groups().keys().filter(|group| !group.is_empty()).map(|group| group_document(group)).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": all})
 }
 
@@ -117,6 +118,9 @@ pub fn resources(group: &str, version: &str) -> Option<Value> {
 
 /// Collections are deleted one by one by clients; the verb exists for every kind but namespaces.
 fn verbs(kind: &Kind) -> Vec<&'static str> {
+    if kind.read_only.is_some() {
+        return vec!["get", "list", "watch"];
+    }
     let mut verbs = VERBS.to_vec();
     if kind.id != registry::NAMESPACE {
         verbs.insert(2, "deletecollection");
@@ -143,7 +147,8 @@ pub fn aggregated(core: bool) -> Value {
 fn of_version(group: &str, version: &str) -> Vec<Value> {
     let resource = |served: Served| {
         let kind = served.kind;
-        let kind_reference = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+        let kind_reference =
+            |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
         let subs: Vec<Value> = subresources(kind)
             .into_iter()
             .map(|(name, sub_kind, sub_group, sub_version, verbs)| {

@@ -20,8 +20,8 @@ mod tests;
 
 pub use list::ListReply;
 pub use request::{Body, Context, Options, Patch, Request, Verb};
-pub use write::{bind_object, change, creation, deletion, set_condition, success};
 pub use step::{Pending, Reply, Step, WorkerCall, concluded, step};
+pub use write::{bind_object, change, creation, deletion, set_condition, success};
 
 /// The largest object stored, as in Kubernetes (etcd's request limit): 1.5 MiB.
 pub const OBJECT_BYTES_MAX: usize = 3 << 19;

@@ -73,11 +73,11 @@ pub(crate) fn list(request: &Request, view: &View, _: &mut Context) -> Result<Li
     let filter = Filter::of(request)?;
     let (view, start) = if options.continue_token.is_empty() {
         match (options.resource_version, options.resource_version_match.as_str()) {
-            (Some(revision), "Exact") if revision > 0 => {
-                (view.at(kind.id, Revision(revision)).map_err(expired)?, None)
-            }
+            (Some(revision), "Exact") if revision > 0 => (view.at(kind.id, Revision(revision)).map_err(expired)?, None),
             (None, "Exact") | (Some(0), "Exact") => {
-                return Err(Status::bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided"));
+                return Err(Status::bad_request(
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                ));
             }
             _ => (view.clone(), None),
         }

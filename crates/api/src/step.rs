@@ -23,10 +23,17 @@ pub enum Step {
 #[derive(Debug, Clone)]
 pub enum Reply {
     /// One object as stored; `created` makes it a 201.
-    Object { json: Bytes, created: bool, warnings: Vec<String> },
+    Object {
+        json: Bytes,
+        created: bool,
+        warnings: Vec<String>,
+    },
     List(ListReply),
     /// A value that is not a stored object: a Scale, a Status of success.
-    Value { value: Value, created: bool },
+    Value {
+        value: Value,
+        created: bool,
+    },
 }
 
 /// What is to be answered once a proposal is applied.
@@ -66,6 +73,10 @@ fn decide(request: &Request, view: &View, context: &mut Context) -> Result<Step,
     authorize(request, view)?;
     if !request.subresource.is_empty() && !crate::discovery::has_subresource(kind, &request.subresource) {
         return Err(Status::new(404, "NotFound", "the server could not find the requested resource"));
+    }
+    let reads = matches!(request.verb, Verb::Get | Verb::List | Verb::Watch);
+    if let Some(why) = kind.read_only.filter(|_| !reads) {
+        return Err(Status { message: why.into(), ..Status::method_not_allowed() });
     }
     match (request.verb, request.subresource.as_str()) {
         (Verb::Get, "log") | (Verb::Get | Verb::Create, "exec") => read::worker_call(request, view),

@@ -12,11 +12,15 @@ pub enum Include {
 }
 
 fn definitions(kind: &Kind) -> Value {
-    let definition = |name: &str, ty: &str, format: &str, priority: u8| {
-        json!({"name": name, "type": ty, "format": format, "description": "", "priority": priority})
-    };
-    let rest = kind.columns.iter().map(|column| definition(column.name, column.ty, "", column.priority));
-    std::iter::once(definition("Name", "string", "name", 0)).chain(rest).collect()
+    let definition = |name: &str, ty: &str, format: &str, priority: u8| json!({"name": name, "type": ty, "format": format, "description": "", "priority": priority});
+    let mut all: Vec<Value> =
+        kind.columns.iter().map(|column| definition(column.name, column.ty, "", column.priority)).collect();
+    // Events are told by what happened; their own names matter to nobody.
+    match kind.id == objects::registry::EVENT {
+        true => all.push(definition("Name", "string", "name", 1)),
+        false => all.insert(0, definition("Name", "string", "name", 0)),
+    }
+    all.into()
 }
 
 fn row(kind: &Kind, object: &Value, include: Include, now: Timestamp) -> Value {
@@ -25,8 +29,10 @@ fn row(kind: &Kind, object: &Value, include: Include, now: Timestamp) -> Value {
     if kind.id == objects::registry::EVENT && stored.get("regarding").is_some() {
         objects::kinds::core::event_from_events_group(&mut stored);
     }
-    let mut cells = vec![object.at("metadata.name").clone()];
-    cells.extend((kind.row)(&stored, now));
+    let mut cells = (kind.row)(&stored, now);
+    let name = object.at("metadata.name").clone();
+    let place = if kind.id == objects::registry::EVENT { cells.len() } else { 0 };
+    cells.insert(place, name);
     let carried = match include {
         Include::None => Value::Null,
         Include::Object => object.clone(),

@@ -104,14 +104,22 @@ fn a_created_pod_is_defaulted_and_admitted() {
 
 #[test]
 fn missing_fields() {
-    refused("pods", r#"{"metadata": {"name": "a"}}"#, expect![[r#"
+    refused(
+        "pods",
+        r#"{"metadata": {"name": "a"}}"#,
+        expect![[r#"
         422 Invalid
         Pod "a" is invalid: spec.containers: Required value
-    "#]]);
-    refused("pods", r#"{"metadata": {}, "spec": {"containers": [{"name": "c", "image": "i"}]}}"#, expect![[r#"
+    "#]],
+    );
+    refused(
+        "pods",
+        r#"{"metadata": {}, "spec": {"containers": [{"name": "c", "image": "i"}]}}"#,
+        expect![[r#"
         422 Invalid
         Pod "" is invalid: metadata.name: Required value: name or generateName is required
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -124,10 +132,14 @@ fn wrong_unknown_and_duplicate_fields() {
             Pod in version "v1" cannot be handled as a Pod: json: cannot unmarshal: spec.containers[0].image: Invalid value: 7: expected string, got number
         "#]],
     );
-    refused("configmaps", r#"{"metadata": {"name": "a"}, "dat": {}, "data": {}, "data": {}}"#, expect![[r#"
+    refused(
+        "configmaps",
+        r#"{"metadata": {"name": "a"}, "dat": {}, "data": {}, "data": {}}"#,
+        expect![[r#"
         400 BadRequest
         ConfigMap in version "v1" cannot be handled as a ConfigMap: strict decoding error: unknown field "dat", duplicate field "data"
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -163,7 +175,8 @@ fn generation_follows_the_spec_and_status_has_its_own_door() {
     let mut scale = request(Verb::Patch, "deployments", "d", json!({"spec": {"replicas": 3}}));
     (scale.patch, scale.subresource) = (Some(Patch::Merge), "scale".into());
     assert_eq!(cluster.object(&scale).at("spec.replicas"), 3);
-    let mut status = request(Verb::Patch, "deployments", "d", json!({"spec": {"replicas": 9}, "status": {"replicas": 2}}));
+    let mut status =
+        request(Verb::Patch, "deployments", "d", json!({"spec": {"replicas": 9}, "status": {"replicas": 2}}));
     (status.patch, status.subresource) = (Some(Patch::Merge), "status".into());
     let after = cluster.object(&status);
     assert_eq!((after.at("spec.replicas"), after.at("status.replicas")), (&json!(3), &json!(2)));
@@ -228,7 +241,12 @@ fn a_watch_shows_objects_entering_and_leaving_its_selector() {
     watch.options.resource_version = Some(1);
     let mut context = Context { now: NOW, rng: &mut Rng::new(2) };
     let Step::Watch(mut watch) = step(&watch, &cluster.view(), &mut context) else { panic!("a watch was asked for") };
-    cluster.object(&request(Verb::Create, "configmaps", "", json!({"metadata": {"name": "x", "labels": {"app": "a"}}})));
+    cluster.object(&request(
+        Verb::Create,
+        "configmaps",
+        "",
+        json!({"metadata": {"name": "x", "labels": {"app": "a"}}}),
+    ));
     let mut leave = request(Verb::Patch, "configmaps", "x", json!({"metadata": {"labels": {"app": "b"}}}));
     leave.patch = Some(Patch::Merge);
     cluster.object(&leave);

@@ -172,12 +172,7 @@ pub(crate) fn create(request: &Request, view: &View, context: &mut Context) -> R
 }
 
 /// Fills, defaults, admits and validates a new object; the path that controllers' objects take too.
-pub(crate) fn admit_new(
-    kind: &Kind,
-    object: &mut Value,
-    view: &View,
-    context: &mut Context,
-) -> Result<Bytes, Status> {
+pub(crate) fn admit_new(kind: &Kind, object: &mut Value, view: &View, context: &mut Context) -> Result<Bytes, Status> {
     for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "selfLink"] {
         object.remove_at(&format!("metadata.{field}"));
     }
@@ -209,7 +204,13 @@ fn propose(request: &Request, txn: Txn, pending: Pending) -> Result<Step, Status
     if request.options.dry_run {
         let value = match (&pending.instead, &pending.written) {
             (Some(value), _) => value.clone(),
-            (None, Some(written)) => serde_json::from_slice(written).expect("it was just encoded"),
+            (None, Some(written)) => {
+                let mut object: Value = serde_json::from_slice(written).expect("it was just encoded");
+                if let Some(Op::Update { assumed, .. }) = txn.ops.first() {
+                    object.set("metadata.resourceVersion", assumed.to_string());
+                }
+                object
+            }
             (None, None) => Value::Null,
         };
         return Ok(Step::Answer(Reply::Value { value, created: pending.created }));
@@ -305,11 +306,9 @@ pub(crate) fn update(request: &Request, view: &View, _: &mut Context) -> Result<
         object.set("metadata.resourceVersion", old.header.revision.to_string());
         let reply = match is_scale {
             true => Reply::Value { value: scale_of(&object), created: false },
-            false => Reply::Object {
-                json: crate::read::in_served_form(&request.served, old),
-                created: false,
-                warnings,
-            },
+            false => {
+                Reply::Object { json: crate::read::in_served_form(&request.served, old), created: false, warnings }
+            }
         };
         return Ok(Step::Answer(reply));
     }
@@ -355,7 +354,9 @@ fn keep_what_clients_may_not_write(request: &Request, object: &mut Value, old: &
         object.set("metadata.resourceVersion", resource_version);
         return;
     }
-    for field in ["uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName"] {
+    for field in
+        ["uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName"]
+    {
         restore(object, &format!("metadata.{field}"));
     }
     object.remove_at("metadata.managedFields");
@@ -368,7 +369,8 @@ fn keep_what_clients_may_not_write(request: &Request, object: &mut Value, old: &
     }
     if kind.id == registry::POD {
         // Set by the binding and by admission; a client that sends less does not unset them.
-        for field in ["nodeName", "priority", "preemptionPolicy", "serviceAccountName", "serviceAccount", "tolerations"] {
+        for field in ["nodeName", "priority", "preemptionPolicy", "serviceAccountName", "serviceAccount", "tolerations"]
+        {
             if object.at("spec").get(field).is_none() {
                 restore(object, &format!("spec.{field}"));
             }
@@ -384,7 +386,8 @@ fn check_finalizers(object: &Value, old: &Value, errors: &mut FieldErrors) {
     let added: Vec<&Value> = object.items("metadata.finalizers").iter().filter(|f| !kept.contains(f)).collect();
     if !added.is_empty() {
         let names: Vec<&str> = added.iter().filter_map(|f| f.as_str()).collect();
-        let why = format!("no new finalizers can be added if the object is being deleted, found new finalizers {names:?}");
+        let why =
+            format!("no new finalizers can be added if the object is being deleted, found new finalizers {names:?}");
         errors.forbidden("metadata.finalizers", &why);
     }
 }
@@ -522,13 +525,7 @@ fn deleted_status(request: &Request, old: &Record) -> Value {
 }
 
 /// Marks an object as being deleted; true when it can go at once.
-fn mark_deleted(
-    kind: &Kind,
-    object: &mut Value,
-    grace: Option<i64>,
-    propagation: &str,
-    context: &Context,
-) -> bool {
+fn mark_deleted(kind: &Kind, object: &mut Value, grace: Option<i64>, propagation: &str, context: &Context) -> bool {
     let mut finalizers = object.items("metadata.finalizers").to_vec();
     finalizers.retain(|f| f != "orphan" && f != "foregroundDeletion" || propagation.is_empty());
     match propagation {
@@ -581,7 +578,12 @@ pub fn deletion(old: &Record, grace: Option<i64>, propagation: &str, context: &C
 
 /// The operation of a controller's creation of an object, defaulted, admitted and validated like
 /// anybody's.
-pub fn creation(mut object: Value, kind: &Kind, view: &View, context: &mut Context) -> Result<(Op, Vec<Check>), Status> {
+pub fn creation(
+    mut object: Value,
+    kind: &Kind,
+    view: &View,
+    context: &mut Context,
+) -> Result<(Op, Vec<Check>), Status> {
     object.set("apiVersion", kind.api_version());
     object.set("kind", kind.kind);
     let prefix = object.text("metadata.generateName").to_string();

@@ -58,11 +58,13 @@ async fn is_ready(addr: &str) -> Result<bool> {
 
 async fn carry(mut client: TcpStream, targets: &[Target], turn: usize) {
     let n = targets.len();
-    for i in 0..n {
-        let target = &targets[(turn + i) % n];
-        if !*target.ready.borrow() {
-            continue;
-        }
+    // With no master ready, any that takes the connection can still say why, and answer from its
+    // own state.
+    let in_turn = || (0..n).map(|i| &targets[(turn + i) % n]);
+    let ready = in_turn().filter(|target| *target.ready.borrow());
+    let rest = in_turn().filter(|target| !*target.ready.borrow());
+    for target in ready.chain(rest) {
+        let was_ready = *target.ready.borrow();
         let connecting = TcpStream::connect(&target.addr);
         let Ok(Ok(mut server)) = tokio::time::timeout(Duration::from_millis(500), connecting).await else { continue };
         for stream in [&client, &server] {
@@ -73,7 +75,7 @@ async fn carry(mut client: TcpStream, targets: &[Target], turn: usize) {
         let mut ready = target.ready.clone();
         tokio::select! {
             _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-            _ = async { drop(ready.wait_for(|ready| !ready).await) } => {}
+            _ = async { drop(ready.wait_for(|ready| *ready != was_ready).await) } => {}
         }
         return;
     }

@@ -74,7 +74,9 @@ impl ClusterService {
     async fn secret(&self) -> Result<Value, Status> {
         let view = self.front.store.read().await.map_err(unavailable)?;
         let record = view.get(&Key::new(registry::SECRET, NAMESPACE, NAME));
-        record.map(|record| record.value()).ok_or_else(|| Status::unavailable("the cluster is still being set up; try again"))
+        record
+            .map(|record| record.value())
+            .ok_or_else(|| Status::unavailable("the cluster is still being set up; try again"))
     }
 
     fn members(&self) -> Vec<pb::Member> {
@@ -123,7 +125,10 @@ impl Cluster for ClusterService {
         }))
     }
 
-    async fn add_member(&self, request: Request<pb::AddMemberRequest>) -> Result<Response<pb::AddMemberResponse>, Status> {
+    async fn add_member(
+        &self,
+        request: Request<pb::AddMemberRequest>,
+    ) -> Result<Response<pb::AddMemberResponse>, Status> {
         let request = request.into_inner();
         if let Some(mut leader) = self.leader().await? {
             return leader.add_member(request).await;
@@ -185,11 +190,14 @@ impl CertificateAuthority for ClusterService {
             }
             role
         } else {
-            let token = Token::parse(&request.token).map_err(|error| Status::invalid_argument(format!("token: {error}")))?;
+            let token =
+                Token::parse(&request.token).map_err(|error| Status::invalid_argument(format!("token: {error}")))?;
             let known = decoded(&secret, &format!("{}-token", token.role.name()));
             // Compared by digest, so that the time taken says nothing about the secret.
             if known.is_empty() || digest(known.as_bytes()) != digest(request.token.trim().as_bytes()) {
-                return Err(Status::permission_denied("the token is not valid (any more); `balsa token` prints the present ones"));
+                return Err(Status::permission_denied(
+                    "the token is not valid (any more); `balsa token` prints the present ones",
+                ));
             }
             token.role
         };

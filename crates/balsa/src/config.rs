@@ -171,3 +171,30 @@ impl WorkerConfig {
         Ok(config)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every file of `cluster-configs/` is a valid configuration (the examples are manifests).
+    #[test]
+    fn the_shipped_configurations_load() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cluster-configs");
+        for path in std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()).filter(|path| path.is_file())
+        {
+            match path.file_name().unwrap().to_string_lossy().contains("worker") {
+                true => drop(WorkerConfig::load(&path).unwrap()),
+                false => drop(MasterConfig::load(&path).unwrap()),
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_field_is_named() {
+        let path = std::env::temp_dir().join(format!("balsa-config-{}.yaml", std::process::id()));
+        std::fs::write(&path, "name: a\ndataDir: /x\naddress: 1.2.3.4\nprot: 1\n").unwrap();
+        let error = format!("{:#}", MasterConfig::load(&path).unwrap_err());
+        std::fs::remove_file(&path).unwrap();
+        assert!(error.contains("prot"), "{error}");
+    }
+}

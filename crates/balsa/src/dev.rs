@@ -78,7 +78,13 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
         Verb::Start { name, dir } => {
             let cluster = Cluster::open(&dir)?;
             cluster.check_name(&name)?;
-            cluster.start(&name)
+            cluster.start(&name)?;
+            // A member that refuses to start says so at once.
+            std::thread::sleep(Duration::from_millis(300));
+            if cluster.pid(&name).is_none() {
+                bail!("{name} ended at once; the last lines of its log:\n{}", cluster.log_tail(&name));
+            }
+            Ok(())
         }
         Verb::Pause { name, dir } => Cluster::open(&dir)?.signal(&name, Signal::SIGSTOP),
         Verb::Resume { name, dir } => Cluster::open(&dir)?.signal(&name, Signal::SIGCONT),
@@ -108,7 +114,9 @@ impl Cluster {
         std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
         let dir = dir.canonicalize()?;
         let digest = Sha256::digest(dir.to_string_lossy().as_bytes());
-        let slot = u16::from_be_bytes([digest[0], digest[1]]) % 1000;
+        // Below 32,768, where ephemeral ports begin: a client that tries such a port before its server
+        // listens can be given that very port, and connect to itself.
+        let slot = u16::from_be_bytes([digest[0], digest[1]]) % 600;
         Ok(Cluster { dir, base_port: 20_000 + slot * PORTS_PER_CLUSTER })
     }
 
@@ -221,7 +229,9 @@ fn up(masters: usize, workers: usize, runtime: &str, dir: &Path) -> Result<()> {
         bail!("--masters {masters}: a group has 1, 3 or 5 masters");
     }
     match runtime {
-        "auto" => eprintln!("runtime: process (containerd is not supported by this version): containers are plain processes"),
+        "auto" => {
+            eprintln!("runtime: process (containerd is not supported by this version): containers are plain processes")
+        }
         "process" => {}
         other => bail!("--runtime {other}: not supported by this version; use process"),
     }
@@ -242,30 +252,43 @@ fn up(masters: usize, workers: usize, runtime: &str, dir: &Path) -> Result<()> {
             alt_names: Vec::new(),
         }
     };
-    let fresh = !first.join("data/identity.json").exists();
-    if fresh {
+    // A cluster that was complete once is never initialized again, even if a master lost its disk.
+    let fresh = !cluster.dir.join("complete").exists();
+    let again = first.join("data/identity.json").exists();
+    if fresh && !again {
         std::fs::create_dir_all(&first)?;
         write_yaml(&first.join("config.yaml"), &config(1, None))?;
-        let output = Command::new(std::env::current_exe()?).arg("init").arg("--config").arg(first.join("config.yaml")).output()?;
+        let output = Command::new(std::env::current_exe()?)
+            .arg("init")
+            .arg("--config")
+            .arg(first.join("config.yaml"))
+            .output()?;
         if !output.status.success() {
             bail!("making the cluster failed: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
     }
     cluster.start("master-1")?;
+    if !fresh {
+        return up_again(&cluster, dir, started);
+    }
     let data = DataDir(first.join("data"));
     let admin = kubeconfig::read(&first.join("data/admin.kubeconfig"))?;
-    let servers: Vec<(String, String)> = std::iter::once(("balsa".to_string(), format!("127.0.0.1:{}", cluster.base_port)))
-        .chain((1..=masters).map(|i| (format!("master-{i}"), format!("127.0.0.1:{}", cluster.master_ports(i - 1).0))))
-        .collect();
+    let servers: Vec<(String, String)> =
+        std::iter::once(("balsa".to_string(), format!("127.0.0.1:{}", cluster.base_port)))
+            .chain(
+                (1..=masters).map(|i| (format!("master-{i}"), format!("127.0.0.1:{}", cluster.master_ports(i - 1).0))),
+            )
+            .collect();
     let text = kubeconfig::document(&servers, "balsa", &data.ca()?, &admin.credential);
     DataDir(cluster.dir.clone()).write("kubeconfig", &text)?;
-    let access = kubeconfig::read(&cluster.dir.join("kubeconfig"))?;
-    if fresh {
+    {
         let tokens = wait_value("the first master", &cluster, "master-1", || verbs::tokens(&admin))?;
-        for i in 2..=masters {
+        for i in 1..=masters {
             let name = format!("master-{i}");
             std::fs::create_dir_all(cluster.node_dir(&name))?;
-            let join = Join { server: servers[1].1.clone(), token: tokens.master.clone() };
+            // Through the common address: any master lets a new one in. The first needs it if it ever
+            // loses its disk.
+            let join = Join { server: servers[0].1.clone(), token: tokens.master.clone() };
             write_yaml(&cluster.node_dir(&name).join("config.yaml"), &config(i, Some(join)))?;
         }
         for i in 1..=workers {
@@ -286,13 +309,20 @@ fn up(masters: usize, workers: usize, runtime: &str, dir: &Path) -> Result<()> {
             write_yaml(&cluster.node_dir(&name).join("config.yaml"), &config)?;
         }
         std::fs::create_dir_all(cluster.node_dir(BALANCER))?;
+        std::fs::write(cluster.dir.join("complete"), "")?;
     }
+    up_again(&cluster, dir, started)
+}
+
+/// Starts what is down and waits until all of it is ready.
+fn up_again(cluster: &Cluster, dir: &Path, started: Instant) -> Result<()> {
+    let access = kubeconfig::read(&cluster.dir.join("kubeconfig"))?;
     for name in cluster.names() {
         cluster.start(&name)?;
     }
     let names = cluster.names();
     let n_masters = names.iter().filter(|name| name.starts_with("master-")).count();
-    wait_value("all masters to be voters", &cluster, "master-1", || {
+    wait_value("all masters to be voters", cluster, "master-1", || {
         let status = verbs::cluster_status(&access)?;
         let voters = status.members.iter().filter(|member| member.voter).count();
         if voters < n_masters || status.leader.is_empty() {
@@ -301,14 +331,18 @@ fn up(masters: usize, workers: usize, runtime: &str, dir: &Path) -> Result<()> {
         Ok(())
     })?;
     let workers: Vec<&String> = names.iter().filter(|name| name.starts_with("worker-")).collect();
-    wait_value("all workers to be ready", &cluster, "worker-1", || {
+    wait_value("all workers to be ready", cluster, "worker-1", || {
         let ready = verbs::ready_nodes(&access)?;
         match workers.iter().find(|name| !ready.contains(name)) {
             Some(name) => bail!("{name} is not ready"),
             None => Ok(()),
         }
     })?;
-    println!("{n_masters} masters and {} workers are ready after {:.1} s.", workers.len(), started.elapsed().as_secs_f64());
+    println!(
+        "{n_masters} masters and {} workers are ready after {:.1} s.",
+        workers.len(),
+        started.elapsed().as_secs_f64()
+    );
     println!("  export KUBECONFIG={}", cluster.dir.join("kubeconfig").display());
     println!("  balsa dev status --dir {}", dir.display());
     Ok(())
@@ -390,7 +424,13 @@ fn down(dir: &Path) -> Result<()> {
 /// Ends the shims and containers recorded under a process runtime's folder.
 fn end_containers(pods: &Path) -> Result<()> {
     let children = |dir: &Path| -> Vec<PathBuf> {
-        std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).filter(|p| p.is_dir()).collect()
+        std::fs::read_dir(dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|p| p.is_dir())
+            .collect()
     };
     for container in children(pods).iter().flat_map(|pod| children(pod)) {
         if let Some(runtime::shim::ShimState::Running { shim, pid, .. }) = runtime::shim::read_state(&container) {

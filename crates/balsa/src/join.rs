@@ -56,6 +56,11 @@ pub(crate) async fn channel(addr: &str, credential: Option<&Credential>, ca: &st
     endpoint.connect().await.with_context(|| format!("connecting to {addr}"))
 }
 
+/// A join that will not get better by trying again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refused(String);
+
 /// Earns a certificate of the token's role and keeps it in `dir`.
 pub(crate) async fn join(
     dir: &DataDir,
@@ -64,16 +69,18 @@ pub(crate) async fn join(
     name: &str,
     alt_names: &[String],
 ) -> Result<pb::IssueResponse> {
-    let token = Token::parse(&join.token).context("join.token")?;
+    let token = Token::parse(&join.token).map_err(|error| Refused(format!("join.token: {error}")))?;
     if token.role != role {
-        bail!("the token is for a {}, this is a {}: see `balsa token`", token.role.name(), role.name());
+        let why = format!("the token is for a {}, this is a {}: see `balsa token`", token.role.name(), role.name());
+        return Err(Refused(why).into());
     }
     let ca = pki::tls::fetch_ca(&join.server, &token.ca_digest).await?;
     let (key, csr) = pki::signing_request(name, alt_names)?;
     let mut client = CertificateAuthorityClient::new(channel(&join.server, None, &ca).await?);
     let request = pb::IssueRequest { token: join.token.clone(), name: name.into(), csr };
-    let response = client.issue(request).await.map_err(|status| {
-        anyhow::anyhow!("{} refused the join: {}", join.server, status.message())
+    let response = client.issue(request).await.map_err(|status| match status.code() {
+        tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => anyhow::anyhow!("{}", status.message()),
+        _ => Refused(format!("{} refused the join: {}", join.server, status.message())).into(),
     })?;
     let issued = response.into_inner();
     let credential = Credential { certificate: issued.certificate.clone(), key };

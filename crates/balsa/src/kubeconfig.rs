@@ -10,9 +10,7 @@ use std::path::Path;
 /// A kubeconfig with a context per (name, host:port), `current` chosen.
 pub(crate) fn document(servers: &[(String, String)], current: &str, ca: &str, user: &Credential) -> String {
     let encode = |text: &str| STANDARD.encode(text);
-    let cluster = |(name, server): &(String, String)| {
-        json!({"name": name, "cluster": {"server": format!("https://{server}"), "certificate-authority-data": encode(ca)}})
-    };
+    let cluster = |(name, server): &(String, String)| json!({"name": name, "cluster": {"server": format!("https://{server}"), "certificate-authority-data": encode(ca)}});
     let context = |(name, _): &(String, String)| json!({"name": name, "context": {"cluster": name, "user": "admin"}});
     let document = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": current,
@@ -28,7 +26,6 @@ pub(crate) fn document(servers: &[(String, String)], current: &str, ca: &str, us
 
 /// What a client needs of a kubeconfig.
 pub(crate) struct Access {
-    pub(crate) server: String,
     pub(crate) ca: String,
     pub(crate) credential: Credential,
     /// Every server of the file, the current one first.
@@ -37,23 +34,27 @@ pub(crate) struct Access {
 
 pub(crate) fn read(path: &Path) -> Result<Access> {
     let text = std::fs::read_to_string(path).with_context(|| {
-        format!("reading {}; name a kubeconfig with --kubeconfig or $KUBECONFIG, or a dev folder with --dir", path.display())
+        format!(
+            "reading {}; name a kubeconfig with --kubeconfig or $KUBECONFIG, or a dev folder with --dir",
+            path.display()
+        )
     })?;
-    let config: Value = serde_saphyr::from_str(&text).with_context(|| format!("{} is not a kubeconfig", path.display()))?;
-    let decode = |value: &Value| -> Result<String> {
-        Ok(String::from_utf8(STANDARD.decode(value.as_str().unwrap_or(""))?)?)
-    };
+    let config: Value =
+        serde_saphyr::from_str(&text).with_context(|| format!("{} is not a kubeconfig", path.display()))?;
+    let decode =
+        |value: &Value| -> Result<String> { Ok(String::from_utf8(STANDARD.decode(value.as_str().unwrap_or(""))?)?) };
     let named = |list: &str, name: &str| config.items(list).iter().find(|item| item.text("name") == name).cloned();
     let current = config.text("current-context");
     let Some(context) = named("contexts", current) else { bail!("context {current:?} is not in {}", path.display()) };
     let cluster = named("clusters", context.text("context.cluster")).unwrap_or_default();
     let user = named("users", context.text("context.user")).unwrap_or_default();
-    let address = |cluster: &Value| cluster.text("cluster.server").trim_start_matches("https://").trim_end_matches('/').to_string();
+    let address = |cluster: &Value| {
+        cluster.text("cluster.server").trim_start_matches("https://").trim_end_matches('/').to_string()
+    };
     let server = address(&cluster);
-    let mut servers = vec![server.clone()];
-    servers.extend(config.items("clusters").iter().map(address).filter(|other| *other != server));
+    let others = config.items("clusters").iter().map(address).filter(|other| *other != server);
+    let servers = std::iter::once(server.clone()).chain(others).collect();
     Ok(Access {
-        server,
         ca: decode(cluster.at("cluster").at("certificate-authority-data"))?,
         credential: Credential {
             certificate: decode(user.at("user").at("client-certificate-data"))?,

@@ -8,12 +8,19 @@ mod files;
 mod join;
 mod kubeconfig;
 mod master;
+mod user;
 mod verbs;
 mod worker;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// Freed memory goes back to the system after a second, and two arenas serve our few threads: an idle
+/// master stays small.
+#[unsafe(export_name = "malloc_conf")]
+#[expect(unsafe_code, reason = "jemalloc reads its settings from this symbol")]
+pub static MALLOC_CONF: &[u8] = b"narenas:2,dirty_decay_ms:1000,muzzy_decay_ms:1000,background_thread:true\0";
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -47,7 +54,7 @@ enum Command {
     #[command(subcommand)]
     Dev(dev::Verb),
     #[command(flatten)]
-    User(verbs::Verb),
+    User(Box<verbs::Verb>),
     /// Carries one container of the process runtime.
     #[command(hide = true)]
     ProcessShim { dir: PathBuf },
@@ -71,7 +78,8 @@ fn main() -> ExitCode {
     }));
     let cli = Cli::parse();
     let daemon = matches!(cli.command, Command::Master { .. } | Command::Worker { .. } | Command::Balancer { .. });
-    let default = if daemon { "info" } else { "warn" };
+    // openraft warns of every heartbeat to a dead peer; what matters of it reaches our own lines.
+    let default = if daemon { "info,openraft=error" } else { "warn" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("BALSA_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
@@ -80,7 +88,7 @@ fn main() -> ExitCode {
         Command::Init { config } => join::init(&config),
         Command::Worker { config } => worker::run(&config),
         Command::Dev(verb) => dev::run(verb),
-        Command::User(verb) => verbs::run(verb),
+        Command::User(verb) => verbs::run(*verb),
         Command::ProcessShim { dir } => runtime::shim::run(&dir).map_err(Into::into),
         Command::Balancer { listen, target } => balancer::run(&listen, target),
     };

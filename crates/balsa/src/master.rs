@@ -64,7 +64,14 @@ async fn identity(config: &MasterConfig, dir: &DataDir) -> Result<(Identity, boo
             dir.0.display()
         );
     };
-    let issued = join::join(dir, join, Role::Master, &config.name, &config.alt_names()).await?;
+    let issued = loop {
+        match join::join(dir, join, Role::Master, &config.name, &config.alt_names()).await {
+            Ok(issued) => break issued,
+            Err(error) if error.is::<join::Refused>() => return Err(error),
+            Err(error) => tracing::info!(server = %join.server, "cannot join yet: {error:#}"),
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    };
     let node_id = stdx::Rng::new(crate::seed()).next_u64() >> 11;
     let identity = Identity { cluster_id: issued.cluster_id, node_id, name: config.name.clone() };
     dir.save_identity(&identity)?;
@@ -81,7 +88,8 @@ async fn serve(config: MasterConfig, dir: DataDir, raft_runtime: tokio::runtime:
     let (identity, mut joining) = identity(&config, &dir).await?;
     let ca = dir.ca()?;
     let disk = Arc::new(RocksDisk::open(&dir.path("raft"))?);
-    let bootstrap: Option<Bootstrap> = dir.read("bootstrap.json").map(|text| serde_json::from_str(&text)).transpose()?;
+    let bootstrap: Option<Bootstrap> =
+        dir.read("bootstrap.json").map(|text| serde_json::from_str(&text)).transpose()?;
     let joined = disk.get(JOINED)?.is_some();
     // An interrupted join goes on; a lost disk does not.
     joining |= !joined && bootstrap.is_none() && config.join.is_some() && dir.path("joining").exists();
@@ -151,8 +159,9 @@ async fn serve(config: MasterConfig, dir: DataDir, raft_runtime: tokio::runtime:
     });
     hub.set_peers(Arc::new(PeerMasters { node: node.clone(), dir: dir.clone() }));
     let (_, health) = tonic_health::server::health_reporter();
-    let reflection =
-        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(protos::DESCRIPTORS).build_v1()?;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(protos::DESCRIPTORS)
+        .build_v1()?;
     let grpc = tonic::service::Routes::new(ClusterServer::from_arc(cluster.clone()))
         .add_service(CertificateAuthorityServer::from_arc(cluster))
         .add_service(DispatchService::server(front.clone(), hub.clone()))
@@ -255,7 +264,10 @@ fn tls_source(dir: &DataDir, required: bool) -> Result<watch::Receiver<Arc<tokio
 /// gRPC and REST on one port, told apart by content type; one guard before both.
 fn faces(grpc: Router, rest: Router) -> Router {
     let choose = move |request: Request| {
-        let is_grpc = request.headers().get(http::header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+        let is_grpc = request
+            .headers()
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
         let (grpc, rest) = (grpc.clone(), rest.clone());
         async move {
             use tower::ServiceExt;
@@ -279,7 +291,10 @@ const UNGUARDED: [&str; 4] = [
 
 /// The role table at the door of every gRPC service.
 async fn guard(request: Request, next: Next) -> Response {
-    let is_grpc = request.headers().get(http::header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+    let is_grpc = request
+        .headers()
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
     let path = request.uri().path().trim_start_matches('/').to_string();
     let (service, method) = path.split_once('/').unwrap_or((path.as_str(), ""));
     if !is_grpc || UNGUARDED.contains(&service) {
@@ -287,7 +302,9 @@ async fn guard(request: Request, next: Next) -> Response {
     }
     let caller = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
     match caller {
-        None => tonic::Status::unauthenticated("a certificate of this cluster is needed").into_http::<axum::body::Body>().into_response(),
+        None => tonic::Status::unauthenticated("a certificate of this cluster is needed")
+            .into_http::<axum::body::Body>()
+            .into_response(),
         Some(identity) if authz::roles::may_call(&identity, service, method) => next.run(request).await,
         Some(identity) => {
             let why = format!("user {:?} may not call {service}/{method}", identity.user);

@@ -1,6 +1,7 @@
 //! The verbs of operators and users, over gRPC.
 
 use crate::kubeconfig::{self, Access};
+use crate::user::{self, Scope};
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use objects::{Value, json};
@@ -21,7 +22,7 @@ pub(crate) struct Where {
 }
 
 impl Where {
-    fn access(&self) -> Result<Access> {
+    pub(crate) fn access(&self) -> Result<Access> {
         let from_environment = || std::env::var_os("KUBECONFIG").map(PathBuf::from);
         let own = self.dir.join("kubeconfig");
         let path = self.kubeconfig.clone().or_else(|| own.exists().then_some(own)).or_else(from_environment);
@@ -53,6 +54,78 @@ pub(crate) enum Verb {
         #[arg(long)]
         remove: Option<String>,
     },
+    /// Makes objects as the files say: creates them, or changes what differs.
+    Apply {
+        #[command(flatten)]
+        scope: Scope,
+        /// A YAML or JSON file; - reads standard input.
+        #[arg(short, required = true)]
+        file: Vec<PathBuf>,
+    },
+    /// Shows objects: TYPE, TYPE NAME or TYPE/NAME.
+    Get {
+        #[command(flatten)]
+        scope: Scope,
+        #[arg(required = true, num_args = 1..=2)]
+        what: Vec<String>,
+        /// In all namespaces.
+        #[arg(short = 'A', long)]
+        all_namespaces: bool,
+        #[arg(short = 'l', long, default_value = "")]
+        selector: String,
+        /// text, wide or json.
+        #[arg(short, long, default_value = "text")]
+        output: String,
+    },
+    /// Shows all of one object, and its events.
+    Describe {
+        #[command(flatten)]
+        scope: Scope,
+        #[arg(required = true, num_args = 1..=2)]
+        what: Vec<String>,
+    },
+    /// Deletes objects.
+    Delete {
+        #[command(flatten)]
+        scope: Scope,
+        #[arg(num_args = 0..=2)]
+        what: Vec<String>,
+        #[arg(short)]
+        file: Vec<PathBuf>,
+        /// Seconds; by default the object's own.
+        #[arg(long)]
+        grace_period: Option<i64>,
+    },
+    /// Prints the log of a container.
+    Logs {
+        #[command(flatten)]
+        scope: Scope,
+        pod: String,
+        #[arg(short, long, default_value = "")]
+        container: String,
+        #[arg(short, long)]
+        follow: bool,
+        /// Of the attempt before this one.
+        #[arg(short, long)]
+        previous: bool,
+        #[arg(long)]
+        tail: Option<i64>,
+        #[arg(long)]
+        timestamps: bool,
+    },
+    /// Runs a command in a container; its exit code becomes this one's.
+    Exec {
+        #[command(flatten)]
+        scope: Scope,
+        pod: String,
+        #[arg(short, long, default_value = "")]
+        container: String,
+        /// Passes standard input on.
+        #[arg(short = 'i', long)]
+        stdin: bool,
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
 }
 
 pub(crate) fn run(verb: Verb) -> Result<()> {
@@ -64,7 +137,10 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
                 return Ok(());
             }
             let leader = if status.leader.is_empty() { "none" } else { &status.leader };
-            println!("leader {leader}   term {}   revision {}   told by {}", status.term, status.revision, status.answered_by);
+            println!(
+                "leader {leader}   term {}   revision {}   told by {}",
+                status.term, status.revision, status.answered_by
+            );
             print_members(&status);
             Ok(())
         }
@@ -89,7 +165,43 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
             print_members(&cluster_status(&access)?);
             Ok(())
         }
+        Verb::Apply { scope, file } => user::apply(&scope, &file),
+        Verb::Get { scope, what, all_namespaces, selector, output } => {
+            user::get(&scope, &what, all_namespaces, &selector, &output)
+        }
+        Verb::Describe { scope, what } => user::describe(&scope, &what),
+        Verb::Delete { scope, what, file, grace_period } => user::delete(&scope, &what, &file, grace_period),
+        Verb::Logs { scope, pod, container, follow, previous, tail, timestamps } => {
+            let pod = pod.trim_start_matches("pod/").to_string();
+            let request = protos::objects::LogsRequest {
+                namespace: String::new(),
+                pod,
+                container,
+                follow,
+                previous,
+                tail_lines: tail,
+                timestamps,
+            };
+            user::logs(&scope, request)
+        }
+        Verb::Exec { scope, pod, container, stdin, command } => {
+            user::exec(&scope, pod.trim_start_matches("pod/"), &container, stdin, &command)
+        }
     }
+}
+
+/// A connection to the first server that takes one.
+pub(crate) async fn channel(access: &Access) -> Result<Channel> {
+    let mut last = None;
+    for server in &access.servers {
+        let connecting = crate::join::channel(server, Some(&access.credential), &access.ca);
+        match tokio::time::timeout(Duration::from_secs(1), connecting).await {
+            Ok(Ok(channel)) => return Ok(channel),
+            Ok(Err(error)) => last = Some(error),
+            Err(_) => {}
+        }
+    }
+    Err(last.unwrap_or_else(|| anyhow::anyhow!("no server takes a connection"))).context("no master answers")
 }
 
 fn print_members(status: &pb::StatusResponse) {
@@ -118,7 +230,10 @@ pub(crate) fn status_json(status: &pb::StatusResponse) -> Value {
 }
 
 /// Calls the first server that answers; only a failure to connect moves on to the next.
-fn call<T>(access: &Access, attempt: impl AsyncFn(Channel) -> Result<tonic::Response<T>, tonic::Status>) -> Result<T> {
+pub(crate) fn call<T>(
+    access: &Access,
+    attempt: impl AsyncFn(Channel) -> Result<tonic::Response<T>, tonic::Status>,
+) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut last = None;

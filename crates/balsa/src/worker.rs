@@ -31,7 +31,7 @@ async fn enroll(config: &WorkerConfig, dir: &DataDir) -> Result<()> {
                     let (cluster_id, name) = (issued.cluster_id, config.name.clone());
                     return dir.save_identity(&Identity { cluster_id, node_id: 0, name });
                 }
-                Err(error) if format!("{error:#}").contains("refused the join") => return Err(error),
+                Err(error) if error.is::<join::Refused>() => return Err(error),
                 Err(error) => tracing::info!(%server, "cannot join yet: {error:#}"),
             }
         }
@@ -45,8 +45,7 @@ async fn serve(config: WorkerConfig, dir: DataDir) -> Result<()> {
     }
     let ca = dir.ca()?;
     let binary = std::env::current_exe().context("finding this binary")?;
-    let runtime: Arc<dyn Runtime> =
-        Arc::new(ProcessRuntime::new(dir.path("process"), binary, config.address.clone()));
+    let runtime: Arc<dyn Runtime> = Arc::new(ProcessRuntime::new(dir.path("process"), binary, config.address.clone()));
     tracing::warn!("the process runtime isolates nothing: containers are plain processes of this machine");
     runtime.healthy().await?;
     let quantity = |text: &str| Quantity::parse(text).unwrap_or_default();

@@ -15,6 +15,8 @@ const REVISION: &str = "deployment.kubernetes.io/revision";
 const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 const MAX: &str = "deployment.kubernetes.io/max-replicas";
 const HISTORY: &str = "deployment.kubernetes.io/revision-history";
+/// How often a Recreate rollout looks whether its old pods are gone.
+const OLD_PODS_POLL_MS: i64 = 200;
 
 /// A ReplicaSet of the deployment, as it is and as it should become.
 struct Set {
@@ -74,7 +76,8 @@ fn template_hash(template: &Value, collisions: i64) -> String {
 /// A template without the label that tells ReplicaSets apart.
 fn bare_template(template: &Value) -> Value {
     let mut template = template.clone();
-    if let Some(labels) = template.get_mut("metadata").and_then(|m| m.get_mut("labels")).and_then(Value::as_object_mut) {
+    if let Some(labels) = template.get_mut("metadata").and_then(|m| m.get_mut("labels")).and_then(Value::as_object_mut)
+    {
         labels.remove(HASH_LABEL);
     }
     template
@@ -129,29 +132,40 @@ pub(crate) fn reconcile(key: &Key, context: &mut Context) -> Plan {
         }
         let bump = sets[newest].revision() < revision;
         if !paused || bump {
-            next.object("metadata.annotations").insert(
-                REVISION.into(),
-                if bump { revision } else { sets[newest].revision() }.to_string().into(),
-            );
+            next.object("metadata.annotations")
+                .insert(REVISION.into(), if bump { revision } else { sets[newest].revision() }.to_string().into());
         }
         write_sets(&record, &deployment, &sets, newest, if bump { revision } else { 0 }, context, &mut plan);
         clean_up(&deployment, &sets, newest, &mut plan);
+    } else if paused && !sets.is_empty() {
+        // Paused before the new template had a set: the old ones still follow `replicas`.
+        let latest = sets.len() - 1;
+        scale_in_proportion(&deployment, &mut sets, latest, replicas);
+        write_sets(&record, &deployment, &sets, usize::MAX, 0, context, &mut plan);
     } else if deployment.text("spec.strategy.type") == "Recreate" && !paused {
         sets.iter_mut().for_each(|set| set.replicas = 0);
         write_sets(&record, &deployment, &sets, usize::MAX, 0, context, &mut plan);
+    }
+    if deployment.text("spec.strategy.type") == "Recreate" && !paused && old_pods_left(&sets, newest, context) {
+        // The last old pod's end changes no set's status: nothing else would wake this key.
+        plan.wake_after(OLD_PODS_POLL_MS);
     }
     write_status(&record, next, &sets, newest, context, &mut plan);
     plan
 }
 
+/// Whether a pod of any set but the newest still runs.
+fn old_pods_left(sets: &[Set], newest: Option<usize>, context: &Context) -> bool {
+    sets.iter().enumerate().filter(|(i, _)| Some(*i) != newest).any(|(_, set)| {
+        let pods = crate::replicaset::pods_of(context.view, &set.record);
+        pods.iter().any(|pod| !matches!(pod.header.phase.as_deref(), Some("Succeeded" | "Failed")))
+    })
+}
+
 /// Recreate makes the new set only once no old pod runs any more.
 fn ready_for_new(deployment: &Value, sets: &[Set], context: &Context) -> bool {
     deployment.text("spec.strategy.type") != "Recreate"
-        || sets.iter().all(|set| {
-            let pods = crate::replicaset::pods_of(context.view, &set.record);
-            set.spec_replicas() == 0
-                && pods.iter().all(|pod| matches!(pod.header.phase.as_deref(), Some("Succeeded" | "Failed")))
-        })
+        || (sets.iter().all(|set| set.spec_replicas() == 0) && !old_pods_left(sets, None, context))
 }
 
 fn create_set(
@@ -253,11 +267,7 @@ fn recreate(sets: &mut [Set], newest: usize, replicas: i64, context: &Context) {
     for (_, set) in sets.iter_mut().enumerate().filter(|(i, _)| *i != newest) {
         set.replicas = 0;
     }
-    let old_pods_left = sets.iter().enumerate().filter(|(i, _)| *i != newest).any(|(_, set)| {
-        let pods = crate::replicaset::pods_of(context.view, &set.record);
-        pods.iter().any(|pod| !matches!(pod.header.phase.as_deref(), Some("Succeeded" | "Failed")))
-    });
-    if !old_pods_left {
+    if !old_pods_left(sets, Some(newest), context) {
         sets[newest].replicas = replicas;
     }
 }
@@ -450,11 +460,13 @@ fn progressing(
         return make("True", "NewReplicaSetAvailable", &message);
     }
     let number = |object: &Value, field: &str| object.at("status").at(field).as_i64().unwrap_or(0);
-    let grew = ["updatedReplicas", "readyReplicas", "availableReplicas"].iter().any(|f| number(next, f) > number(old, f));
+    let grew =
+        ["updatedReplicas", "readyReplicas", "availableReplicas"].iter().any(|f| number(next, f) > number(old, f));
     let shrank = number(next, "replicas") - number(next, "updatedReplicas")
         < number(old, "replicas") - number(old, "updatedReplicas");
     let message = format!("ReplicaSet \"{name}\" is progressing.");
-    let started_over = was.is_none_or(|was| was.text("reason") == "NewReplicaSetAvailable") && number(next, "updatedReplicas") < next.at("spec.replicas").as_i64().unwrap_or(1);
+    let started_over = was.is_none_or(|was| was.text("reason") == "NewReplicaSetAvailable")
+        && number(next, "updatedReplicas") < next.at("spec.replicas").as_i64().unwrap_or(1);
     if grew || shrank || was.is_none() || started_over {
         return Some(condition("Progressing", "True", "ReplicaSetUpdated", &message, was, now));
     }

@@ -3,7 +3,7 @@
 //!
 //! Rules: kubernetes.io/docs/concepts/architecture/garbage-collection.
 
-use crate::{Context, Plan};
+use crate::{Action, Context, Plan};
 use objects::{Key, OwnerRef, Record, ValueExt, registry};
 use state::View;
 use std::sync::Arc;
@@ -77,7 +77,9 @@ fn owner(record: &Arc<Record>, view: &View, plan: &mut Plan) {
         }
     } else if has("foregroundDeletion") {
         for dependent in dependents.iter().filter(|dependent| dependent.header.deletion.is_none()) {
-            plan.delete(dependent, None);
+            // Each level waits for the one below; pods have none.
+            let propagation = if dependent.key.kind == registry::POD { "Background" } else { "Foreground" };
+            plan.actions.push(Action::Delete { record: dependent.clone(), grace: None, propagation });
         }
         if dependents.is_empty() {
             release = Some("foregroundDeletion");

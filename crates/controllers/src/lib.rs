@@ -33,10 +33,20 @@ pub struct Facts {
 
 #[derive(Clone, Debug)]
 pub enum Action {
-    Create { kind: KindId, object: Value },
-    Update { record: Arc<Record>, object: Value },
+    Create {
+        kind: KindId,
+        object: Value,
+    },
+    Update {
+        record: Arc<Record>,
+        object: Value,
+    },
     /// `grace`: seconds; `None` uses the object's own.
-    Delete { record: Arc<Record>, grace: Option<i64>, propagation: &'static str },
+    Delete {
+        record: Arc<Record>,
+        grace: Option<i64>,
+        propagation: &'static str,
+    },
 }
 
 #[derive(Clone, Debug, Default)]

@@ -65,9 +65,10 @@ pub(crate) fn reconcile(key: &Key, context: &mut Context) -> Plan {
 
 /// Pods that match and have no controller become this set's.
 fn adopt(record: &Arc<Record>, selector: &Selector, context: &Context, plan: &mut Plan) {
-    let orphans = context.view.list(registry::POD, &record.key.namespace, None).filter(|pod| {
-        pod.header.controller().is_none() && is_active(pod) && selector.matches(&pod.header.labels)
-    });
+    let orphans = context
+        .view
+        .list(registry::POD, &record.key.namespace, None)
+        .filter(|pod| pod.header.controller().is_none() && is_active(pod) && selector.matches(&pod.header.labels));
     for orphan in orphans {
         let mut pod = orphan.value();
         let mut owners = pod.items("metadata.ownerReferences").to_vec();
@@ -123,7 +124,8 @@ fn to_delete(active: &[Arc<Record>], view: &View) -> Vec<Arc<Record>> {
                 Some("Running") => 2,
                 _ => 1,
             };
-            let cost: i64 = pod.annotation("controller.kubernetes.io/pod-deletion-cost").and_then(|c| c.parse().ok()).unwrap_or(0);
+            let cost: i64 =
+                pod.annotation("controller.kubernetes.io/pod-deletion-cost").and_then(|c| c.parse().ok()).unwrap_or(0);
             let ready = ready_since(&pod);
             let rank = (
                 record.header.node_name.is_some(),

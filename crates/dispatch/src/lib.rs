@@ -113,7 +113,11 @@ impl Workers for Hub {
             what: call.what.clone(),
             pod_uid: call.uid.clone(),
             container: call.container.clone(),
-            params: call.params.iter().map(|(name, value)| pb::Param { name: name.clone(), value: value.clone() }).collect(),
+            params: call
+                .params
+                .iter()
+                .map(|(name, value)| pb::Param { name: name.clone(), value: value.clone() })
+                .collect(),
         };
         if let Some(stream) = self.open_here(&call.node, open.clone()).await {
             return stream;

@@ -33,11 +33,13 @@ impl Relay for RelayService {
 
     async fn open(&self, request: Request<Streaming<pb::Frame>>) -> Result<Response<Self::OpenStream>, tonic::Status> {
         let mut incoming = request.into_inner();
-        let first = incoming.next().await.ok_or_else(|| tonic::Status::invalid_argument("a relay starts with its call"))??;
+        let first =
+            incoming.next().await.ok_or_else(|| tonic::Status::invalid_argument("a relay starts with its call"))??;
         let call = Call::decode(first.data).map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
         let stream = self.hub.open_here(&call.node, call.open.unwrap_or_default()).await;
         let stream = stream.ok_or_else(|| tonic::Status::not_found("this master does not hold the session"))?;
-        let WorkerStream { to_worker, from_worker } = stream.map_err(|status| tonic::Status::unavailable(status.message))?;
+        let WorkerStream { to_worker, from_worker } =
+            stream.map_err(|status| tonic::Status::unavailable(status.message))?;
         tokio::spawn(async move {
             while let Some(Ok(frame)) = incoming.next().await {
                 if to_worker.send(Frame { channel: frame.channel, data: frame.data }).await.is_err() {
@@ -45,7 +47,8 @@ impl Relay for RelayService {
                 }
             }
         });
-        let outgoing = ReceiverStream::new(from_worker).map(|frame| Ok(pb::Frame { channel: frame.channel, data: frame.data }));
+        let outgoing =
+            ReceiverStream::new(from_worker).map(|frame| Ok(pb::Frame { channel: frame.channel, data: frame.data }));
         Ok(Response::new(Box::pin(outgoing)))
     }
 }

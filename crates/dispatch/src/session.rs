@@ -54,10 +54,14 @@ type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Dispatch for DispatchService {
     type SessionStream = Outgoing<pb::ToWorker>;
 
-    async fn session(&self, request: Request<Streaming<pb::FromWorker>>) -> Result<Response<Self::SessionStream>, Status> {
+    async fn session(
+        &self,
+        request: Request<Streaming<pb::FromWorker>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
         let node = node_of(&request)?;
         let mut incoming = request.into_inner();
-        let first = incoming.next().await.ok_or_else(|| Status::invalid_argument("the session ended before its hello"))??;
+        let first =
+            incoming.next().await.ok_or_else(|| Status::invalid_argument("the session ended before its hello"))??;
         let Some(from_worker::Message::Hello(hello)) = first.message else {
             return Err(Status::invalid_argument("the first message of a session must be a hello"));
         };
@@ -73,7 +77,7 @@ impl Dispatch for DispatchService {
         let (front, hub) = (self.front.clone(), self.hub.clone());
         tokio::spawn(async move {
             tokio::select! {
-                () = take_in(&front, &hub, &node, incoming, &down) => {}
+                () = take_in(&front, &hub, &node, &hello.boot_id, incoming, &down) => {}
                 () = send_assignments(&front, &node, &down) => {}
                 () = down.closed() => {}
                 () = leaderless(&front) => tracing::info!(%node, "no leader: the session is ended so that the worker moves"),
@@ -101,7 +105,8 @@ impl Dispatch for DispatchService {
                 }
             }
         });
-        let outgoing = ReceiverStream::new(from_client).map(|frame| Ok(pb::Frame { channel: frame.channel, data: frame.data }));
+        let outgoing =
+            ReceiverStream::new(from_client).map(|frame| Ok(pb::Frame { channel: frame.channel, data: frame.data }));
         Ok(Response::new(Box::pin(outgoing)))
     }
 }
@@ -119,7 +124,14 @@ async fn leaderless(front: &Front) {
     }
 }
 
-async fn take_in(front: &Front, hub: &Arc<Hub>, node: &str, mut incoming: Streaming<pb::FromWorker>, down: &Down) {
+async fn take_in(
+    front: &Front,
+    hub: &Arc<Hub>,
+    node: &str,
+    boot_id: &str,
+    mut incoming: Streaming<pb::FromWorker>,
+    down: &Down,
+) {
     loop {
         let message = match tokio::time::timeout(SILENCE_MAX, incoming.next()).await {
             Ok(Some(Ok(message))) => message,
@@ -131,12 +143,14 @@ async fn take_in(front: &Front, hub: &Arc<Hub>, node: &str, mut incoming: Stream
         match message.message {
             Some(from_worker::Message::Heartbeat(_)) | Some(from_worker::Message::Hello(_)) => {}
             Some(from_worker::Message::PodStatus(report)) => {
-                // Each pod's reports are few and in order; different pods need not wait for each other.
+                // The worker sends a pod's next report once this one is acknowledged; different pods
+                // need not wait for each other.
                 let (front, node, down) = (front.clone(), node.to_string(), down.clone());
+                let boot_id = boot_id.to_string();
                 tokio::spawn(async move {
                     let (uid, sequence) = (report.uid.clone(), report.sequence);
                     let stored = loop {
-                        match intake::pod_status(&front, &node, &report).await {
+                        match intake::pod_status(&front, &node, &boot_id, &report).await {
                             Ok(()) => break true,
                             Err(status) if status.code < 500 => {
                                 tracing::warn!(%node, %status, "a pod status was refused");
@@ -206,8 +220,15 @@ fn references(view: &View, pod: &Value) -> Vec<Arc<Record>> {
 
 /// What the worker has been sent of a pod: everything but its status, which is the worker's own.
 fn fingerprint(pod: &Value, objects: &[Arc<Record>]) -> String {
-    let revisions: Vec<String> = objects.iter().map(|record| format!("{}@{}", record.key, record.header.revision)).collect();
-    format!("{}{}{}{}", pod.at("spec"), pod.at("metadata.deletionTimestamp"), pod.at("metadata.labels"), revisions.join(","))
+    let revisions: Vec<String> =
+        objects.iter().map(|record| format!("{}@{}", record.key, record.header.revision)).collect();
+    format!(
+        "{}{}{}{}",
+        pod.at("spec"),
+        pod.at("metadata.deletionTimestamp"),
+        pod.at("metadata.labels"),
+        revisions.join(",")
+    )
 }
 
 async fn send_assignments(front: &Front, node: &str, down: &Down) {

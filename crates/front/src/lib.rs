@@ -76,7 +76,8 @@ impl Front {
                 let wanted = objects::Revision(revision);
                 self.store.view_since(wanted, REVISION_PATIENCE).await.map_err(|error| {
                     let mut status = unavailable(error);
-                    status.message = format!("Too large resource version: {revision}, current: {}", self.store.view().revision());
+                    status.message =
+                        format!("Too large resource version: {revision}, current: {}", self.store.view().revision());
                     (status.code, status.reason) = (504, "Timeout");
                     status
                 })

@@ -202,4 +202,3 @@ pub(crate) async fn propose(front: &Front, leader: LeaderId, txn: Txn) -> Result
         Outcome::Refused(refusal) => Err(Failure::Refused(refusal)),
     }
 }
-

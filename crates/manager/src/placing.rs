@@ -53,7 +53,10 @@ async fn carry_out(front: &Front, leader: LeaderId, view: &View, decision: Decis
             api::bind_object(&mut object, node, front.now());
             let bind = Op::Update { key: pod.clone(), assumed: record.header.revision, object: encode(object) };
             let message = format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
-            (pod.clone(), Txn { ops: vec![bind, event(front, record, "Normal", "Scheduled", &message)], ..Txn::default() })
+            (
+                pod.clone(),
+                Txn { ops: vec![bind, event(front, record, "Normal", "Scheduled", &message)], ..Txn::default() },
+            )
         }
         Decision::Unschedulable { pod, message } => {
             let Some(record) = view.get(pod) else { return Ok(()) };

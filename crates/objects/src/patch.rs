@@ -19,7 +19,9 @@ pub enum Error {
 pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), Error> {
     let patch: json_patch::Patch =
         serde_json::from_value(patch.clone()).map_err(|error| Error::NotJsonPatch(error.to_string()))?;
-    json_patch::patch(object, &patch).map_err(|error| Error::Refused(format!("the server rejected our request due to an error in our request: {error}")))
+    json_patch::patch(object, &patch).map_err(|error| {
+        Error::Refused(format!("the server rejected our request due to an error in our request: {error}"))
+    })
 }
 
 /// Applies RFC 7386.
@@ -141,12 +143,7 @@ fn merge_map(object: &mut Map<String, Value>, patch: &Map<String, Value>) -> Res
     Ok(())
 }
 
-fn merge_list(
-    field: &str,
-    items: &mut Vec<Value>,
-    change: &[Value],
-    order: Option<&Vec<Value>>,
-) -> Result<(), Error> {
+fn merge_list(field: &str, items: &mut Vec<Value>, change: &[Value], order: Option<&Vec<Value>>) -> Result<(), Error> {
     if MERGE_SETS.contains(&field) {
         for item in change {
             if !items.contains(item) {
@@ -157,7 +154,8 @@ fn merge_list(
         *items = change.iter().filter(|item| item.get("$patch").is_none()).cloned().collect();
     } else if let Some(key) = merge_key(field, change).filter(|_| change.iter().all(Value::is_object)) {
         for item in change {
-            let same = items.iter().position(|existing| existing.get(key).is_some() && existing.get(key) == item.get(key));
+            let same =
+                items.iter().position(|existing| existing.get(key).is_some() && existing.get(key) == item.get(key));
             let change = item.as_object().expect("checked above");
             match (same, item.get("$patch").and_then(Value::as_str)) {
                 (Some(i), Some("delete")) => {

@@ -45,6 +45,8 @@ pub struct Kind {
     pub validate_update: fn(new: &Value, old: &Value, &mut FieldErrors),
     /// Fields (top level) whose change counts as a new generation; empty: generation is not kept.
     pub generation_of: &'static [&'static str],
+    /// Served for clients that look, but nothing acts on it yet: writes are refused with this.
+    pub read_only: Option<&'static str>,
 }
 
 impl std::fmt::Debug for Kind {
@@ -104,6 +106,7 @@ pub const ROLE: KindId = KindId(12);
 pub const CLUSTER_ROLE: KindId = KindId(13);
 pub const ROLE_BINDING: KindId = KindId(14);
 pub const CLUSTER_ROLE_BINDING: KindId = KindId(15);
+pub const SERVICE: KindId = KindId(16);
 
 const fn column(name: &'static str, ty: &'static str) -> Column {
     Column { name, ty, priority: 0 }
@@ -140,6 +143,7 @@ const BASE: Kind = Kind {
     validate: core::validate_nothing,
     validate_update: no_update_rule,
     generation_of: &[],
+    read_only: None,
 };
 
 /// Every built-in kind. The order is that of `kubectl api-resources` within a group.
@@ -264,6 +268,17 @@ pub static KINDS: &[Kind] = &[
         singular: "serviceaccount",
         short_names: &["sa"],
         schema: "io.k8s.api.core.v1.ServiceAccount",
+        ..BASE
+    },
+    Kind {
+        id: SERVICE,
+        kind: "Service",
+        plural: "services",
+        singular: "service",
+        short_names: &["svc"],
+        categories: &["all"],
+        schema: "io.k8s.api.core.v1.Service",
+        read_only: Some("services are not supported by this version"),
         ..BASE
     },
     Kind {

@@ -47,6 +47,7 @@ pub fn definitions() -> Map<String, Value> {
         k::core::v1::ConfigMap,
         k::core::v1::Secret,
         k::core::v1::ServiceAccount,
+        k::core::v1::Service,
         k::core::v1::Event,
         k::core::v1::Binding,
         k::events::v1::Event,

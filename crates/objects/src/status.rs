@@ -112,12 +112,14 @@ impl Status {
     }
 
     pub fn unavailable(message: impl Into<String>) -> Status {
-        Status { retry_after_s: Some(1), ..Status::new(503, "ServiceUnavailable", message) }
+        // No Retry-After: the request has already waited for a leader, and clients told to come back
+        // would hold the error from their users for ten more rounds.
+        Status::new(503, "ServiceUnavailable", message)
     }
 
     /// The request may or may not have been carried out.
     pub fn timeout(message: impl Into<String>) -> Status {
-        Status { retry_after_s: Some(1), ..Status::new(504, "Timeout", message) }
+        Status::new(504, "Timeout", message)
     }
 
     pub fn too_many_requests(message: impl Into<String>, retry_after_s: u32) -> Status {

@@ -24,10 +24,7 @@ const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 pub fn is_dns_label(text: &str) -> bool {
     let bytes = text.as_bytes();
     let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
-    (1..=63).contains(&bytes.len())
-        && bytes.iter().all(inner)
-        && bytes[0] != b'-'
-        && bytes[bytes.len() - 1] != b'-'
+    (1..=63).contains(&bytes.len()) && bytes.iter().all(inner) && bytes[0] != b'-' && bytes[bytes.len() - 1] != b'-'
 }
 
 pub fn is_dns_subdomain(text: &str) -> bool {
@@ -125,7 +122,11 @@ pub fn metadata(object: &Value, rule: NameRule, errors: &mut FieldErrors) {
         n_controllers += usize::from(owner.at("controller") == true);
     }
     if n_controllers > 1 {
-        errors.invalid("metadata.ownerReferences", &json!(n_controllers), "Only one reference can have Controller set to true");
+        errors.invalid(
+            "metadata.ownerReferences",
+            &json!(n_controllers),
+            "Only one reference can have Controller set to true",
+        );
     }
     for finalizer in object.items("metadata.finalizers") {
         qualified_name(finalizer.as_str().unwrap_or(""), "metadata.finalizers", errors);

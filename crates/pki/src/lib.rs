@@ -141,8 +141,7 @@ pub fn master_alt_names(name: &str, addresses: &[String]) -> Vec<String> {
 
 /// Who a verified certificate speaks for.
 pub fn identity_of(der: &[u8]) -> Result<Identity, Error> {
-    let (_, certificate) =
-        x509_parser::parse_x509_certificate(der).map_err(|error| Error::Read(error.to_string()))?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).map_err(|error| Error::Read(error.to_string()))?;
     let subject = certificate.subject();
     let text = |attribute: &x509_parser::x509::AttributeTypeAndValue| attribute.as_str().unwrap_or("").to_string();
     Ok(Identity {

@@ -1,9 +1,9 @@
 //! rustls configurations from credentials.
 
 use crate::{Credential, Error};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use std::sync::Arc;
@@ -54,10 +54,8 @@ pub fn tonic_client(credential: Option<&Credential>, ca: &str, domain: &str) -> 
 /// A client that trusts nothing by name but reports the server's chain: with it a joiner fetches the
 /// CA, whose digest its token pins.
 fn unverified_client() -> ClientConfig {
-    let mut config = ClientConfig::builder()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AcceptAny))
-        .with_no_client_auth();
+    let mut config =
+        ClientConfig::builder().dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny)).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config
 }
@@ -101,12 +99,11 @@ impl ServerCertVerifier for AcceptAny {
 }
 
 /// A TLS connection to a server whose certificate is not verified: send it nothing that matters.
-pub async fn connect_unverified(
-    addr: &str,
-) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, Error> {
+pub async fn connect_unverified(addr: &str) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, Error> {
     let read = |why: String| Error::Read(why);
     let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host).trim_matches(['[', ']']).to_string();
-    let stream = tokio::net::TcpStream::connect(addr).await.map_err(|e| read(format!("cannot connect to {addr}: {e}")))?;
+    let stream =
+        tokio::net::TcpStream::connect(addr).await.map_err(|e| read(format!("cannot connect to {addr}: {e}")))?;
     let name = ServerName::try_from(host).map_err(|error| read(error.to_string()))?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(unverified_client()));
     connector.connect(name, stream).await.map_err(|e| read(format!("TLS with {addr}: {e}")))

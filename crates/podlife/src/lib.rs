@@ -89,16 +89,35 @@ pub struct Memory {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    StartSandbox { attempt: u32 },
+    StartSandbox {
+        attempt: u32,
+    },
     /// Ends the sandbox and everything in it, and forgets its containers.
-    RemoveSandbox { id: String },
+    RemoveSandbox {
+        id: String,
+    },
     /// Frees what a finished pod holds, keeping its containers for their logs.
-    StopSandbox { id: String },
+    StopSandbox {
+        id: String,
+    },
     /// Gets the image as the pull policy says, then creates and starts the container.
-    StartContainer { name: String, attempt: u32 },
-    StopContainer { id: String, name: String, grace_s: i64 },
-    RemoveContainer { id: String },
-    Probe { container: String, id: String, kind: ProbeKind },
+    StartContainer {
+        name: String,
+        attempt: u32,
+    },
+    StopContainer {
+        id: String,
+        name: String,
+        grace_s: i64,
+    },
+    RemoveContainer {
+        id: String,
+    },
+    Probe {
+        container: String,
+        id: String,
+        kind: ProbeKind,
+    },
 }
 
 /// Something to tell people: an Event's type, reason and message, and the container it is about.
@@ -247,7 +266,13 @@ fn run(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &m
         let latest = world.latest(name);
         match latest.map(|latest| &latest.state) {
             Some(State::Running { .. }) => {
-                if !is_init {
+                let running = latest.expect("it runs");
+                if !is_init && running.image != container.text("image") {
+                    let message = format!("Container {name} definition changed, will be restarted");
+                    step.notes.push(Note { ty: "Normal", reason: "Killing", message, container: name.into() });
+                    let (id, name) = (running.id.clone(), name.to_string());
+                    step.actions.push(Action::StopContainer { id, name, grace_s: grace(pod) });
+                } else if !is_init {
                     probes::run(container, latest.expect("it runs"), memory, now, step);
                 } else {
                     inits_done = false;
@@ -285,12 +310,10 @@ fn next_sandbox(pod: &Value) -> u32 {
 
 /// Whether a pod whose sandbox is gone has anything left to do.
 fn may_still_run(pod: &Value, world: &World) -> bool {
-    containers(pod).any(|(container, is_init)| {
-        match world.latest(container.text("name")).map(|latest| &latest.state) {
-            Some(State::Exited { code: 0, .. }) if is_init => false,
-            Some(State::Exited { code, .. }) => restarts(pod, is_init, *code),
-            _ => true,
-        }
+    containers(pod).any(|(container, is_init)| match world.latest(container.text("name")).map(|latest| &latest.state) {
+        Some(State::Exited { code: 0, .. }) if is_init => false,
+        Some(State::Exited { code, .. }) => restarts(pod, is_init, *code),
+        _ => true,
     })
 }
 

@@ -90,7 +90,8 @@ pub(crate) fn run(container: &Value, observed: &Observed, memory: &mut Memory, n
     for kind in [ProbeKind::Startup, ProbeKind::Liveness, ProbeKind::Readiness] {
         let probe = container.at(kind.field());
         let started_up = is_started(container, id, memory);
-        if probe.is_null() || (kind != ProbeKind::Startup && !started_up) || (kind == ProbeKind::Startup && started_up) {
+        if probe.is_null() || (kind != ProbeKind::Startup && !started_up) || (kind == ProbeKind::Startup && started_up)
+        {
             continue;
         }
         let state = memory.probes.entry((id.clone(), kind)).or_default();
@@ -98,7 +99,11 @@ pub(crate) fn run(container: &Value, observed: &Observed, memory: &mut Memory, n
             if !memory.condemned.contains(id) {
                 memory.condemned.push(id.clone());
                 let own = probe.at("terminationGracePeriodSeconds").as_i64();
-                let message = format!("Container {} failed {} probe, will be restarted", observed.name, kind.field().trim_end_matches("Probe"));
+                let message = format!(
+                    "Container {} failed {} probe, will be restarted",
+                    observed.name,
+                    kind.field().trim_end_matches("Probe")
+                );
                 step.notes.push(Note { ty: "Normal", reason: "Killing", message, container: observed.name.clone() });
                 let grace_s = own.unwrap_or(30);
                 step.actions.push(Action::StopContainer { id: id.clone(), name: observed.name.clone(), grace_s });

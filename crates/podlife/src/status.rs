@@ -42,7 +42,8 @@ fn container_status(pod: &Value, container: &Value, is_init: bool, world: &World
     });
     let failure = memory.failures.get(name);
     let Some(latest) = latest else {
-        let idle = if !is_init && pod.at("spec.initContainers").is_array() { "PodInitializing" } else { "ContainerCreating" };
+        let idle =
+            if !is_init && pod.at("spec.initContainers").is_array() { "PodInitializing" } else { "ContainerCreating" };
         let ran = old.filter(|old| !old.text("containerID").is_empty());
         status["state"] = match (failure, ran) {
             (Some(failure), _) => failed(failure, container),
@@ -56,7 +57,11 @@ fn container_status(pod: &Value, container: &Value, is_init: bool, world: &World
         };
         if let Some(old) = ran {
             status["containerID"] = old.at("containerID").clone();
-            status["lastState"] = if old.at("state.terminated").is_null() { old.at("lastState").clone() } else { old.at("state").clone() };
+            status["lastState"] = if old.at("state.terminated").is_null() {
+                old.at("lastState").clone()
+            } else {
+                old.at("state").clone()
+            };
         }
         return status;
     };
@@ -110,7 +115,8 @@ fn failed(failure: &crate::Failure, container: &Value) -> Value {
     // After the first failure an image is said to be backed off, with the error kept in the message.
     match failure.reason.as_str() {
         "ErrImagePull" if failure.n_failures > 1 => {
-            let message = format!("Back-off pulling image {:?}: ErrImagePull: {}", container.text("image"), failure.message);
+            let message =
+                format!("Back-off pulling image {:?}: ErrImagePull: {}", container.text("image"), failure.message);
             waiting("ImagePullBackOff", &message)
         }
         reason => waiting(reason, &failure.message),
@@ -148,8 +154,20 @@ fn phase(pod: &Value, inits: &[Value], mains: &[Value]) -> &'static str {
     let all_zero = mains.iter().all(|status| code(status) == Some(0));
     let all_ended = mains.iter().all(|status| ended(status).is_some());
     match pod.text("spec.restartPolicy") {
-        _ if deleting && all_ended => if all_zero { "Succeeded" } else { "Failed" },
-        "Never" if all_ended => if all_zero { "Succeeded" } else { "Failed" },
+        _ if deleting && all_ended => {
+            if all_zero {
+                "Succeeded"
+            } else {
+                "Failed"
+            }
+        }
+        "Never" if all_ended => {
+            if all_zero {
+                "Succeeded"
+            } else {
+                "Failed"
+            }
+        }
         "OnFailure" if all_zero && all_ended => "Succeeded",
         _ if mains.iter().any(ever) => "Running",
         _ => "Pending",

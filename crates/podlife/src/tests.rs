@@ -16,7 +16,13 @@ impl Life {
     fn new(spec: Value) -> Life {
         let mut pod = json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": spec});
         objects::kinds::pod::default_pod(&mut pod);
-        Life { pod, world: World::default(), memory: Memory::default(), now: Timestamp(1_000_000), trace: String::new() }
+        Life {
+            pod,
+            world: World::default(),
+            memory: Memory::default(),
+            now: Timestamp(1_000_000),
+            trace: String::new(),
+        }
     }
 
     /// Steps, performs and reports until there is nothing to do at this instant.
@@ -41,7 +47,8 @@ impl Life {
                 return self;
             }
             for action in step.actions {
-                self.trace += &format!("  {}\n", self.perform(action));
+                let line = self.perform(action);
+                self.trace += &format!("  {line}\n");
             }
         }
         panic!("it does not settle:\n{}", self.trace);
@@ -51,7 +58,8 @@ impl Life {
         match action {
             Action::StartSandbox { attempt } => {
                 let id = format!("s{attempt}");
-                self.world.sandbox = Some(Sandbox { id: id.clone(), attempt, ready: true, ips: vec!["10.0.0.1".into()] });
+                self.world.sandbox =
+                    Some(Sandbox { id: id.clone(), attempt, ready: true, ips: vec!["10.0.0.1".into()] });
                 format!("sandbox {id}")
             }
             Action::RemoveSandbox { id } => {
@@ -65,7 +73,7 @@ impl Life {
             Action::StartContainer { name, attempt } => {
                 let id = format!("{name}{attempt}");
                 let state = State::Running { started: self.now };
-                self.world.containers.push(Observed { name, attempt, id: id.clone(), image: "i".into(), state });
+                self.world.containers.push(Observed { name, attempt, id: id.clone(), image: "i:1".into(), state });
                 format!("start {id}")
             }
             Action::StopContainer { id, grace_s, .. } => {
@@ -199,7 +207,8 @@ fn a_deleted_pod_stops_within_its_grace() {
 #[test]
 fn a_failing_liveness_probe_restarts() {
     let mut spec = one();
-    spec["containers"][0]["livenessProbe"] = json!({"tcpSocket": {"port": 1}, "periodSeconds": 5, "failureThreshold": 2});
+    spec["containers"][0]["livenessProbe"] =
+        json!({"tcpSocket": {"port": 1}, "periodSeconds": 5, "failureThreshold": 2});
     let mut life = Life::new(spec);
     life.settle().answer(ProbeKind::Liveness, false).later(5_000).settle().answer(ProbeKind::Liveness, false).settle();
     life.expect(expect![[r#"

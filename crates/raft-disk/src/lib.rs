@@ -42,8 +42,7 @@ fn options() -> Options {
 
 impl RocksDisk {
     pub fn open(path: &Path) -> Result<RocksDisk, OpenError> {
-        let db = DB::open(&options(), path)
-            .map_err(|source| OpenError { path: path.display().to_string(), source })?;
+        let db = DB::open(&options(), path).map_err(|source| OpenError { path: path.display().to_string(), source })?;
         Ok(RocksDisk { db })
     }
 }

@@ -89,8 +89,7 @@ impl Log {
         // Older than the tail: from disk, in pages.
         let mut next = from;
         while next < to.min(first_in_tail) && (entries.is_empty() || n_bytes < n_bytes_max) {
-            let page: Vec<(Bytes, Bytes)> =
-                self.disk.scan(&log_key(next), &log_key(to.min(first_in_tail)), 256)?;
+            let page: Vec<(Bytes, Bytes)> = self.disk.scan(&log_key(next), &log_key(to.min(first_in_tail)), 256)?;
             let Some((_, _)) = page.last() else { break };
             for (_, bytes) in page {
                 if !entries.is_empty() && n_bytes + bytes.len() > n_bytes_max {

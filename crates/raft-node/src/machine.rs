@@ -6,9 +6,7 @@
 
 use crate::codec;
 use crate::disk::{self, Batch, Disk};
-use crate::types::{
-    Entry, LogId, Snapshot, SnapshotData, SnapshotMeta, StoredMembership, TypeConfig, leader_id,
-};
+use crate::types::{Entry, LogId, Snapshot, SnapshotData, SnapshotMeta, StoredMembership, TypeConfig, leader_id};
 use futures::{Stream, TryStreamExt};
 use objects::{Key, KindId};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};

@@ -118,6 +118,8 @@ struct Inner {
     in_flight: Semaphore,
     leadership: watch::Sender<Leadership>,
     beats: watch::Sender<BTreeMap<String, u64>>,
+    /// When a leader was last heard; openraft goes on naming one that died while no other is elected.
+    heard: Mutex<tokio::time::Instant>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -163,6 +165,7 @@ impl Node {
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
             leadership: watch::Sender::new(Leadership::default()),
             beats: watch::Sender::new(BTreeMap::new()),
+            heard: Mutex::new(tokio::time::Instant::now()),
             tasks: Mutex::default(),
         });
         let follow = tokio::spawn(follow_leadership(Arc::downgrade(&inner), Duration::from_millis(max)));
@@ -220,7 +223,7 @@ impl Node {
             lag: matched(id),
         });
         Status {
-            leader: metrics.current_leader,
+            leader: metrics.current_leader.filter(|_| self.0.leadership.borrow().leader.is_some()),
             term: metrics.current_term,
             last_index,
             applied_index: metrics.last_applied.map_or(0, |log_id| log_id.index),
@@ -329,6 +332,7 @@ impl Node {
         let fatal = |error: &dyn std::fmt::Display| Error::Fatal(error.to_string());
         Ok(match request {
             PeerRequest::Append(request) => {
+                *inner.heard.lock() = tokio::time::Instant::now();
                 let entries = request.entries.iter().map(|bytes| codec::entry_from_bytes(bytes));
                 let request = AppendEntriesRequest {
                     vote: codec::vote_from_pb(request.vote),
@@ -446,6 +450,7 @@ impl Inner {
 
     /// The leader and its address, as the metrics know it.
     fn leader(&self) -> Option<(u64, Member)> {
+        self.leadership.borrow().leader.as_ref()?;
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let id = metrics.current_leader?;
@@ -466,7 +471,7 @@ impl Inner {
 
     async fn propose_once(&self, txn: &Txn, route: Route, patience: Duration) -> Attempt {
         match self.leader() {
-            None => Attempt::NotAppended("there is no leader".into()),
+            None => Attempt::NotAppended(NO_LEADER.into()),
             Some((id, _)) if id == self.id => self.propose_here(txn.clone()).await,
             Some(_) if route == Route::Here => Attempt::NotAppended("this master does not lead".into()),
             Some((id, member)) => {
@@ -505,7 +510,7 @@ impl Inner {
 
     async fn read_index_once(&self, patience: Duration) -> Result<u64, String> {
         match self.leader() {
-            None => Err("there is no leader".into()),
+            None => Err(NO_LEADER.into()),
             Some((id, _)) if id == self.id => self.read_index_here().await,
             Some((id, member)) => {
                 let request = PeerRequest::ReadIndex(pb::ReadIndexRequest { to: Some(self.to(id)) });
@@ -530,6 +535,7 @@ impl Inner {
 
 /// One try is given up after this, so that a leader that died with our request does not hold it for
 /// the whole deadline: the next leader answers the retry.
+const NO_LEADER: &str = "there is no leader; a majority of the masters must be up and reach each other";
 const TRY: Duration = Duration::from_millis(600);
 
 #[async_trait]
@@ -614,7 +620,10 @@ async fn follow_leadership(inner: std::sync::Weak<Inner>, lease: Duration) {
             // Having applied an entry of one's own term means having applied all earlier ones.
             let caught_up = metrics.last_applied.is_some_and(|log_id| crate::types::leader_id(&log_id) == mine);
             let leads = metrics.state == ServerState::Leader && leader == Some(inner.id);
-            let lost = leads && !fresh;
+            // A follower that has heard nothing for several election timeouts has no leader, whatever
+            // the last vote says.
+            let deaf = !leads && inner.heard.lock().elapsed() > 5 * lease;
+            let lost = (leads && !fresh) || deaf;
             Leadership {
                 leader: name.filter(|_| !lost).map(|member| member.name.clone()),
                 term: metrics.current_term,

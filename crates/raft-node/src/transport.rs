@@ -130,9 +130,7 @@ impl Transport for TonicTransport {
                     PeerReply::TransferLeader(client.transfer_leader(request).await?.into_inner())
                 }
                 PeerRequest::Propose(request) => PeerReply::Propose(client.propose(request).await?.into_inner()),
-                PeerRequest::ReadIndex(request) => {
-                    PeerReply::ReadIndex(client.read_index(request).await?.into_inner())
-                }
+                PeerRequest::ReadIndex(request) => PeerReply::ReadIndex(client.read_index(request).await?.into_inner()),
                 PeerRequest::Beats(request) => PeerReply::Beats(client.beats(request).await?.into_inner()),
             })
         };

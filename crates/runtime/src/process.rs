@@ -244,7 +244,8 @@ impl Runtime for ProcessRuntime {
         if let Some(parent) = log.parent() {
             std::fs::create_dir_all(parent).map_err(io("creating", parent))?;
         }
-        let mut env = vec![("PATH".to_string(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_string())];
+        let mut env =
+            vec![("PATH".to_string(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_string())];
         env.push(("HOSTNAME".into(), pod.hostname.clone()));
         env.extend(spec.env.iter().cloned());
         let saved = SavedContainer {
@@ -257,9 +258,7 @@ impl Runtime for ProcessRuntime {
         save(&dir.join("container.json"), &saved)?;
         let argv: Vec<String> = spec.command.iter().chain(&spec.args).cloned().collect();
         if argv.is_empty() {
-            return Err(Error::Failed(
-                "the process runtime has no images: the container must name its command".into(),
-            ));
+            return Err(Error::Failed("the process runtime has no images: the container must name its command".into()));
         }
         save(&dir.join("spec.json"), &ShimSpec { argv, env, working_dir: spec.working_dir.clone(), log })?;
         let mut child = std::process::Command::new(&self.shim);
@@ -275,7 +274,18 @@ impl Runtime for ProcessRuntime {
             }
             tokio::time::sleep(POLL).await;
         }
-        Ok(id)
+        match read_state(&dir) {
+            Some(ShimState::Exited { reason, .. }) if reason == "StartError" => {
+                let log = std::fs::read_to_string(pod.log_dir.join(&spec.log_file)).unwrap_or_default();
+                let why = log
+                    .lines()
+                    .last()
+                    .and_then(|line| line.splitn(4, ' ').nth(3))
+                    .unwrap_or("the command could not be started");
+                Err(Error::Failed(why.to_string()))
+            }
+            _ => Ok(id),
+        }
     }
 
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), Error> {

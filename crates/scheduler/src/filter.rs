@@ -94,9 +94,7 @@ pub(crate) fn domain_counts(model: &Model, pod: &PodInfo, constraint: &Spread) -
     let mut counts = BTreeMap::new();
     let keys: Vec<&str> =
         pod.spread.iter().filter(|c| c.hard == constraint.hard).map(|c| c.topology_key.as_str()).collect();
-    let counted = |node: &NodeInfo| {
-        is_eligible(pod, node) && keys.iter().all(|key| node.labels.contains_key(*key))
-    };
+    let counted = |node: &NodeInfo| is_eligible(pod, node) && keys.iter().all(|key| node.labels.contains_key(*key));
     for node in model.nodes().filter(|node| counted(node)) {
         counts.entry(node.labels[constraint.topology_key.as_str()].to_string()).or_default();
     }
@@ -147,9 +145,8 @@ fn pod_affinity(model: &Model, pod: &PodInfo, node: &NodeInfo) -> Vec<String> {
     if !pod.affinity.iter().all(satisfied) {
         return no("node(s) didn't match pod affinity rules");
     }
-    let repelled = |term: &PodTerm| {
-        any_in_domain(model, &term.topology_key, node, |other| model.term_matches(term, own, other))
-    };
+    let repelled =
+        |term: &PodTerm| any_in_domain(model, &term.topology_key, node, |other| model.term_matches(term, own, other));
     if pod.anti_affinity.iter().any(repelled) {
         return no("node(s) didn't match pod anti-affinity rules");
     }

@@ -24,18 +24,22 @@ pub const NAME: &str = "default-scheduler";
 /// What became of one waiting pod.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
-    Bind { pod: Key, node: String },
+    Bind {
+        pod: Key,
+        node: String,
+    },
     /// No node fits; the text is what `kubectl describe` shows.
-    Unschedulable { pod: Key, message: String },
+    Unschedulable {
+        pod: Key,
+        message: String,
+    },
 }
 
 /// Places the waiting pods, most important first; each placement counts for those after it.
 pub fn place(model: &mut Model) -> Vec<Decision> {
     let mut waiting: Vec<PodInfo> = model.waiting().cloned().collect();
     // Priority, then the order of arrival, then the name: never the order of a map.
-    waiting.sort_by(|a, b| {
-        (b.priority, a.created, &a.key).cmp(&(a.priority, b.created, &b.key))
-    });
+    waiting.sort_by(|a, b| (b.priority, a.created, &a.key).cmp(&(a.priority, b.created, &b.key)));
     waiting.into_iter().map(|pod| place_one(model, &pod)).collect()
 }
 

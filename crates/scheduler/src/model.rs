@@ -161,7 +161,8 @@ impl PodInfo {
         let node_affinity = spec.at("affinity.nodeAffinity");
         let (affinity, anti) = (spec.at("affinity.podAffinity"), spec.at("affinity.podAntiAffinity"));
         let weighted = |family: &Value, sign: i64| -> Vec<(i64, PodTerm)> {
-            let term = |item: &Value| (sign * item.at("weight").as_i64().unwrap_or(0), pod_term(item.at("podAffinityTerm")));
+            let term =
+                |item: &Value| (sign * item.at("weight").as_i64().unwrap_or(0), pod_term(item.at("podAffinityTerm")));
             family.items(preferred).iter().map(term).collect()
         };
         let selector = spec.at("nodeSelector").as_object().into_iter().flatten();
@@ -323,9 +324,10 @@ impl Model {
         let namespace = other.key.namespace.as_str();
         let own = term.namespaces.is_empty() && term.namespace_selector.is_none() && namespace == owner_namespace;
         let named = term.namespaces.iter().any(|named| named == namespace);
-        let selected = term.namespace_selector.as_ref().is_some_and(|selector| {
-            self.namespace_labels(namespace).is_some_and(|labels| selector.matches(labels))
-        });
+        let selected = term
+            .namespace_selector
+            .as_ref()
+            .is_some_and(|selector| self.namespace_labels(namespace).is_some_and(|labels| selector.matches(labels)));
         (own || named || selected) && term.selector.as_ref().is_some_and(|selector| selector.matches(&other.labels))
     }
 }

@@ -84,111 +84,187 @@ const HOST: &str = "kubernetes.io/hostname";
 
 #[test]
 fn no_nodes() {
-    check("pod x", json!({}), expect![[r#"
+    check(
+        "pod x",
+        json!({}),
+        expect![[r#"
         x: no nodes available to schedule pods
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn node_unschedulable() {
-    check("node a cordoned\n node b\n pod x", json!({}), expect![[r#"
+    check(
+        "node a cordoned\n node b\n pod x",
+        json!({}),
+        expect![[r#"
         x -> b
-    "#]]);
-    check("node a cordoned\n pod x", json!({}), expect![[r#"
+    "#]],
+    );
+    check(
+        "node a cordoned\n pod x",
+        json!({}),
+        expect![[r#"
         x: 0/1 nodes are available: 1 node(s) were unschedulable.
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn node_resources_fit() {
-    check("node a cpu=2\n node b cpu=1\n pod y on a cpu=1\n pod x cpu=1500m", json!({}), expect![[r#"
+    check(
+        "node a cpu=2\n node b cpu=1\n pod y on a cpu=1\n pod x cpu=1500m",
+        json!({}),
+        expect![[r#"
         x: 0/2 nodes are available: 2 Insufficient cpu.
-    "#]]);
-    check("node a pods=1\n pod y on a\n pod x memory=9Gi", json!({}), expect![[r#"
+    "#]],
+    );
+    check(
+        "node a pods=1\n pod y on a\n pod x memory=9Gi",
+        json!({}),
+        expect![[r#"
         x: 0/1 nodes are available: 1 Insufficient memory, 1 Too many pods.
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn taint_toleration() {
-    check("node a taint=gpu:NoSchedule\n pod x", json!({}), expect![[r#"
+    check(
+        "node a taint=gpu:NoSchedule\n pod x",
+        json!({}),
+        expect![[r#"
         x: 0/1 nodes are available: 1 node(s) had untolerated taint(s).
-    "#]]);
+    "#]],
+    );
     let tolerates = json!({"tolerations": [{"key": "gpu", "operator": "Exists"}]});
-    check("node a taint=gpu:NoSchedule\n pod x", tolerates, expect![[r#"
+    check(
+        "node a taint=gpu:NoSchedule\n pod x",
+        tolerates,
+        expect![[r#"
         x -> a
-    "#]]);
-    check("node a taint=old:PreferNoSchedule\n node b\n pod x", json!({}), expect![[r#"
+    "#]],
+    );
+    check(
+        "node a taint=old:PreferNoSchedule\n node b\n pod x",
+        json!({}),
+        expect![[r#"
         x -> b
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn node_affinity() {
     let ssd = json!({"nodeSelector": {"disk": "ssd"}});
-    check("node a disk=hdd\n node b disk=ssd\n pod x", ssd.clone(), expect![[r#"
+    check(
+        "node a disk=hdd\n node b disk=ssd\n pod x",
+        ssd.clone(),
+        expect![[r#"
         x -> b
-    "#]]);
-    check("node a disk=hdd\n pod x", ssd, expect![[r#"
+    "#]],
+    );
+    check(
+        "node a disk=hdd\n pod x",
+        ssd,
+        expect![[r#"
         x: 0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.
-    "#]]);
+    "#]],
+    );
     let required = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
         "nodeSelectorTerms": [{"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["4"]}]}]}}}});
-    check("node a cores=4\n node b cores=8\n pod x", required, expect![[r#"
+    check(
+        "node a cores=4\n node b cores=8\n pod x",
+        required,
+        expect![[r#"
         x -> b
-    "#]]);
+    "#]],
+    );
     let by_name = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
         "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["b"]}]}]}}}});
-    check("node a\n node b\n pod x", by_name, expect![[r#"
+    check(
+        "node a\n node b\n pod x",
+        by_name,
+        expect![[r#"
         x -> b
-    "#]]);
+    "#]],
+    );
     let preferred = json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
         {"weight": 10, "preference": {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}}]}}});
-    check("node a\n node b disk=ssd\n pod x", preferred, expect![[r#"
+    check(
+        "node a\n node b disk=ssd\n pod x",
+        preferred,
+        expect![[r#"
         x -> b
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn node_ports() {
-    check("node a\n pod y on a port=80\n pod x port=80", json!({}), expect![[r#"
+    check(
+        "node a\n pod y on a port=80\n pod x port=80",
+        json!({}),
+        expect![[r#"
         x: 0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn required_anti_affinity_one_per_host() {
     let nodes = "node a\n node b\n node c\n";
     let pods = "pod p1 app=w\n pod p2 app=w\n pod p3 app=w\n pod p4 app=w";
-    check(&format!("{nodes}{pods}"), affinity("podAntiAffinity", HOST, "w"), expect![[r#"
+    check(
+        &format!("{nodes}{pods}"),
+        affinity("podAntiAffinity", HOST, "w"),
+        expect![[r#"
         p1 -> a
         p2 -> b
         p3 -> c
         p4: 0/3 nodes are available: 3 node(s) didn't match pod anti-affinity rules.
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn anti_affinity_is_symmetric() {
-    check("node a\n pod y on a app=db refuses=web\n pod x app=web", json!({}), expect![[r#"
+    check(
+        "node a\n pod y on a app=db refuses=web\n pod x app=web",
+        json!({}),
+        expect![[r#"
         x: 0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules.
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn required_affinity() {
     let near_db = affinity("podAffinity", "zone", "db");
-    check("node a zone=1\n node b zone=2\n node c zone=2\n pod y on b app=db\n pod z on b\n pod x app=web", near_db.clone(), expect![[r#"
+    check(
+        "node a zone=1\n node b zone=2\n node c zone=2\n pod y on b app=db\n pod z on b\n pod x app=web",
+        near_db.clone(),
+        expect![[r#"
         x -> c
-    "#]]);
-    check("node a zone=1\n pod x app=web", near_db, expect![[r#"
+    "#]],
+    );
+    check(
+        "node a zone=1\n pod x app=web",
+        near_db,
+        expect![[r#"
         x: 0/1 nodes are available: 1 node(s) didn't match pod affinity rules.
-    "#]]);
+    "#]],
+    );
     // The first of a group that wants to be with itself starts the group.
-    check("node a zone=1\n pod x app=db\n pod y app=db", affinity("podAffinity", "zone", "db"), expect![[r#"
+    check(
+        "node a zone=1\n pod x app=db\n pod y app=db",
+        affinity("podAffinity", "zone", "db"),
+        expect![[r#"
         x -> a
         y -> a
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -196,45 +272,71 @@ fn preferred_anti_affinity_spreads_evenly() {
     let spec = json!({"affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
         {"weight": 100, "podAffinityTerm": {"topologyKey": HOST, "labelSelector": {"matchLabels": {"app": "w"}}}}]}}});
     let pods: String = (1..=6).map(|i| format!("pod p{i} app=w\n")).collect();
-    check(&format!("node a\n node b\n node c\n {pods}"), spec, expect![[r#"
+    check(
+        &format!("node a\n node b\n node c\n {pods}"),
+        spec,
+        expect![[r#"
         p1 -> a
         p2 -> b
         p3 -> c
         p4 -> a
         p5 -> b
         p6 -> c
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn topology_spread() {
-    let spread = |when: &str| json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
-        "whenUnsatisfiable": when, "labelSelector": {"matchLabels": {"app": "w"}}}]});
+    let spread = |when: &str| {
+        json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
+        "whenUnsatisfiable": when, "labelSelector": {"matchLabels": {"app": "w"}}}]})
+    };
     let fixture = "node a zone=1\n node b zone=2 cordoned\n pod y on a app=w\n pod x app=w";
-    check(fixture, spread("DoNotSchedule"), expect![[r#"
+    check(
+        fixture,
+        spread("DoNotSchedule"),
+        expect![[r#"
         x: 0/2 nodes are available: 1 node(s) didn't match pod topology spread constraints, 1 node(s) were unschedulable.
-    "#]]);
-    check(fixture, spread("ScheduleAnyway"), expect![[r#"
+    "#]],
+    );
+    check(
+        fixture,
+        spread("ScheduleAnyway"),
+        expect![[r#"
         x -> a
-    "#]]);
-    check("node a zone=1\n node b\n pod x app=w", spread("DoNotSchedule"), expect![[r#"
+    "#]],
+    );
+    check(
+        "node a zone=1\n node b\n pod x app=w",
+        spread("DoNotSchedule"),
+        expect![[r#"
         x -> a
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn priority_goes_first() {
-    check("node a pods=1\n pod low\n pod high priority=9", json!({}), expect![[r#"
+    check(
+        "node a pods=1\n pod low\n pod high priority=9",
+        json!({}),
+        expect![[r#"
         high -> a
         low: 0/1 nodes are available: 1 Too many pods.
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn the_emptier_node_wins() {
-    check("node a\n node b\n pod y on a cpu=2\n pod x cpu=1", json!({}), expect![[r#"
+    check(
+        "node a\n node b\n pod y on a cpu=2\n pod x cpu=1",
+        json!({}),
+        expect![[r#"
         x -> b
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

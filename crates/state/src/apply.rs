@@ -81,15 +81,13 @@ impl State {
                 }
                 Check::Exists(key) if !self.objects.contains_key(key) => return Err(Refusal::NotFound(key.clone())),
                 Check::Absent(_) | Check::Exists(_) => {}
-                Check::NamespaceActive(name) => {
-                    match self.objects.get(&Key::new(registry::NAMESPACE, "", name)) {
-                        None => return Err(Refusal::NamespaceMissing(name.clone())),
-                        Some(namespace) if namespace.header.deletion.is_some() => {
-                            return Err(Refusal::NamespaceTerminating(name.clone()));
-                        }
-                        Some(_) => {}
+                Check::NamespaceActive(name) => match self.objects.get(&Key::new(registry::NAMESPACE, "", name)) {
+                    None => return Err(Refusal::NamespaceMissing(name.clone())),
+                    Some(namespace) if namespace.header.deletion.is_some() => {
+                        return Err(Refusal::NamespaceTerminating(name.clone()));
                     }
-                }
+                    Some(_) => {}
+                },
             }
         }
         let mut keys = BTreeSet::new();

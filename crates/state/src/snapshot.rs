@@ -118,8 +118,8 @@ pub fn assemble<'a>(head: &[u8], rows: impl Iterator<Item = &'a [u8]>) -> Result
     for (i, row) in rows.enumerate() {
         let item = i + 1;
         let row: Item = postcard::from_bytes(row).map_err(|source| Error::Decode { item, source })?;
-        let record =
-            Record::restore(row.key.clone(), row.revision, row.json).map_err(|source| Error::Record { item, source })?;
+        let record = Record::restore(row.key.clone(), row.revision, row.json)
+            .map_err(|source| Error::Record { item, source })?;
         state.put(&row.key, Some(Arc::new(record)));
     }
     match state.objects.len() as u64 {

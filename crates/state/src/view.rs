@@ -45,7 +45,12 @@ impl View {
 
     /// The objects of a kind in key order, after `start` (exclusive) when given; all namespaces
     /// when `namespace` is empty.
-    pub fn list<'a>(&'a self, kind: KindId, namespace: &'a str, start: Option<&Key>) -> impl Iterator<Item = &'a Arc<Record>> + use<'a> {
+    pub fn list<'a>(
+        &'a self,
+        kind: KindId,
+        namespace: &'a str,
+        start: Option<&Key>,
+    ) -> impl Iterator<Item = &'a Arc<Record>> + use<'a> {
         let first = Key::new(kind, namespace, "");
         let skip = start.filter(|start| **start >= first).cloned();
         let from = skip.clone().unwrap_or(first);

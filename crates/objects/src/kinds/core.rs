@@ -167,8 +167,7 @@ pub fn event_row(event: &Value, now: Timestamp) -> Vec<Value> {
     let component = first_of(&["source.component", "reportingComponent"]).unwrap_or("");
     let host = first_of(&["source.host", "reportingInstance"]).map(|host| format!(", {host}")).unwrap_or_default();
     let count = event.at("series.count").as_i64().or(event.at("count").as_i64()).unwrap_or(1).max(1);
-    let object =
-        format!("{}/{}", event.text("involvedObject.kind").to_lowercase(), event.text("involvedObject.name"));
+    let object = format!("{}/{}", event.text("involvedObject.kind").to_lowercase(), event.text("involvedObject.name"));
     vec![
         time::age(last, now).into(),
         event.text("type").into(),

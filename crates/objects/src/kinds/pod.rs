@@ -18,7 +18,9 @@ fn each<'a>(value: &'a mut Value, path: &str) -> impl Iterator<Item = &'a mut Va
 }
 
 fn default_probe(probe: &mut Value) {
-    for (field, default) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+    for (field, default) in
+        [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
+    {
         probe.default_to(field, default);
     }
     if probe.get("httpGet").is_some_and(Value::is_object) {
@@ -226,7 +228,8 @@ fn validate_env(container: &Value, base: &str, errors: &mut FieldErrors) {
         if name.is_empty() {
             errors.required(format!("{path}.name"), "");
         } else if name.contains('=') || !name.bytes().all(|b| (0x20..0x7f).contains(&b)) {
-            let why = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+            let why =
+                "a valid environment variable name must consist only of printable ASCII characters other than '='";
             errors.invalid(format!("{path}.name"), variable.at("name"), why);
         }
         let from = variable.at("valueFrom");
@@ -346,6 +349,9 @@ fn validate_containers(spec: &Value, base: &str, volumes: &BTreeSet<&str>, error
                 errors.duplicate(format!("{path}.name"), container.at("name"));
             }
             validate_container(container, &path, volumes, errors);
+            if list == "containers" && !container.at("lifecycle").is_null() {
+                errors.forbidden(format!("{path}.lifecycle"), "lifecycle hooks are not supported here");
+            }
             let sidecar = container.text("restartPolicy") == "Always";
             if list == "containers" && !container.at("restartPolicy").is_null() {
                 errors.forbidden(format!("{path}.restartPolicy"), "may not be set for non-init containers");
@@ -377,7 +383,9 @@ fn validate_volumes<'a>(spec: &'a Value, base: &str, errors: &mut FieldErrors) -
             }
         }
         let mut sources = 0;
-        for (source, inner) in volume.as_object().into_iter().flatten().filter(|(field, v)| *field != "name" && !v.is_null()) {
+        for (source, inner) in
+            volume.as_object().into_iter().flatten().filter(|(field, v)| *field != "name" && !v.is_null())
+        {
             sources += 1;
             if sources > 1 {
                 errors.forbidden(format!("{path}.{source}"), "may not specify more than 1 volume type");

@@ -26,8 +26,7 @@ pub fn binding_row(object: &Value, now: Timestamp) -> Vec<Value> {
             "" => s.text("name").to_string(),
             namespace => format!("{namespace}/{}", s.text("name")),
         };
-        let names: Vec<String> =
-            object.items("subjects").iter().filter(|s| s.text("kind") == kind).map(name).collect();
+        let names: Vec<String> = object.items("subjects").iter().filter(|s| s.text("kind") == kind).map(name).collect();
         Value::from(names.join(", "))
     };
     vec![
@@ -103,11 +102,7 @@ fn binding(object: &Value, kinds: &[&str], errors: &mut FieldErrors) {
                 errors.required(format!("{path}.namespace"), "");
             }
             "ServiceAccount" | "User" | "Group" => {}
-            _ => errors.unsupported(
-                format!("{path}.kind"),
-                subject.at("kind"),
-                &["ServiceAccount", "User", "Group"],
-            ),
+            _ => errors.unsupported(format!("{path}.kind"), subject.at("kind"), &["ServiceAccount", "User", "Group"]),
         }
     }
 }

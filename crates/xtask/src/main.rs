@@ -1,0 +1,85 @@
+//! The project's automation: `cargo xtask test`, `demo`, `bench idle`. Nothing here is needed to use
+//! Balsa; everything needed to build and test it is.
+
+mod bench;
+mod demo;
+mod setup;
+
+use anyhow::{Result, bail};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+const HELP: &str = "\
+cargo xtask test [--quick]  every test; --quick leaves out those that start
+                            clusters
+cargo xtask demo            installs what is missing, builds, starts three
+                            masters and three workers, runs an example, kills
+                            the leader, and leaves the cluster running
+cargo xtask bench idle      memory of an idle master and worker, and the time
+                            of `dev up`
+cargo xtask build           the release binary, with RocksDB from the cache";
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["test"] => test(false),
+        ["test", "--quick"] => test(true),
+        ["demo"] => demo::run(),
+        ["bench", "idle"] => bench::idle(),
+        ["build"] => build(&setup::prepare()?),
+        [] | ["help" | "--help" | "-h"] => {
+            println!("{HELP}");
+            Ok(())
+        }
+        other => bail!("{} is not known\n\n{HELP}", other.join(" ")),
+    }
+}
+
+pub(crate) fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("this file lies in the workspace")
+}
+
+pub(crate) fn binary() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    target.join("release/balsa")
+}
+
+/// Says what is done and about how long it takes, does it, and says how long it took.
+pub(crate) fn step(what: &str, about: &str, command: &mut Command) -> Result<()> {
+    eprintln!("== {what} ({about})");
+    let started = Instant::now();
+    let status = command.current_dir(root()).status()?;
+    if !status.success() {
+        bail!("{what} failed ({status}); the command was {command:?}");
+    }
+    eprintln!("== {what}: done in {} s", started.elapsed().as_secs());
+    Ok(())
+}
+
+/// cargo, told where the prebuilt RocksDB is.
+pub(crate) fn cargo(setup: &setup::Setup) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.env("ROCKSDB_LIB_DIR", &setup.rocksdb).env("ROCKSDB_STATIC", "1");
+    command
+}
+
+pub(crate) fn build(setup: &setup::Setup) -> Result<()> {
+    let mut command = cargo(setup);
+    command.args(["build", "--release", "--workspace", "--locked"]);
+    step("building", "about 8 min the first time on 2 cores, seconds after", &mut command)
+}
+
+fn test(quick: bool) -> Result<()> {
+    let setup = setup::prepare()?;
+    build(&setup)?;
+    let mut command = cargo(&setup);
+    command.args(["test", "--release", "--workspace", "--locked", "--no-fail-fast"]);
+    match quick {
+        true => eprintln!("skipped: the tests that start clusters (leave --quick out to run them)"),
+        false => drop(command.env("RUN_SLOW_TESTS", "1")),
+    }
+    command.env("BALSA_BINARY", binary());
+    step("testing", "about 3 min", &mut command)
+}

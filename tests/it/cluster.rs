@@ -1,0 +1,157 @@
+//! A development cluster in a folder of its own, removed when the test ends, however it ends.
+
+use serde_json::Value;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+pub(crate) struct Cluster {
+    pub(crate) dir: PathBuf,
+}
+
+fn binary() -> PathBuf {
+    let built = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/release/balsa");
+    std::env::var_os("BALSA_BINARY").map_or(built, PathBuf::from)
+}
+
+/// Whether the tests that start clusters are to run; says so when not.
+pub(crate) fn wanted(test: &str) -> bool {
+    let wanted = std::env::var_os("RUN_SLOW_TESTS").is_some();
+    if !wanted {
+        eprintln!("skipped: {test} (set RUN_SLOW_TESTS=1)");
+    }
+    wanted
+}
+
+impl Cluster {
+    pub(crate) fn up() -> Cluster {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("balsa-it-{}-{n}", std::process::id()));
+        let cluster = Cluster { dir };
+        cluster.dev(&["up"]);
+        cluster
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.run_with(arguments, "")
+    }
+
+    fn run_with(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = Command::new(binary());
+        let (before, after) = match arguments.iter().position(|word| *word == "--") {
+            Some(at) => arguments.split_at(at),
+            None => (arguments, &[][..]),
+        };
+        command.args(before).arg("--dir").arg(&self.dir).args(after);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut stdin = child.stdin.take().expect("it was piped");
+        stdin.write_all(input.as_bytes()).expect("the binary reads its input");
+        drop(stdin);
+        child.wait_with_output().expect("the binary ends")
+    }
+
+    /// Runs a verb that must work.
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    pub(crate) fn dev(&self, arguments: &[&str]) -> String {
+        self.ok(&[&["dev"], arguments].concat())
+    }
+
+    /// Applies a manifest; true when it was acknowledged.
+    pub(crate) fn apply(&self, manifest: &str) -> bool {
+        self.run_with(&["apply", "-f", "-"], manifest).status.success()
+    }
+
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(&[arguments, &["-o", "json"]].concat())).expect("the output is JSON")
+    }
+
+    pub(crate) fn leader(&self) -> String {
+        self.json(&["status"])["leader"].as_str().unwrap_or("").to_string()
+    }
+
+    /// (name, node, restarts) of every running, ready pod that is not leaving.
+    pub(crate) fn running(&self) -> Vec<(String, String, u64)> {
+        let pods = self.json(&["get", "pods"]);
+        let told = |pod: &Value| {
+            let status = pod["status"]["containerStatuses"].get(0)?;
+            let live = status["ready"] == true && pod["metadata"].get("deletionTimestamp").is_none();
+            let text = |value: &Value| value.as_str().unwrap_or("").to_string();
+            live.then(|| {
+                (
+                    text(&pod["metadata"]["name"]),
+                    text(&pod["spec"]["nodeName"]),
+                    status["restartCount"].as_u64().unwrap_or(0),
+                )
+            })
+        };
+        pods["items"].as_array().into_iter().flatten().filter_map(told).collect()
+    }
+
+    pub(crate) fn wait(&self, what: &str, patience: Duration, done: impl Fn() -> bool) {
+        let started = Instant::now();
+        while !done() {
+            assert!(started.elapsed() < patience, "waited {patience:?} in vain for {what}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Processes whose command line names this cluster's folder.
+    pub(crate) fn processes(&self) -> Vec<String> {
+        let own = self.dir.to_string_lossy().into_owned();
+        let entries = std::fs::read_dir("/proc").expect("/proc is mounted").flatten();
+        let command = |entry: std::fs::DirEntry| {
+            let bytes = std::fs::read(entry.path().join("cmdline")).ok()?;
+            Some(String::from_utf8_lossy(&bytes).replace('\0', " "))
+        };
+        entries.filter_map(command).filter(|line| line.contains(&own) && line.contains("balsa")).collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        drop(self.run(&["dev", "down"]));
+    }
+}
+
+/// A Deployment of `sleep`s with a fast end; `extra` is YAML of the pod spec, indented by six.
+pub(crate) fn deployment(name: &str, replicas: u32, extra: &str) -> String {
+    format!(
+        "apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+{extra}
+      containers:
+      - name: c
+        image: none:1
+        command: [sleep, \"100000\"]
+"
+    )
+}
+
+pub(crate) const ONE_PER_HOST: &str = "      affinity:
+        podAntiAffinity:
+          requiredDuringSchedulingIgnoredDuringExecution:
+          - topologyKey: kubernetes.io/hostname
+            labelSelector: {matchLabels: {app: web}}
+";

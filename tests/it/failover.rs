@@ -1,0 +1,133 @@
+//! Masters die; nothing acknowledged is lost.
+
+use crate::cluster::{Cluster, ONE_PER_HOST, deployment, wanted};
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+#[test]
+fn leader_kills_lose_no_acknowledged_write() {
+    if !wanted("leader_kills_lose_no_acknowledged_write") {
+        return;
+    }
+    let cluster = Cluster::up();
+    assert!(cluster.apply(&deployment("web", 3, "")));
+    cluster.wait("three pods", Duration::from_secs(20), || cluster.running().len() == 3);
+    let before = cluster.running();
+    let (acknowledged, stop) = (Mutex::new(BTreeSet::new()), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for i in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let name = format!("w-{i:05}");
+                let manifest = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\n");
+                if cluster.apply(&manifest) {
+                    acknowledged.lock().unwrap().insert(name);
+                }
+            }
+        });
+        for _ in 0..3 {
+            let leader = cluster.leader();
+            cluster.dev(&["kill", &leader]);
+            cluster.wait("another leader", Duration::from_secs(5), || {
+                let now = cluster.leader();
+                !now.is_empty() && now != leader
+            });
+            cluster.dev(&["start", &leader]);
+            let status = || cluster.json(&["status"]);
+            cluster.wait("the old leader to catch up", Duration::from_secs(10), || {
+                let members = status()["members"].clone();
+                members.as_array().is_some_and(|all| all.iter().all(|m| m["lag"].as_u64().is_none_or(|lag| lag < 50)))
+            });
+        }
+        // The writer has had its say, before, between and after the kills.
+        cluster.wait("the writer", Duration::from_secs(60), || acknowledged.lock().unwrap().len() > 60);
+        stop.store(true, Ordering::Relaxed);
+    });
+    let stored = cluster.json(&["get", "configmaps"]);
+    let names: BTreeSet<String> = stored["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|map| map["metadata"]["name"].as_str().unwrap().to_string())
+        .collect();
+    let acknowledged = acknowledged.into_inner().unwrap();
+    let lost: Vec<&String> = acknowledged.difference(&names).collect();
+    assert!(lost.is_empty(), "lost: {lost:?}");
+    assert_eq!(cluster.running(), before, "pods go on untouched");
+}
+
+#[test]
+fn without_a_quorum_writes_fail_soon_and_pods_go_on() {
+    if !wanted("without_a_quorum_writes_fail_soon_and_pods_go_on") {
+        return;
+    }
+    let cluster = Cluster::up();
+    assert!(cluster.apply(&deployment("web", 3, ONE_PER_HOST)));
+    cluster.wait("three pods", Duration::from_secs(20), || cluster.running().len() == 3);
+    let before = cluster.running();
+    cluster.dev(&["kill", "master-2"]);
+    cluster.dev(&["kill", "master-3"]);
+    let started = Instant::now();
+    let output = cluster.run(&["get", "pods"]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && told.contains("no master answers"), "{told}");
+    // Two addresses are tried (the common one and the master's own), 2 s each at most.
+    assert!(started.elapsed() < Duration::from_secs(8), "it took {:?}", started.elapsed());
+    cluster.dev(&["start", "master-2"]);
+    cluster.wait("writes", Duration::from_secs(10), || {
+        cluster.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: again}\n")
+    });
+    assert_eq!(cluster.running(), before, "pods go on untouched");
+}
+
+#[test]
+fn a_master_with_a_lost_disk_is_refused_and_rejoins_as_new() {
+    if !wanted("a_master_with_a_lost_disk_is_refused_and_rejoins_as_new") {
+        return;
+    }
+    let cluster = Cluster::up();
+    let victim = ["master-2", "master-3"].into_iter().find(|name| *name != cluster.leader()).unwrap();
+    let id = |cluster: &Cluster| {
+        let members = cluster.json(&["status"])["members"].clone();
+        let member = members.as_array().unwrap().iter().find(|m| m["name"] == victim).cloned();
+        member.map(|member| member["id"].clone())
+    };
+    let old = id(&cluster);
+    cluster.dev(&["kill", victim]);
+    let data = cluster.dir.join("nodes").join(victim).join("data");
+    std::fs::remove_dir_all(data.join("raft")).unwrap();
+    let refused = cluster.run(&["dev", "start", victim]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("An emptied disk must not vote again"), "{told}");
+    std::fs::remove_dir_all(&data).unwrap();
+    cluster.dev(&["start", victim]);
+    cluster.wait("the new member", Duration::from_secs(20), || {
+        let members = cluster.json(&["status"])["members"].clone();
+        let all = members.as_array().unwrap();
+        all.len() == 3 && all.iter().all(|m| m["voter"] == true) && id(&cluster) != old
+    });
+}
+
+#[test]
+fn a_cluster_survives_the_death_of_everything_and_leaves_nothing_behind() {
+    if !wanted("a_cluster_survives_the_death_of_everything_and_leaves_nothing_behind") {
+        return;
+    }
+    let cluster = Cluster::up();
+    assert!(cluster.apply(&deployment("web", 3, "")));
+    cluster.wait("three pods", Duration::from_secs(20), || cluster.running().len() == 3);
+    let before = cluster.running();
+    for i in 1..=3 {
+        cluster.dev(&["kill", &format!("master-{i}")]);
+        cluster.dev(&["kill", &format!("worker-{i}")]);
+    }
+    cluster.dev(&["up"]);
+    cluster.wait("the same pods", Duration::from_secs(20), || cluster.running() == before);
+    cluster.dev(&["down"]);
+    assert_eq!(cluster.processes(), Vec::<String>::new());
+    assert!(!cluster.dir.exists());
+}
