@@ -37,6 +37,11 @@ fn find(alias: &str) -> Result<&'static Kind> {
     })
 }
 
+/// A name for a write, so that a retry through another master is applied once.
+fn request_id() -> String {
+    stdx::Rng::new(crate::seed()).uuid()
+}
+
 /// `TYPE NAME`, or `TYPE/NAME`.
 fn target(words: &[String]) -> Result<(&'static Kind, Option<String>)> {
     match words {
@@ -117,8 +122,12 @@ pub(crate) fn apply(scope: &Scope, files: &[PathBuf]) -> Result<()> {
         })?;
         let done = match present {
             None => {
-                let request =
-                    pb::WriteRequest { key: Some(place), json: object.to_string().into(), ..Default::default() };
+                let request = pb::WriteRequest {
+                    key: Some(place),
+                    json: object.to_string().into(),
+                    request_id: request_id(),
+                    ..Default::default()
+                };
                 call(&access, async |channel| ObjectsClient::new(channel).create(request.clone()).await)?;
                 "created"
             }
@@ -131,6 +140,7 @@ pub(crate) fn apply(scope: &Scope, files: &[PathBuf]) -> Result<()> {
                     key: Some(place),
                     r#type: pb::patch_request::Type::StrategicMerge.into(),
                     patch: patch.to_string().into(),
+                    request_id: request_id(),
                     ..Default::default()
                 };
                 let after = call(&access, async |channel| ObjectsClient::new(channel).patch(request.clone()).await)?;
@@ -290,6 +300,7 @@ pub(crate) fn delete(scope: &Scope, words: &[String], files: &[PathBuf], grace: 
             key: Some(key(kind, &namespace, &name)),
             grace_period_seconds: grace,
             propagation: "Background".into(),
+            request_id: request_id(),
             ..Default::default()
         };
         call(&access, async |channel| ObjectsClient::new(channel).delete(request.clone()).await)?;

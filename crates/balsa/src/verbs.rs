@@ -249,13 +249,22 @@ pub(crate) fn call<T>(
             };
             match tokio::time::timeout(Duration::from_secs(5), attempt(channel)).await {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
-                Ok(Err(status)) if status.code() == tonic::Code::Unavailable => last = Some(status.into()),
+                // The connection broke, or this master cannot serve it: another may. Writes carry a
+                // request id, so that one that was applied after all is not applied again.
+                Ok(Err(status)) if status.code() == tonic::Code::Unavailable || is_broken(&status) => {
+                    last = Some(status.into())
+                }
                 Ok(Err(status)) => bail!("{}", status.message()),
                 Err(_) => last = Some(anyhow::anyhow!("{server} does not answer")),
             }
         }
         Err(last.unwrap_or_else(|| anyhow::anyhow!("no server is named"))).context("no master answers")
     })
+}
+
+/// A connection that broke under a call, as tonic tells of it.
+fn is_broken(status: &tonic::Status) -> bool {
+    status.code() == tonic::Code::Unknown && std::error::Error::source(status).is_some()
 }
 
 pub(crate) fn cluster_status(access: &Access) -> Result<pb::StatusResponse> {
