@@ -73,6 +73,9 @@ pub(crate) struct Shared {
     pub(crate) health: watch::Sender<Option<String>>,
     /// Held while the assignments are written, so that an older set never lands on a newer one.
     saving: Mutex<()>,
+    /// Held from asking the runtime to publishing its answer: an answer from before an action must not
+    /// overwrite one from after it, or the action would be done twice.
+    refreshing: tokio::sync::Mutex<()>,
 }
 
 impl Shared {
@@ -82,6 +85,7 @@ impl Shared {
 
     /// Asks the runtime at once, after something was done.
     pub(crate) async fn refresh(&self) {
+        let _refreshing = self.refreshing.lock().await;
         match self.options.runtime.list().await {
             Ok(list) => {
                 self.health.send_if_modified(|health| health.take().is_some());
@@ -237,6 +241,7 @@ pub async fn run(options: Options, mut stop: watch::Receiver<bool>) {
         peers: watch::Sender::new(Vec::new()),
         health: watch::Sender::new(None),
         saving: Mutex::default(),
+        refreshing: tokio::sync::Mutex::default(),
     });
     shared.refresh().await;
     for assignment in shared.load() {

@@ -23,7 +23,6 @@ pub(crate) type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Sen
 /// Events waiting for one watcher; a slower one holds its own stream up, nothing else.
 const EVENTS_MAX: usize = 256;
 const BOOKMARK_EVERY: Duration = Duration::from_secs(10);
-const LEADERLESS_MAX: Duration = Duration::from_secs(2);
 
 fn event(shown: &Shown) -> pb::WatchEvent {
     use pb::watch_event::Type;
@@ -40,7 +39,6 @@ pub(crate) fn watch(front: Front, mut watch: Watch, mut view: View) -> Outgoing<
     let (sender, receiver) = mpsc::channel(EVENTS_MAX);
     tokio::spawn(async move {
         let mut changed = front.store.watch(watch.served.kind.id);
-        let mut leadership = front.store.leadership();
         // The first answer says from where: a resuming watcher hears a bookmark at once.
         let mut tell_position = true;
         loop {
@@ -60,7 +58,7 @@ pub(crate) fn watch(front: Front, mut watch: Watch, mut view: View) -> Outgoing<
                 news = changed.changed() => if news.is_err() { return },
                 () = tokio::time::sleep(BOOKMARK_EVERY) => tell_position = true,
                 () = sender.closed() => return,
-                () = leaderless(&mut leadership) => {
+                () = front.store.leaderless() => {
                     let why = "this master hears from no leader; resume at another";
                     return drop(sender.send(Err(Status::unavailable(why))).await);
                 }
@@ -69,18 +67,6 @@ pub(crate) fn watch(front: Front, mut watch: Watch, mut view: View) -> Outgoing<
         }
     });
     Box::pin(ReceiverStream::new(receiver))
-}
-
-async fn leaderless(leadership: &mut tokio::sync::watch::Receiver<store::Leadership>) {
-    loop {
-        if leadership.wait_for(|now| now.leader.is_none()).await.is_err() {
-            return;
-        }
-        let back = leadership.wait_for(|now| now.leader.is_some());
-        if tokio::time::timeout(LEADERLESS_MAX, back).await.is_err() {
-            return;
-        }
-    }
 }
 
 fn pod_request(

@@ -18,14 +18,11 @@ use std::time::Duration;
 const WATCH_SECONDS_MAX: u64 = 1800;
 /// How often a quiet watch that asked for bookmarks gets one.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(10);
-/// A master that has heard of no leader for this long ends its watches, so that clients move.
-const LEADERLESS_MAX: Duration = Duration::from_secs(2);
 
 struct Watching {
     front: Front,
     watch: Watch,
     changed: tokio::sync::watch::Receiver<objects::Revision>,
-    leadership: tokio::sync::watch::Receiver<store::Leadership>,
     ready: VecDeque<Bytes>,
     table: Option<Include>,
     columns_sent: bool,
@@ -39,7 +36,6 @@ pub(crate) fn watch(front: Front, watch: Watch, view: View, table: Option<Includ
     let seconds = watch.timeout_seconds.unwrap_or(WATCH_SECONDS_MAX).min(WATCH_SECONDS_MAX);
     let watching = Watching {
         changed: front.store.watch(watch.served.kind.id),
-        leadership: front.store.leadership(),
         front,
         watch,
         ready: VecDeque::new(),
@@ -108,7 +104,7 @@ impl Watching {
                     }
                     return Some(view);
                 }
-                () = leaderless(self.leadership.clone()) => return None,
+                () = self.front.store.leaderless() => return None,
             }
         }
     }
@@ -132,19 +128,6 @@ impl Watching {
             }
         };
         self.ready.push_back(line);
-    }
-}
-
-/// Returns once no leader has been known for `LEADERLESS_MAX`.
-async fn leaderless(mut leadership: tokio::sync::watch::Receiver<store::Leadership>) {
-    loop {
-        if leadership.wait_for(|now| now.leader.is_none()).await.is_err() {
-            return;
-        }
-        let back = leadership.wait_for(|now| now.leader.is_some());
-        if tokio::time::timeout(LEADERLESS_MAX, back).await.is_err() {
-            return;
-        }
     }
 }
 

@@ -20,8 +20,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// A session whose worker is not heard for this long is ended.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
-/// A master without a leader for this long ends its sessions, so that workers move.
-const LEADERLESS_MAX: Duration = Duration::from_secs(2);
 /// Orders assignments across restores of the cluster from a backup.
 const EPOCH: u64 = 1;
 
@@ -80,7 +78,7 @@ impl Dispatch for DispatchService {
                 () = take_in(&front, &hub, &node, &hello.boot_id, incoming, &down) => {}
                 () = send_assignments(&front, &node, &down) => {}
                 () = down.closed() => {}
-                () = leaderless(&front) => tracing::info!(%node, "no leader: the session is ended so that the worker moves"),
+                () = front.store.leaderless() => tracing::info!(%node, "no leader: the session is ended so that the worker moves"),
             }
             hub.unregister(&node, number);
             hub.liveness.session_ended(&node);
@@ -108,19 +106,6 @@ impl Dispatch for DispatchService {
         let outgoing =
             ReceiverStream::new(from_client).map(|frame| Ok(pb::Frame { channel: frame.channel, data: frame.data }));
         Ok(Response::new(Box::pin(outgoing)))
-    }
-}
-
-async fn leaderless(front: &Front) {
-    let mut leadership = front.store.leadership();
-    loop {
-        if leadership.wait_for(|now| now.leader.is_none()).await.is_err() {
-            return;
-        }
-        let back = leadership.wait_for(|now| now.leader.is_some());
-        if tokio::time::timeout(LEADERLESS_MAX, back).await.is_err() {
-            return;
-        }
     }
 }
 

@@ -239,6 +239,10 @@ impl Runtime for ProcessRuntime {
     async fn start_container(&self, sandbox: &str, pod: &SandboxSpec, spec: &ContainerSpec) -> Result<String, Error> {
         let id = format!("{sandbox}.{}.{}", spec.name, spec.attempt);
         let dir = self.container_dir(&id);
+        if dir.join("container.json").exists() {
+            // This very attempt was started before; a second process must not be.
+            return Ok(id);
+        }
         std::fs::create_dir_all(&dir).map_err(io("creating", &dir))?;
         let log = pod.log_dir.join(&spec.log_file);
         if let Some(parent) = log.parent() {

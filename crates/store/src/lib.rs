@@ -55,6 +55,9 @@ pub trait Proposer: Send + Sync + 'static {
     fn leadership(&self) -> watch::Receiver<Leadership>;
 }
 
+/// How long a master without a leader keeps its watches and worker sessions: several failovers.
+const LEADERLESS_MAX: Duration = Duration::from_secs(2);
+
 #[derive(Clone)]
 pub struct Store {
     published: Arc<Published>,
@@ -112,5 +115,20 @@ impl Store {
 
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.proposer.leadership()
+    }
+
+    /// Returns once no leader has been known for `LEADERLESS_MAX`: streams end then, so that their
+    /// readers move to a master that hears one.
+    pub async fn leaderless(&self) {
+        let mut leadership = self.leadership();
+        loop {
+            if leadership.wait_for(|now| now.leader.is_none()).await.is_err() {
+                return;
+            }
+            let back = leadership.wait_for(|now| now.leader.is_some());
+            if tokio::time::timeout(LEADERLESS_MAX, back).await.is_err() {
+                return;
+            }
+        }
     }
 }
