@@ -26,6 +26,11 @@ mod balsa {
             tonic::include_proto!("balsa.objects.v1");
         }
     }
+    pub mod observe {
+        pub mod v1 {
+            tonic::include_proto!("balsa.observe.v1");
+        }
+    }
 }
 
 /// Between operators, joining machines and a master.
@@ -34,10 +39,16 @@ pub use balsa::cluster::v1 as cluster;
 pub use balsa::dispatch::v1 as dispatch;
 /// Objects, for clients.
 pub use balsa::objects::v1 as objects;
+/// Container status, for observers.
+pub use balsa::observe::v1 as observe;
 /// Between masters.
 pub use balsa::raft::v1 as raft;
 /// Log and exec streams between masters.
 pub use balsa::relay::v1 as relay;
 
-/// The compiled descriptors of every package, for reflection.
+/// The deadline of each RPC that states one, in milliseconds, by its path: `/package.Service/Method`. For
+/// callers that name none.
+pub const DEADLINES: &[(&str, u64)] = include!(concat!(env!("OUT_DIR"), "/deadlines.rs"));
+
+/// The compiled descriptors of every package, comments included, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
