@@ -1,7 +1,13 @@
 //! The gRPC face for clients: the same pipeline as REST, with typed keys and JSON bodies.
 
+mod envelope;
+pub mod health;
+mod observe;
 mod status;
 mod streams;
+
+#[cfg(test)]
+mod tests;
 
 use api::{Body, Patch, Reply, Request, Verb};
 use authz::Identity;
@@ -14,6 +20,10 @@ use protos::objects::objects_server::{Objects, ObjectsServer};
 use sha2::{Digest, Sha256};
 use status::to_tonic;
 use tonic::{Response, Status};
+
+pub use envelope::envelope;
+pub use observe::ObserveService;
+pub use status::{invalid, required};
 
 pub struct ObjectsService {
     pub(crate) front: Front,
@@ -46,25 +56,16 @@ fn find(key: &pb::Key) -> Result<Served, Status> {
 
 /// A pipeline request for `key`.
 pub(crate) fn request(identity: Identity, verb: Verb, key: Option<pb::Key>) -> Result<Request, Status> {
-    let key = key.ok_or_else(|| {
-        let mut status = objects::Status::bad_request("key: Required value");
-        status.causes.required("key", "");
-        to_tonic(&status)
-    })?;
+    let key = key.ok_or_else(|| required("key"))?;
     let mut request = Request::new(identity, verb, find(&key)?);
     let kind = request.served.kind;
     (request.namespace, request.name) = (key.namespace, key.name);
     let single = !matches!(verb, Verb::List | Verb::Watch | Verb::Create);
-    let lacks = |field: &str| {
-        let mut status = objects::Status::bad_request(format!("key.{field}: Required value"));
-        status.causes.required(format!("key.{field}"), "");
-        Err(to_tonic(&status))
-    };
     if single && request.name.is_empty() {
-        return lacks("name");
+        return Err(required("key.name"));
     }
     if kind.namespaced && request.namespace.is_empty() && !matches!(verb, Verb::List | Verb::Watch) {
-        return lacks("namespace");
+        return Err(required("key.namespace"));
     }
     if !kind.namespaced && !request.namespace.is_empty() {
         let mut status = objects::Status::bad_request("key.namespace: Forbidden: not allowed on this type");
@@ -74,12 +75,24 @@ pub(crate) fn request(identity: Identity, verb: Verb, key: Option<pb::Key>) -> R
     Ok(request)
 }
 
-/// A client's request id, bound to the client: nobody can claim another's outcome.
-fn request_id(identity: &Identity, id: &str) -> Option<u128> {
+/// A client's request id, bound to the client and to what it is about: nobody can claim another's
+/// outcome, and an id that is used again by mistake does not swallow another write.
+fn request_id(request: &Request, id: &str) -> Option<u128> {
     if id.is_empty() {
         return None;
     }
-    let digest = Sha256::digest(format!("{}\n{id}", identity.user).as_bytes());
+    let kind = request.served.kind;
+    let parts = [
+        request.identity.user.as_str(),
+        request.verb.name(),
+        kind.group,
+        kind.plural,
+        &request.subresource,
+        &request.namespace,
+        request.object_name(),
+        id,
+    ];
+    let digest = Sha256::digest(parts.join("\n").as_bytes());
     Some(u128::from_be_bytes(digest[..16].try_into().expect("16 bytes")))
 }
 
@@ -107,20 +120,17 @@ impl ObjectsService {
 
     async fn write(&self, verb: Verb, raw: tonic::Request<pb::WriteRequest>) -> Result<Response<pb::Object>, Status> {
         let identity = identity(&raw)?;
-        let raw = raw.into_inner();
-        let client_request = request_id(&identity, &raw.request_id);
-        let mut key = raw.key.unwrap_or_default();
+        let mut raw = raw.into_inner();
         // The name of a new object stands in the object.
-        let named = verb == Verb::Create && raw.subresource.is_empty();
-        if named {
+        if let Some(key) = raw.key.as_mut().filter(|_| verb == Verb::Create && raw.subresource.is_empty()) {
             key.name.clear();
         }
-        let mut request = request(identity, verb, Some(key))?;
+        let mut request = request(identity, verb, raw.key)?;
         request.subresource = raw.subresource;
         request.body = Body::parse(&raw.json).map_err(|status| to_tonic(&status))?;
         request.options.field_validation = strictness(&raw.field_validation);
         request.options.dry_run = raw.dry_run;
-        request.client_request = client_request;
+        request.client_request = request_id(&request, &raw.request_id);
         self.one(&request).await
     }
 }
@@ -170,7 +180,7 @@ impl Objects for ObjectsService {
         request.options.resource_version = (raw.after_revision > 0).then_some(raw.after_revision);
         request.options.allow_bookmarks = true;
         match self.front.call(&request).await.map_err(|status| to_tonic(&status))? {
-            Answer::Watch(watch, view) => Ok(Response::new(streams::watch(self.front.clone(), watch, view))),
+            Answer::Watch(watch, _) => Ok(Response::new(streams::watch(self.front.clone(), watch))),
             Answer::Reply(_) | Answer::Worker(_) => Err(Status::internal("not a watch")),
         }
     }
@@ -186,7 +196,6 @@ impl Objects for ObjectsService {
     async fn patch(&self, raw: tonic::Request<pb::PatchRequest>) -> Result<Response<pb::Object>, Status> {
         let identity = identity(&raw)?;
         let raw = raw.into_inner();
-        let client_request = request_id(&identity, &raw.request_id);
         let patch = match raw.r#type() {
             pb::patch_request::Type::Merge => Patch::Merge,
             pb::patch_request::Type::StrategicMerge => Patch::Strategic,
@@ -198,19 +207,20 @@ impl Objects for ObjectsService {
         request.body = Body::parse(&raw.patch).map_err(|status| to_tonic(&status))?;
         request.options.field_validation = strictness(&raw.field_validation);
         request.options.dry_run = raw.dry_run;
-        request.client_request = client_request;
+        request.client_request = request_id(&request, &raw.request_id);
         self.one(&request).await
     }
 
     async fn delete(&self, raw: tonic::Request<pb::DeleteRequest>) -> Result<Response<pb::Object>, Status> {
         let identity = identity(&raw)?;
         let raw = raw.into_inner();
-        let client_request = request_id(&identity, &raw.request_id);
         let mut request = request(identity, Verb::Delete, raw.key)?;
         request.options.grace_period_seconds = raw.grace_period_seconds;
         request.options.propagation = raw.propagation;
         request.options.precondition_uid = raw.precondition_uid;
-        request.client_request = client_request;
+        request.options.precondition_revision = (raw.precondition_revision > 0).then_some(raw.precondition_revision);
+        request.options.dry_run = raw.dry_run;
+        request.client_request = request_id(&request, &raw.request_id);
         self.one(&request).await
     }
 

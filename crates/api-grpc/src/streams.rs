@@ -1,6 +1,6 @@
 //! Streaming answers: watches, logs, exec.
 
-use crate::status::to_tonic;
+use crate::status::{from_worker, required, to_tonic};
 use crate::{object, request};
 use api::Verb;
 use api::watch::{Shown, Watch};
@@ -8,13 +8,13 @@ use authz::Identity;
 use front::workers::{CLOSE, ERROR, Frame, STDOUT};
 use front::{Answer, Front};
 use futures::{Stream, StreamExt};
-use objects::{Value, ValueExt};
 use protos::dispatch as dp;
 use protos::objects as pb;
 use state::View;
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
@@ -22,7 +22,10 @@ pub(crate) type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Sen
 
 /// Events waiting for one watcher; a slower one holds its own stream up, nothing else.
 const EVENTS_MAX: usize = 256;
-const BOOKMARK_EVERY: Duration = Duration::from_secs(10);
+/// How often a watcher that is told nothing hears its position: a fraction of the history's 5 minutes.
+const POSITION_EVERY: Duration = Duration::from_secs(10);
+/// How long a caller of Exec may take to say what it wants.
+const START_PATIENCE: Duration = Duration::from_secs(10);
 
 fn event(shown: &Shown) -> pb::WatchEvent {
     use pb::watch_event::Type;
@@ -35,35 +38,55 @@ fn event(shown: &Shown) -> pb::WatchEvent {
     pb::WatchEvent { r#type: ty.into(), object: Some(object(shown.json().clone())) }
 }
 
-pub(crate) fn watch(front: Front, mut watch: Watch, mut view: View) -> Outgoing<pb::WatchEvent> {
+pub(crate) fn watch(front: Front, watch: Watch) -> Outgoing<pb::WatchEvent> {
+    let step = |watch: &mut Watch, view: &View| Ok(watch.next(view)?.iter().map(event).collect());
+    follow(front, watch, step, |watch| event(&watch.bookmark()))
+}
+
+/// Carries a watch on until its reader goes: what `step` makes of each change, and `position` after the
+/// first step and whenever nothing was told for a while.
+pub(crate) fn follow<T: Send + 'static>(
+    front: Front,
+    mut watch: Watch,
+    mut step: impl FnMut(&mut Watch, &View) -> Result<Vec<T>, objects::Status> + Send + 'static,
+    position: impl Fn(&Watch) -> T + Send + 'static,
+) -> Outgoing<T> {
     let (sender, receiver) = mpsc::channel(EVENTS_MAX);
     tokio::spawn(async move {
         let mut changed = front.store.watch(watch.served.kind.id);
-        // The first answer says from where: a resuming watcher hears a bookmark at once.
-        let mut tell_position = true;
+        // The first answer says from where: a resuming watcher hears its position at once.
+        let mut tell_at = Instant::now();
         loop {
-            let shown = match watch.next(&view) {
-                Ok(shown) => shown,
+            // Marked as seen before the view is taken: a change in between wakes the loop again.
+            changed.borrow_and_update();
+            let told = match step(&mut watch, &front.store.view()) {
+                Ok(told) => told,
                 Err(status) => return drop(sender.send(Err(to_tonic(&status))).await),
             };
-            for shown in &shown {
-                if sender.send(Ok(event(shown))).await.is_err() {
+            let quiet = told.is_empty();
+            for one in told {
+                if sender.send(Ok(one)).await.is_err() {
                     return;
                 }
             }
-            if std::mem::take(&mut tell_position) && sender.send(Ok(event(&watch.bookmark()))).await.is_err() {
-                return;
+            // Changes that the filter hides must not keep the position from moving on.
+            if Instant::now() >= tell_at {
+                if sender.send(Ok(position(&watch))).await.is_err() {
+                    return;
+                }
+                tell_at = Instant::now() + POSITION_EVERY;
+            } else if !quiet {
+                tell_at = Instant::now() + POSITION_EVERY;
             }
             tokio::select! {
                 news = changed.changed() => if news.is_err() { return },
-                () = tokio::time::sleep(BOOKMARK_EVERY) => tell_position = true,
+                () = tokio::time::sleep_until(tell_at) => {}
                 () = sender.closed() => return,
                 () = front.store.leaderless() => {
                     let why = "this master hears from no leader; resume at another";
-                    return drop(sender.send(Err(Status::unavailable(why))).await);
+                    return drop(sender.send(Err(to_tonic(&objects::Status::unavailable(why)))).await);
                 }
             }
-            view = front.store.view();
         }
     });
     Box::pin(ReceiverStream::new(receiver))
@@ -81,11 +104,6 @@ fn pod_request(
     request.subresource = what.into();
     request.params = params;
     Ok(request)
-}
-
-fn failure(data: &[u8]) -> Status {
-    let value: Value = serde_json::from_slice(data).unwrap_or_default();
-    Status::failed_precondition(value.text("message"))
 }
 
 pub(crate) async fn logs(
@@ -110,7 +128,7 @@ pub(crate) async fn logs(
         match worker.from_worker.recv().await {
             Some(frame) if frame.channel == STDOUT => Some((Ok(pb::LogChunk { data: frame.data }), Some(worker))),
             Some(frame) if frame.channel == CLOSE => None,
-            Some(frame) => Some((Err(failure(&frame.data)), None)),
+            Some(frame) => Some((Err(from_worker(&frame.data)), None)),
             None => Some((Err(Status::unavailable("the log stream broke off")), None)),
         }
     });
@@ -122,8 +140,9 @@ pub(crate) async fn exec(
     identity: Identity,
     mut incoming: Streaming<pb::ExecRequest>,
 ) -> Result<Response<Outgoing<dp::Frame>>, Status> {
-    let first = incoming.next().await.ok_or_else(|| Status::invalid_argument("start: Required value"))??;
-    let start = first.start.ok_or_else(|| Status::invalid_argument("start: Required value in the first message"))?;
+    let first = tokio::time::timeout(START_PATIENCE, incoming.next()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("the first message of an exec did not come"))?;
+    let start = first.ok_or_else(|| required("start"))??.start.ok_or_else(|| required("start"))?;
     let mut params = vec![
         ("container".to_string(), start.container),
         ("stdin".into(), start.stdin.to_string()),
