@@ -95,6 +95,13 @@ impl History {
         }
     }
 
+    /// The event of a kind at exactly `revision`, while it is remembered.
+    pub(crate) fn at(&self, kind: KindId, revision: Revision) -> Option<&Arc<Event>> {
+        let events = self.by_kind.get(&kind)?;
+        let found = events.binary_search_by(|event| event.revision.cmp(&revision)).ok()?;
+        events.get(found)
+    }
+
     /// The events of a kind after `revision`, oldest first; `None` when some have been dropped.
     pub(crate) fn after(&self, kind: KindId, revision: Revision) -> Option<Vec<Arc<Event>>> {
         if revision < self.floor {

@@ -1,6 +1,6 @@
 //! `View`: an immutable snapshot of the state at a revision.
 
-use crate::{Event, State};
+use crate::{Event, Outcome, State};
 use compact_str::CompactString;
 use objects::{Key, KindId, Record, Revision, Timestamp, registry};
 use std::sync::Arc;
@@ -83,6 +83,16 @@ impl View {
         }
         let oldest = self.0.history.floor();
         self.0.history.after(kind, revision).ok_or(ListError::Compacted { asked: revision, oldest })
+    }
+
+    /// The event of a kind at exactly `revision`, while the history holds it.
+    pub fn event(&self, kind: KindId, revision: Revision) -> Option<&Arc<Event>> {
+        self.0.history.at(kind, revision)
+    }
+
+    /// What became of a client's named request, while it is remembered. Only applied ones are.
+    pub fn outcome_of(&self, client_request: u128) -> Option<&Outcome> {
+        self.0.dedup.clients.get(&client_request).map(|(_, outcome)| outcome)
     }
 
     /// The state of one kind as it was at an older revision: the events since are undone.
