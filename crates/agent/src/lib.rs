@@ -5,12 +5,14 @@
 
 mod environment;
 mod logs;
+mod network;
 mod node;
 mod pod;
 mod probe;
 mod session;
 mod streams;
 
+pub use network::NetworkOptions;
 pub use node::NodeOptions;
 
 use objects::{Timestamp, Value, ValueExt};
@@ -26,6 +28,8 @@ use tokio::sync::{mpsc, watch};
 
 /// How often the runtime is asked what it runs: the delay with which an exit is noticed.
 const POLL: Duration = Duration::from_millis(250);
+/// Its health is asked at every so manieth look: every 2 s.
+const HEALTH_EVERY: u32 = 8;
 /// Messages waiting for a session; pod statuses are kept apart, newest per pod.
 const UP_MAX: usize = 1024;
 
@@ -40,6 +44,8 @@ pub struct Options {
     pub runtime: Arc<dyn Runtime>,
     /// The process runtime cannot mount; pods are warned instead.
     pub can_mount: bool,
+    /// Where pods have a network of their own; without it they share the node's.
+    pub network: Option<NetworkOptions>,
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     pub boot_id: String,
 }
@@ -69,7 +75,7 @@ pub(crate) struct Shared {
     pub(crate) pods: Mutex<BTreeMap<String, watch::Sender<Assignment>>>,
     /// (epoch, revision) of the newest assignments acted on.
     pub(crate) newest: Mutex<(u64, u64)>,
-    pub(crate) peers: watch::Sender<Vec<pb::Peer>>,
+    pub(crate) peers: watch::Sender<pb::Peers>,
     pub(crate) health: watch::Sender<Option<String>>,
     /// Held while the assignments are written, so that an older set never lands on a newer one.
     saving: Mutex<()>,
@@ -88,7 +94,6 @@ impl Shared {
         let _refreshing = self.refreshing.lock().await;
         match self.options.runtime.list().await {
             Ok(list) => {
-                self.health.send_if_modified(|health| health.take().is_some());
                 self.worlds.send_if_modified(|worlds| {
                     let changed = **worlds != list;
                     if changed {
@@ -97,18 +102,25 @@ impl Shared {
                     changed
                 });
             }
-            Err(error) => {
-                let text = error.to_string();
-                self.health.send_if_modified(|health| {
-                    let changed = health.as_deref() != Some(text.as_str());
-                    if changed {
-                        tracing::warn!(%error, "the container runtime does not answer");
-                        *health = Some(text);
-                    }
-                    changed
-                });
-            }
+            Err(error) => self.set_health(Err(error)),
         }
+    }
+
+    /// Asks the runtime how it is; the node's readiness follows.
+    async fn check_health(&self) {
+        self.set_health(self.options.runtime.healthy().await);
+    }
+
+    fn set_health(&self, told: Result<(), runtime::Error>) {
+        let now = told.err().map(|error| error.to_string());
+        self.health.send_if_modified(|health| {
+            let changed = *health != now;
+            if let Some(why) = now.as_ref().filter(|_| changed) {
+                tracing::warn!(%why, "the container runtime is not ready");
+            }
+            *health = now;
+            changed
+        });
     }
 
     pub(crate) fn report(&self, status: pb::PodStatus) {
@@ -238,11 +250,12 @@ pub async fn run(options: Options, mut stop: watch::Receiver<bool>) {
         up,
         pods: Mutex::default(),
         newest: Mutex::default(),
-        peers: watch::Sender::new(Vec::new()),
+        peers: watch::Sender::new(pb::Peers::default()),
         health: watch::Sender::new(None),
         saving: Mutex::default(),
         refreshing: tokio::sync::Mutex::default(),
     });
+    shared.check_health().await;
     shared.refresh().await;
     for assignment in shared.load() {
         assign(&shared, assignment);
@@ -252,14 +265,22 @@ pub async fn run(options: Options, mut stop: watch::Receiver<bool>) {
         async move {
             let mut ticks = tokio::time::interval(POLL);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut n_ticks = 0_u32;
             loop {
                 ticks.tick().await;
+                // A runtime that was not ready is asked at every look, so that the node is back soon.
+                if n_ticks.is_multiple_of(HEALTH_EVERY) || shared.health.borrow().is_some() {
+                    shared.check_health().await;
+                }
+                n_ticks = n_ticks.wrapping_add(1);
                 shared.refresh().await;
             }
         }
     };
     tokio::select! {
         () = poll => {}
+        () = network::keep(&shared) => {}
+        () = logs::keep_short(&shared) => {}
         () = session::keep(&shared, up_receiver) => {}
         _ = async { drop(stop.wait_for(|stop| *stop).await) } => {}
     }

@@ -1,16 +1,51 @@
-//! Reading CRI log files: `TIME stream F|P text`, one line each.
+//! CRI log files, `TIME stream F|P text` one line each: reading them, and keeping them short.
 
+use crate::Shared;
 use crate::streams::STDOUT;
 use objects::Timestamp;
 use protos::dispatch as pb;
+use runtime::ContainerState;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncSeekExt, BufReader};
 use tokio::sync::mpsc;
 
 /// How often a followed file is looked at for more.
 const POLL: Duration = Duration::from_millis(100);
+/// A log that has grown this long is begun anew; the piece before it is kept beside it. Kubernetes'
+/// default size, with one old file instead of four.
+const BYTES_MAX: u64 = 10 << 20;
+const MEASURE_EVERY: Duration = Duration::from_secs(10);
+
+/// Begins the logs of running containers anew when they are long, for as long as the worker runs.
+pub(crate) async fn keep_short(shared: &Arc<Shared>) {
+    let mut ticks = tokio::time::interval(MEASURE_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let worlds = shared.worlds.borrow().clone();
+        for sandbox in worlds.iter() {
+            let running = sandbox.containers.iter().filter(|c| matches!(c.state, ContainerState::Running { .. }));
+            for container in running {
+                let path = crate::pod::log_dir(shared, &sandbox.uid)
+                    .join(crate::pod::log_file(&container.name, container.attempt));
+                if std::fs::metadata(&path).is_ok_and(|meta| meta.len() > BYTES_MAX)
+                    && let Err(error) = begin_anew(shared, &container.id, &path).await
+                {
+                    tracing::warn!(path = %path.display(), error, "a long log could not be begun anew");
+                }
+            }
+        }
+    }
+}
+
+async fn begin_anew(shared: &Shared, id: &str, path: &Path) -> Result<(), String> {
+    tokio::fs::rename(path, path.with_extension("log.1")).await.map_err(|error| error.to_string())?;
+    shared.options.runtime.reopen_log(id).await.map_err(|error| error.to_string())
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Request {
@@ -74,6 +109,7 @@ pub(crate) async fn read(
         file.seek(io::SeekFrom::Start(tail_position(path, n).await?)).await?;
     }
     let mut reader = BufReader::new(file);
+    let mut inode = reader.get_ref().metadata().await?.ino();
     let mut left = request.limit_bytes.unwrap_or(usize::MAX);
     let mut line = Vec::new();
     loop {
@@ -90,6 +126,11 @@ pub(crate) async fn read(
                 }
             }
             line.clear();
+        } else if live && n == 0 && tokio::fs::metadata(path).await.is_ok_and(|meta| meta.ino() != inode) {
+            // It was begun anew, and what was before that is read.
+            let file = tokio::fs::File::open(path).await?;
+            inode = file.metadata().await?.ino();
+            reader = BufReader::new(file);
         } else if live {
             tokio::time::sleep(POLL).await;
         } else if n == 0 {

@@ -1,7 +1,7 @@
 //! The Node object this worker reports: labels, capacity, addresses, conditions.
 
 use crate::Shared;
-use objects::{Timestamp, Value, ValueExt};
+use objects::{Timestamp, Value};
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -15,14 +15,13 @@ pub struct NodeOptions {
     pub reserved_cpu_milli: i64,
     pub reserved_memory: i64,
     pub pods_max: i64,
-    pub pod_cidrs: Vec<String>,
 }
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-fn memory_bytes() -> i64 {
+pub(crate) fn memory_bytes() -> i64 {
     let meminfo = read("/proc/meminfo");
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap_or("0 kB");
     line.split_whitespace().next().and_then(|kib| kib.parse::<i64>().ok()).unwrap_or(0) * 1024
@@ -66,16 +65,11 @@ pub(crate) fn node(shared: &Shared) -> Value {
     .into();
     labels.extend(options.labels.clone());
     let taint = |(key, value, effect): &(String, String, String)| json!({"key": key, "value": value, "effect": effect});
-    let mut node = json!({
+    json!({
         "metadata": {"name": options.name, "labels": labels},
         "spec": {"taints": options.taints.iter().map(taint).collect::<Vec<_>>()},
         "status": status(shared),
-    });
-    if !options.pod_cidrs.is_empty() {
-        node.set("spec.podCIDRs", json!(options.pod_cidrs));
-        node.set("spec.podCIDR", options.pod_cidrs[0].as_str());
-    }
-    node
+    })
 }
 
 /// The status with its conditions as of now.

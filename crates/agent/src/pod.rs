@@ -1,6 +1,6 @@
 //! One pod's task: steps `podlife`, performs what it asks, reports what it sees.
 
-use crate::{Assignment, Shared, environment, probe};
+use crate::{Assignment, Shared, environment, node, probe};
 use objects::{Quantity, Value, ValueExt};
 use podlife::{Action, Failure, Memory, Note, Observed, ProbeKind, Sandbox, State, Step, World};
 use protos::dispatch as pb;
@@ -240,7 +240,10 @@ impl Task<'_> {
 
     fn sandbox_spec(&self, attempt: u32) -> SandboxSpec {
         let pod = &self.assignment.pod;
-        let ports = pod.items("spec.containers").iter().flat_map(|container| container.items("ports"));
+        let privileged =
+            |container: &Value| container.at("securityContext").at("privileged") == true;
+        let all = || pod.items("spec.containers").iter().chain(pod.items("spec.initContainers"));
+        let sysctl = |item: &Value| (item.text("name").to_string(), item.text("value").to_string());
         let hostname = match pod.text("spec.hostname") {
             "" => pod.text("metadata.name"),
             hostname => hostname,
@@ -252,14 +255,13 @@ impl Task<'_> {
             attempt,
             hostname: hostname.chars().take(63).collect(),
             host_network: pod.at("spec.hostNetwork") == true,
+            host_pid: pod.at("spec.hostPID") == true,
+            host_ipc: pod.at("spec.hostIPC") == true,
+            share_pid: pod.at("spec.shareProcessNamespace") == true,
+            privileged: all().any(privileged),
             log_dir: log_dir(self.shared, &self.uid),
-            dns_servers: Vec::new(),
-            host_ports: ports
-                .filter_map(|port| {
-                    let number = |field: &str| u16::try_from(port.at(field).as_i64()?).ok();
-                    Some((number("hostPort")?, number("containerPort")?, port.text("protocol").to_string()))
-                })
-                .collect(),
+            dns: environment::dns(pod, &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+            sysctls: pod.items("spec.securityContext.sysctls").iter().map(sysctl).collect(),
         }
     }
 
@@ -337,7 +339,12 @@ impl Task<'_> {
         let env = environment::variables(&self.assignment, &container, &address, &ip).map_err(config)?;
         let mounts = match self.shared.options.can_mount {
             true => {
-                environment::mounts(&self.assignment, &container, &self.volumes(), &address, &ip).map_err(config)?
+                let volumes = self.volumes();
+                let mut mounts =
+                    environment::mounts(&self.assignment, &container, &volumes, &address, &ip).map_err(config)?;
+                let hosts = environment::hosts(&self.assignment.pod, &container, &volumes, &ip);
+                mounts.extend(hosts.map_err(config)?);
+                mounts
             }
             false => {
                 if attempt == 0 && !container.items("volumeMounts").is_empty() {
@@ -352,9 +359,7 @@ impl Task<'_> {
             container.items(field).iter().map(|word| environment::expand(word.as_str().unwrap_or(""), &env)).collect()
         };
         let amount = |path: &str| Quantity::parse(container.text(path));
-        let security = container.at("securityContext");
-        let user =
-            security.at("runAsUser").as_i64().or(self.assignment.pod.at("spec.securityContext.runAsUser").as_i64());
+        let security = environment::security(&self.assignment.pod, &container).map_err(config)?;
         let spec = ContainerSpec {
             name: name.into(),
             attempt,
@@ -367,12 +372,12 @@ impl Task<'_> {
             cpu_request_milli: amount("resources.requests.cpu").map(Quantity::milli),
             cpu_limit_milli: amount("resources.limits.cpu").map(Quantity::milli),
             memory_limit: amount("resources.limits.memory").map(Quantity::value),
-            privileged: security.at("privileged") == true,
-            run_as_user: user,
-            read_only_root: security.at("readOnlyRootFilesystem") == true,
+            oom_score_adj: environment::oom_score(&self.assignment.pod, &container, node::memory_bytes()),
             tty: container.at("tty") == true,
             stdin: container.at("stdin") == true,
+            stdin_once: container.at("stdinOnce") == true,
             env,
+            ..security
         };
         let pod = self.sandbox_spec(sandbox.attempt);
         let started = runtime.start_container(&sandbox.id, &pod, &spec).await;

@@ -136,7 +136,7 @@ async fn handle(shared: &Arc<Shared>, master: &str, message: pb::ToWorker) {
             }
         }
         Some(to_worker::Message::Peers(peers)) => {
-            shared.peers.send_replace(peers.peers);
+            shared.peers.send_replace(peers);
         }
         Some(to_worker::Message::OpenStream(open)) => {
             let (shared, master) = (shared.clone(), master.to_string());

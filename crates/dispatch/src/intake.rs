@@ -71,11 +71,6 @@ pub(crate) async fn hello(front: &Front, name: &str, hello: &pb::Hello) -> Resul
             node.object("metadata.labels").insert(label.clone(), value.clone());
         }
         node.object("metadata.annotations").insert("balsa.dev/boot-id".into(), hello.boot_id.as_str().into());
-        for field in ["spec.podCIDRs", "spec.podCIDR"] {
-            if !reported.at(field).is_null() {
-                node.set(field, reported.at(field).clone());
-            }
-        }
         merge_node_status(&mut node, reported.at("status"));
         api::change(record, node)
     })

@@ -1,6 +1,7 @@
 //! The masters' side of the workers: sessions, liveness, status intake, and the relay of log and
 //! exec streams.
 
+pub mod addresses;
 mod intake;
 mod liveness;
 mod relay;

@@ -68,6 +68,7 @@ impl Dispatch for DispatchService {
             500.. => Status::unavailable(status.message),
             _ => Status::invalid_argument(status.message),
         })?;
+        crate::addresses::ensure(&self.front, &node).await.map_err(|status| Status::unavailable(status.message))?;
         let (down, receiver) = mpsc::channel(DOWN_MAX);
         let number = self.hub.register(&node, down.clone());
         self.hub.liveness.beat(&node);
@@ -224,7 +225,7 @@ async fn send_assignments(front: &Front, node: &str, down: &Down) {
     // The opening set is the truth as of now: without a quorum none is sent.
     let Ok(mut view) = front.store.read().await else { return };
     let mut sent: BTreeMap<String, String> = BTreeMap::new();
-    let mut peers_sent: Option<Vec<pb::Peer>> = None;
+    let mut peers_sent: Option<pb::Peers> = None;
     let mut complete = true;
     loop {
         let mut changed = Vec::new();
@@ -256,7 +257,7 @@ async fn send_assignments(front: &Front, node: &str, down: &Down) {
         }
         let peers = peers(&view, node);
         if peers_sent.as_ref() != Some(&peers) {
-            let message = to_worker::Message::Peers(pb::Peers { peers: peers.clone() });
+            let message = to_worker::Message::Peers(peers.clone());
             if down.send(Ok(pb::ToWorker { message: Some(message) })).await.is_err() {
                 return;
             }
@@ -275,14 +276,19 @@ async fn send_assignments(front: &Front, node: &str, down: &Down) {
     }
 }
 
-fn peers(view: &View, own: &str) -> Vec<pb::Peer> {
-    let others = view.list(registry::NODE, "", None).filter(|record| record.key.name != own);
-    let peer = |record: &Arc<Record>| {
+/// The pod networks of this node and of the others.
+fn peers(view: &View, own: &str) -> pb::Peers {
+    let mut all = pb::Peers { cluster_pod_cidrs: crate::addresses::cluster_cidrs(view), ..pb::Peers::default() };
+    for record in view.list(registry::NODE, "", None) {
         let node = record.value();
+        let cidrs = node.items("spec.podCIDRs").iter().filter_map(Value::as_str).map(ToString::to_string).collect();
+        if record.key.name == own {
+            all.own_pod_cidrs = cidrs;
+            continue;
+        }
         let addresses = node.items("status.addresses");
         let address = addresses.iter().find(|a| a.text("type") == "InternalIP").map_or("", |a| a.text("address"));
-        let cidrs = node.items("spec.podCIDRs").iter().filter_map(Value::as_str).map(ToString::to_string);
-        pb::Peer { node: record.key.name.to_string(), address: address.into(), pod_cidrs: cidrs.collect() }
-    };
-    others.map(peer).collect()
+        all.peers.push(pb::Peer { node: record.key.name.to_string(), address: address.into(), pod_cidrs: cidrs });
+    }
+    all
 }

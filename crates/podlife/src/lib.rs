@@ -278,7 +278,11 @@ fn run(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &m
                     inits_done = false;
                 }
             }
-            Some(State::Created) => inits_done &= !is_init,
+            // Made and not started: the worker ended in between. The runtime goes on with this attempt.
+            Some(State::Created) => {
+                inits_done &= !is_init;
+                start_again(name, latest.expect("it was created"), memory, now, step);
+            }
             Some(State::Exited { code: 0, .. }) if is_init => {}
             Some(State::Exited { started, finished, code, .. }) => {
                 inits_done &= !is_init;
@@ -333,6 +337,13 @@ fn retry_at(failure: &Failure) -> Timestamp {
         _ => BACKOFF.delay_ms(failure.n_failures),
     };
     failure.at.plus_ms(ms as i64)
+}
+
+fn start_again(name: &str, created: &Observed, memory: &Memory, now: Timestamp, step: &mut Step) {
+    match memory.failures.get(name) {
+        Some(failure) if now < retry_at(failure) => step.wake_at(retry_at(failure)),
+        _ => step.actions.push(Action::StartContainer { name: name.into(), attempt: created.attempt }),
+    }
 }
 
 /// The first start here of a container: attempt 0, or past what the cluster remembers of it.

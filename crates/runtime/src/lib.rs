@@ -3,8 +3,14 @@
 //! `process` needs no root and no image: a container is the command as a child process group. It
 //! isolates nothing, and says so. `containerd` speaks CRI. Both pass one contract test.
 
+pub mod cgroup;
+pub mod containerd;
+pub mod image;
 mod process;
+pub mod process_id;
 pub mod shim;
+#[cfg(test)]
+mod tests;
 
 pub use process::ProcessRuntime;
 
@@ -36,10 +42,24 @@ pub struct SandboxSpec {
     pub attempt: u32,
     pub hostname: String,
     pub host_network: bool,
+    pub host_pid: bool,
+    pub host_ipc: bool,
+    /// All containers see each other's processes.
+    pub share_pid: bool,
+    /// Some container is privileged.
+    pub privileged: bool,
     /// Holds the containers' log files.
     pub log_dir: PathBuf,
-    pub dns_servers: Vec<String>,
-    pub host_ports: Vec<(u16, u16, String)>,
+    pub dns: Dns,
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// What a pod's resolv.conf says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Dns {
+    pub servers: Vec<String>,
+    pub searches: Vec<String>,
+    pub options: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -65,11 +85,21 @@ pub struct ContainerSpec {
     pub cpu_request_milli: Option<i64>,
     pub cpu_limit_milli: Option<i64>,
     pub memory_limit: Option<i64>,
+    /// -1000 (never) to 1000 (first), when the machine is out of memory.
+    pub oom_score_adj: i64,
     pub privileged: bool,
     pub run_as_user: Option<i64>,
+    pub run_as_group: Option<i64>,
+    pub groups: Vec<i64>,
+    pub add_capabilities: Vec<String>,
+    pub drop_capabilities: Vec<String>,
+    pub no_new_privileges: bool,
+    /// Empty for the runtime's default profile, `unconfined`, or the path of a profile.
+    pub seccomp: String,
     pub read_only_root: bool,
     pub tty: bool,
     pub stdin: bool,
+    pub stdin_once: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -137,6 +167,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Runs a command to its end, at most `timeout`.
     async fn exec_sync(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput, Error>;
     async fn exec(&self, id: &str, command: &[String], tty: bool, stdin: bool) -> Result<ExecStream, Error>;
+    /// The log file was renamed: go on in a new one.
+    async fn reopen_log(&self, id: &str) -> Result<(), Error>;
 }
 
 /// Environment variables as a map, the last of a name winning.

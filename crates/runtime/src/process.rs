@@ -1,5 +1,6 @@
 //! Containers as plain processes. No root, no images, and no isolation: for laptops and first contact.
 
+use crate::process_id::ProcessId;
 use crate::shim::{ShimSpec, ShimState, read_state};
 use crate::{
     ContainerInfo, ContainerSpec, ContainerState, Error, ExecOutput, ExecStream, Runtime, SandboxInfo, SandboxSpec,
@@ -68,12 +69,6 @@ fn children(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Whether a process exists and is not a zombie.
-fn is_alive(pid: i32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
-}
-
 impl ProcessRuntime {
     /// `dir` keeps the state; `shim` is the binary whose hidden verb runs a container.
     pub fn new(dir: PathBuf, shim: PathBuf, host_ip: String) -> ProcessRuntime {
@@ -97,7 +92,7 @@ impl ProcessRuntime {
             }
             Some(ShimState::Running { shim, pid, started }) => {
                 // The shim reports the end; if it was killed, its container is as good as ended.
-                if is_alive(shim) || is_alive(pid) {
+                if shim.is_alive() || pid.is_alive() {
                     ContainerState::Running { started }
                 } else {
                     match read_state(dir) {
@@ -123,7 +118,7 @@ impl ProcessRuntime {
     }
 
     /// The processes of a container: the shim and the leader of its group.
-    fn pids(&self, id: &str) -> Option<(i32, i32)> {
+    fn pids(&self, id: &str) -> Option<(ProcessId, ProcessId)> {
         match read_state(&self.container_dir(id))? {
             ShimState::Running { shim, pid, .. } => Some((shim, pid)),
             ShimState::Exited { .. } => None,
@@ -156,11 +151,11 @@ impl ProcessRuntime {
 }
 
 /// Signals a group; one that is gone already is what was wanted.
-fn signal_group(pid: i32, signal: Signal) {
-    if let Err(error) = killpg(Pid::from_raw(pid), signal)
+fn signal_group(pid: &ProcessId, signal: Signal) {
+    if let Err(error) = killpg(Pid::from_raw(pid.pid), signal)
         && error != nix::errno::Errno::ESRCH
     {
-        tracing::warn!(pid, %error, "signalling a container failed");
+        tracing::warn!(pid = pid.pid, %error, "signalling a container failed");
     }
 }
 
@@ -239,7 +234,7 @@ impl Runtime for ProcessRuntime {
     async fn start_container(&self, sandbox: &str, pod: &SandboxSpec, spec: &ContainerSpec) -> Result<String, Error> {
         let id = format!("{sandbox}.{}.{}", spec.name, spec.attempt);
         let dir = self.container_dir(&id);
-        if dir.join("container.json").exists() {
+        if dir.join("spec.json").exists() {
             // This very attempt was started before; a second process must not be.
             return Ok(id);
         }
@@ -295,17 +290,17 @@ impl Runtime for ProcessRuntime {
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), Error> {
         let Some((shim, pid)) = self.pids(id) else { return Ok(()) };
         if !grace.is_zero() {
-            signal_group(pid, Signal::SIGTERM);
+            signal_group(&pid, Signal::SIGTERM);
             if self.wait_gone(id, grace).await {
                 return Ok(());
             }
         }
-        signal_group(pid, Signal::SIGKILL);
+        signal_group(&pid, Signal::SIGKILL);
         if self.wait_gone(id, Duration::from_secs(5)).await {
             return Ok(());
         }
         // A shim that does not see its child's end is ended too.
-        if let Err(error) = kill(Pid::from_raw(shim), Signal::SIGKILL) {
+        if let Err(error) = kill(Pid::from_raw(shim.pid), Signal::SIGKILL) {
             tracing::debug!(%error, "the shim is gone already");
         }
         match self.wait_gone(id, Duration::from_secs(1)).await {
@@ -369,6 +364,11 @@ impl Runtime for ProcessRuntime {
             feeder.abort();
         });
         Ok(ExecStream { input, output, exit })
+    }
+
+    /// Shims notice a renamed log by themselves.
+    async fn reopen_log(&self, _: &str) -> Result<(), Error> {
+        Ok(())
     }
 }
 

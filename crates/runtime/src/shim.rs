@@ -3,10 +3,12 @@
 //! It starts the command in a process group of its own, writes its output as CRI log lines
 //! (`TIME stream F text`), and leaves the exit code in a file when it ends.
 
+use crate::process_id::ProcessId;
 use objects::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -24,7 +26,7 @@ pub struct ShimSpec {
 /// What became of it; `state.json` in the container's folder, replaced as a whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ShimState {
-    Running { shim: i32, pid: i32, started: Timestamp },
+    Running { shim: ProcessId, pid: ProcessId, started: Timestamp },
     Exited { started: Timestamp, finished: Timestamp, code: i32, reason: String },
 }
 
@@ -55,7 +57,7 @@ pub fn run(dir: &Path) -> std::io::Result<()> {
         write_state(dir, &exited)?;
         Err(error)
     };
-    let log = match OpenOptions::new().create(true).append(true).open(&spec.log) {
+    let log = match Log::open(spec.log.clone()) {
         Ok(log) => Arc::new(Mutex::new(log)),
         Err(error) => return fail(error),
     };
@@ -75,13 +77,13 @@ pub fn run(dir: &Path) -> std::io::Result<()> {
             return fail(error);
         }
     };
-    let pid = i32::try_from(child.id()).unwrap_or(0);
-    write_state(dir, &ShimState::Running { shim: i32::try_from(std::process::id()).unwrap_or(0), pid, started })?;
+    let pid = ProcessId::of(child.id());
+    let group = nix::unistd::Pid::from_raw(pid.pid);
+    write_state(dir, &ShimState::Running { shim: ProcessId::of(std::process::id()), pid, started })?;
     let out = child.stdout.take().map(|pipe| pump(pipe, "stdout", log.clone()));
     let err = child.stderr.take().map(|pipe| pump(pipe, "stderr", log.clone()));
     let status = child.wait()?;
     // Whatever the command left behind in its group ends with it, as in a container.
-    let group = nix::unistd::Pid::from_raw(pid);
     if let Err(error) = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL)
         && error != nix::errno::Errno::ESRCH
     {
@@ -95,7 +97,7 @@ pub fn run(dir: &Path) -> std::io::Result<()> {
     write_state(dir, &ShimState::Exited { started, finished: now(), code, reason })
 }
 
-fn pump(pipe: impl Read + Send + 'static, stream: &'static str, log: Arc<Mutex<File>>) -> std::thread::JoinHandle<()> {
+fn pump(pipe: impl Read + Send + 'static, stream: &'static str, log: Arc<Mutex<Log>>) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         let mut reader = BufReader::new(pipe);
         let mut line = Vec::new();
@@ -110,12 +112,34 @@ fn pump(pipe: impl Read + Send + 'static, stream: &'static str, log: Arc<Mutex<F
     })
 }
 
-fn log_line(log: &Mutex<File>, stream: &str, tag: &str, text: &[u8]) {
+/// The log file, opened anew once the worker has renamed it away.
+struct Log {
+    path: PathBuf,
+    file: File,
+    inode: u64,
+}
+
+impl Log {
+    fn open(path: PathBuf) -> std::io::Result<Log> {
+        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let inode = file.metadata()?.ino();
+        Ok(Log { path, file, inode })
+    }
+
+    fn write(&mut self, line: &[u8]) -> std::io::Result<()> {
+        if std::fs::metadata(&self.path).map(|meta| meta.ino()).ok() != Some(self.inode) {
+            *self = Log::open(self.path.clone())?;
+        }
+        self.file.write_all(line)
+    }
+}
+
+fn log_line(log: &Mutex<Log>, stream: &str, tag: &str, text: &[u8]) {
     let mut line = format!("{} {stream} {tag} ", now().rfc3339_micro()).into_bytes();
     line.extend_from_slice(text);
     line.push(b'\n');
     // A full disk must not end the container: its output is lost, it is not.
     if let Ok(mut log) = log.lock() {
-        drop(log.write_all(&line));
+        drop(log.write(&line));
     }
 }
