@@ -11,28 +11,40 @@ pub(crate) struct Cluster {
     pub(crate) dir: PathBuf,
 }
 
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     let built = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/release/balsa");
     std::env::var_os("BALSA_BINARY").map_or(built, PathBuf::from)
 }
 
-/// Whether the tests that start clusters are to run; says so when not.
-pub(crate) fn wanted(test: &str) -> bool {
-    let wanted = std::env::var_os("RUN_SLOW_TESTS").is_some();
-    if !wanted {
-        eprintln!("skipped: {test} (set RUN_SLOW_TESTS=1)");
-    }
-    wanted
-}
+pub(crate) use testkit::wanted;
+
+/// The image of the tests' pods: a shell and its tools, made here. With the process runtime a name is
+/// all an image is.
+pub(crate) const IMAGE: &str = "registry.local/busybox:1";
 
 impl Cluster {
     pub(crate) fn up() -> Cluster {
+        Cluster::up_with(&[])
+    }
+
+    /// `dev up` with these flags.
+    pub(crate) fn up_with(flags: &[&str]) -> Cluster {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("balsa-it-{}-{n}", std::process::id()));
         let cluster = Cluster { dir };
-        cluster.dev(&["up"]);
+        cluster.dev(&[&["up"], flags].concat());
+        if cluster.runtime() == "containerd" {
+            cluster.dev(&["image", IMAGE, "/bin/busybox"]);
+        }
         cluster
+    }
+
+    /// What the cluster chose: `containerd` or `process`.
+    pub(crate) fn runtime(&self) -> String {
+        let text = std::fs::read_to_string(self.dir.join("topology.json")).expect("dev up wrote its plan");
+        let plan: Value = serde_json::from_str(&text).expect("the plan is JSON");
+        plan["runtime"].as_str().expect("the plan names the runtime").to_string()
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
@@ -143,7 +155,7 @@ spec:
 {extra}
       containers:
       - name: c
-        image: none:1
+        image: registry.local/busybox:1
         command: [sleep, \"100000\"]
 "
     )

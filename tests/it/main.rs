@@ -1,8 +1,11 @@
 //! Black-box tests: the real binary, real processes, real kills. Those that start clusters run when
 //! RUN_SLOW_TESTS is set; `cargo xtask test` sets it.
 
+mod client;
 mod cluster;
 mod failover;
+mod grpc;
 mod house;
+mod kills;
 mod kubectl;
 mod workers;

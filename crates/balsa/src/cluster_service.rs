@@ -2,6 +2,7 @@
 
 use crate::files::Bootstrap;
 use authz::{Identity, Role};
+use dispatch::addresses;
 use front::Front;
 use front::listen::Caller;
 use objects::{Key, Status as ApiStatus, Value, ValueExt, json, registry};
@@ -60,7 +61,11 @@ pub(crate) async fn store_bootstrap(front: &Front, bootstrap: &Bootstrap, ca: &s
             },
         }),
     );
-    for request in [namespace, secret] {
+    let network = create(
+        registry::CONFIG_MAP,
+        json!({"metadata": {"name": addresses::NAME}, "data": {addresses::CLUSTER_CIDRS: bootstrap.pod_cidrs}}),
+    );
+    for request in [namespace, secret, network] {
         match front.call_as_system(request).await {
             Ok(_) => {}
             Err(status) if status.reason == "AlreadyExists" => {}
@@ -125,6 +130,26 @@ impl Cluster for ClusterService {
         }))
     }
 
+    async fn health(&self, _: Request<pb::HealthRequest>) -> Result<Response<pb::HealthResponse>, Status> {
+        let members = self.node.status().members;
+        let asked = members.iter().map(async |m| pb::MemberHealth {
+            name: m.member.name.clone(),
+            voter: m.voter,
+            answers: m.id == self.node.id() || self.node.answers(m.id, &m.member).await,
+        });
+        let (read, mut members) = tokio::join!(self.front.store.read(), futures::future::join_all(asked));
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        let voters = members.iter().filter(|m| m.voter).count();
+        let up = members.iter().filter(|m| m.voter && m.answers).count();
+        let reason = read.err().map(|error| error.to_string()).unwrap_or_default();
+        Ok(Response::new(pb::HealthResponse {
+            ready: reason.is_empty(),
+            reason,
+            may_lose: u32::try_from(up.saturating_sub(voters / 2 + 1)).unwrap_or(0),
+            members,
+        }))
+    }
+
     async fn add_member(
         &self,
         request: Request<pb::AddMemberRequest>,
@@ -133,7 +158,7 @@ impl Cluster for ClusterService {
         if let Some(mut leader) = self.leader().await? {
             return leader.add_member(request).await;
         }
-        let member = request.member.ok_or_else(|| Status::invalid_argument("member: Required value"))?;
+        let member = request.member.ok_or_else(|| api_grpc::required("member"))?;
         let old = self.node.status().members.into_iter().find(|m| m.member.name == member.name && m.id != member.id);
         if let Some(old) = old
             && self.node.answers(old.id, &old.member).await
@@ -191,7 +216,7 @@ impl CertificateAuthority for ClusterService {
             role
         } else {
             let token =
-                Token::parse(&request.token).map_err(|error| Status::invalid_argument(format!("token: {error}")))?;
+                Token::parse(&request.token).map_err(|error| api_grpc::invalid("token", "", &error.to_string()))?;
             let known = decoded(&secret, &format!("{}-token", token.role.name()));
             // Compared by digest, so that the time taken says nothing about the secret.
             if known.is_empty() || digest(known.as_bytes()) != digest(request.token.trim().as_bytes()) {
@@ -202,13 +227,13 @@ impl CertificateAuthority for ClusterService {
             token.role
         };
         if !objects::validate::is_dns_subdomain(&request.name) {
-            return Err(Status::invalid_argument(format!("name: Invalid value: {:?}", request.name)));
+            return Err(api_grpc::invalid("name", &request.name, "must be a DNS name in lower case"));
         }
         let authority = Authority {
             credential: Credential { certificate: decoded(&secret, "ca.crt"), key: decoded(&secret, "ca.key") },
         };
         let certificate = authority.sign(role, &request.name, &request.csr);
-        let certificate = certificate.map_err(|error| Status::invalid_argument(format!("csr: {error}")))?;
+        let certificate = certificate.map_err(|error| api_grpc::invalid("csr", "", &error.to_string()))?;
         tracing::info!(role = role.name(), name = %request.name, "certificate issued");
         Ok(Response::new(pb::IssueResponse {
             certificate,

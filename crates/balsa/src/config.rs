@@ -28,6 +28,10 @@ pub(crate) struct MasterConfig {
     /// Further names and addresses clients use for this master.
     #[serde(default)]
     pub(crate) alt_names: Vec<String>,
+    /// The networks that pods get their addresses from, separated by commas. Read by `init`; every
+    /// node is given a piece.
+    #[serde(default = "default_pod_network")]
+    pub(crate) pod_network: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,9 +61,16 @@ pub(crate) struct WorkerConfig {
     /// Not needed once the worker has its certificate.
     #[serde(default)]
     pub(crate) token: Option<String>,
-    /// `process`; `containerd` follows.
+    /// `containerd`, `process`, or `auto`: containerd where it is installed and this is root.
     #[serde(default = "default_runtime")]
     pub(crate) runtime: String,
+    /// The socket of a CRI runtime that somebody else keeps running. By default the worker runs a
+    /// containerd of its own.
+    #[serde(default)]
+    pub(crate) runtime_socket: Option<PathBuf>,
+    /// Mirrors and credentials of registries, in containerd's certs.d layout.
+    #[serde(default)]
+    pub(crate) registries: Option<PathBuf>,
     #[serde(default)]
     pub(crate) labels: BTreeMap<String, String>,
     #[serde(default)]
@@ -95,8 +106,11 @@ fn default_api_port() -> u16 {
 fn default_peer_port() -> u16 {
     6444
 }
+fn default_pod_network() -> String {
+    "10.244.0.0/16".into()
+}
 fn default_runtime() -> String {
-    "process".into()
+    "auto".into()
 }
 fn default_pods() -> i64 {
     110
@@ -114,11 +128,32 @@ fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
+impl Vip {
+    fn check(&self) -> Result<()> {
+        let address: std::net::IpAddr =
+            self.address.parse().with_context(|| format!("vip.address: {:?} is not an IP address", self.address))?;
+        let bits_max = if address.is_ipv4() { 32 } else { 128 };
+        if self.prefix == 0 || self.prefix > bits_max {
+            bail!("vip.prefix: {} is not in 1..={bits_max}", self.prefix);
+        }
+        if self.interface.is_empty() || self.interface.len() > 15 {
+            bail!("vip.interface: name the network interface that the masters share a link on");
+        }
+        Ok(())
+    }
+}
+
 impl MasterConfig {
     pub(crate) fn load(path: &Path) -> Result<MasterConfig> {
         let config: MasterConfig = load(path)?;
         check_name(&config.name)?;
         config.raft_profile()?;
+        if !dispatch::addresses::are_networks(&config.pod_network) {
+            bail!("podNetwork: {:?} is not a list of networks such as 10.244.0.0/16", config.pod_network);
+        }
+        if let Some(vip) = &config.vip {
+            vip.check()?;
+        }
         Ok(config)
     }
 
@@ -155,8 +190,8 @@ impl WorkerConfig {
         if config.masters.is_empty() {
             bail!("masters: name at least one master as host:port");
         }
-        if config.runtime != "process" {
-            bail!("runtime: {:?} is not supported by this version; use process", config.runtime);
+        if !["auto", "containerd", "process"].contains(&config.runtime.as_str()) {
+            bail!("runtime: {:?} is unknown; use containerd, process, or auto", config.runtime);
         }
         for taint in &config.taints {
             if !objects::kinds::node::EFFECTS.contains(&taint.effect.as_str()) {

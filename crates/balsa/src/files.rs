@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use pki::Credential;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ pub(crate) struct Bootstrap {
     pub(crate) ca_key: String,
     pub(crate) master_token: String,
     pub(crate) worker_token: String,
+    /// The networks of all pods.
+    pub(crate) pod_cidrs: String,
 }
 
 #[derive(Clone, Debug)]
@@ -34,6 +37,24 @@ impl DataDir {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+
+    /// A short name for this folder, the same at each start.
+    fn tag(&self) -> Result<String> {
+        let path = self.0.canonicalize().with_context(|| format!("finding {}", self.0.display()))?;
+        let digest = Sha256::digest(path.to_string_lossy().as_bytes());
+        Ok(digest[..6].iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Where what must not survive a reboot lies: sockets and mounts. Short, as a socket's path is
+    /// limited to 107 bytes.
+    pub(crate) fn run_dir(&self) -> Result<PathBuf> {
+        Ok(Path::new("/run/balsa").join(self.tag()?))
+    }
+
+    /// The control group under which this worker's pods are.
+    pub(crate) fn cgroup(&self) -> Result<String> {
+        Ok(format!("/balsa/{}", self.tag()?))
     }
 
     pub(crate) fn read(&self, name: &str) -> Option<String> {

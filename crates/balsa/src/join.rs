@@ -32,6 +32,7 @@ pub(crate) fn init(config: &Path) -> Result<()> {
         ca_key: authority.credential.key.clone(),
         master_token: token(Role::Master),
         worker_token: token(Role::Worker),
+        pod_cidrs: config.pod_network.clone(),
     };
     dir.write("bootstrap.json", &serde_json::to_string(&bootstrap)?)?;
     let admin = authority.issue(Role::Admin, "admin", &[])?;

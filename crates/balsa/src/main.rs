@@ -8,8 +8,10 @@ mod files;
 mod join;
 mod kubeconfig;
 mod master;
+mod pause;
 mod user;
 mod verbs;
+mod vip;
 mod worker;
 
 use clap::{Parser, Subcommand};
@@ -55,6 +57,9 @@ enum Command {
     Dev(dev::Verb),
     #[command(flatten)]
     User(Box<verbs::Verb>),
+    /// Holds a pod's sandbox (handled before anything else; named here for --help's sake).
+    #[command(hide = true)]
+    Pause,
     /// Carries one container of the process runtime.
     #[command(hide = true)]
     ProcessShim { dir: PathBuf },
@@ -69,6 +74,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // First of all: a sandbox must cost next to nothing.
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == "pause") {
+        pause::run();
+    }
     pki::tls::install_provider();
     // A panic anywhere must not leave half a master behind: the process ends and is started again.
     let report = std::panic::take_hook();
@@ -89,6 +98,7 @@ fn main() -> ExitCode {
         Command::Worker { config } => worker::run(&config),
         Command::Dev(verb) => dev::run(verb),
         Command::User(verb) => verbs::run(*verb),
+        Command::Pause => pause::run(),
         Command::ProcessShim { dir } => runtime::shim::run(&dir).map_err(Into::into),
         Command::Balancer { listen, target } => balancer::run(&listen, target),
     };

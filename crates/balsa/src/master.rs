@@ -4,6 +4,7 @@ use crate::cluster_service::{self, ClusterService};
 use crate::config::MasterConfig;
 use crate::files::{Bootstrap, DataDir, Identity};
 use crate::join;
+use crate::vip;
 use anyhow::{Context, Result, bail};
 use api::WorkerCall;
 use async_trait::async_trait;
@@ -120,6 +121,7 @@ async fn serve(config: MasterConfig, dir: DataDir, raft_runtime: tokio::runtime:
         node_id: identity.node_id,
         name: identity.name.clone(),
         profile: config.raft_profile()?,
+        checkpoints: raft_node::Checkpoints::default(),
         seed: crate::seed(),
         disk: disk.clone(),
         transport,
@@ -158,7 +160,7 @@ async fn serve(config: MasterConfig, dir: DataDir, raft_runtime: tokio::runtime:
         credential: Arc::new(move || credential_dir.credential("master").unwrap_or_else(|_| own_credential.clone())),
     });
     hub.set_peers(Arc::new(PeerMasters { node: node.clone(), dir: dir.clone() }));
-    let (_, health) = tonic_health::server::health_reporter();
+    let health = api_grpc::health::server(&store, stop.clone()).await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(protos::DESCRIPTORS)
         .build_v1()?;
@@ -166,6 +168,7 @@ async fn serve(config: MasterConfig, dir: DataDir, raft_runtime: tokio::runtime:
         .add_service(CertificateAuthorityServer::from_arc(cluster))
         .add_service(DispatchService::server(front.clone(), hub.clone()))
         .add_service(api_grpc::ObjectsService::server(front.clone()))
+        .add_service(api_grpc::ObserveService::server(front.clone()))
         .add_service(health)
         .add_service(reflection)
         .into_axum_router();
@@ -193,7 +196,13 @@ async fn serve(config: MasterConfig, dir: DataDir, raft_runtime: tokio::runtime:
     tokio::spawn(send_beats(node.clone(), liveness.clone()));
     tokio::spawn(take_beats(node.clone(), liveness));
     if let Some(vip) = config.vip.clone() {
-        tracing::warn!(address = %vip.address, "holding a VIP is not supported by this version; clients use the masters' own addresses");
+        let (members, own) = (node.clone(), identity.name.clone());
+        let rank = move || {
+            let mut names: Vec<String> = members.status().members.into_iter().map(|m| m.member.name).collect();
+            names.sort();
+            u32::try_from(names.iter().position(|name| *name == own).unwrap_or(names.len())).unwrap_or(u32::MAX)
+        };
+        tokio::spawn(vip::keep(vip, config.api_port, identity.name.clone(), store.clone(), rank));
     }
 
     let failed = tokio::select! {
@@ -261,8 +270,9 @@ fn tls_source(dir: &DataDir, required: bool) -> Result<watch::Receiver<Arc<tokio
     Ok(receiver)
 }
 
-/// gRPC and REST on one port, told apart by content type; one guard before both.
+/// gRPC and REST on one port, told apart by content type. REST asks for each request itself.
 fn faces(grpc: Router, rest: Router) -> Router {
+    let grpc = grpc.layer(axum::middleware::from_fn(guard));
     let choose = move |request: Request| {
         let is_grpc = request
             .headers()
@@ -278,39 +288,25 @@ fn faces(grpc: Router, rest: Router) -> Router {
             }
         }
     };
-    Router::new().fallback(choose).layer(axum::middleware::from_fn(guard))
+    Router::new().fallback(choose).layer(axum::middleware::from_fn(api_grpc::envelope))
 }
 
-/// Services that ask for each call themselves, or that anybody may call.
-const UNGUARDED: [&str; 4] = [
-    "balsa.objects.v1.Objects",
-    "balsa.cluster.v1.CertificateAuthority",
-    "grpc.health.v1.Health",
-    "grpc.reflection.v1.ServerReflection",
-];
-
-/// The role table at the door of every gRPC service.
+/// The role table at the door of every gRPC service. It does not ask what a request says of its
+/// content: whatever reaches a service is guarded.
 async fn guard(request: Request, next: Next) -> Response {
-    let is_grpc = request
-        .headers()
-        .get(http::header::CONTENT_TYPE)
-        .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+    use authz::roles::{Refusal, may_call};
     let path = request.uri().path().trim_start_matches('/').to_string();
     let (service, method) = path.split_once('/').unwrap_or((path.as_str(), ""));
-    if !is_grpc || UNGUARDED.contains(&service) {
-        return next.run(request).await;
-    }
     let caller = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
-    match caller {
-        None => tonic::Status::unauthenticated("a certificate of this cluster is needed")
-            .into_http::<axum::body::Body>()
-            .into_response(),
-        Some(identity) if authz::roles::may_call(&identity, service, method) => next.run(request).await,
-        Some(identity) => {
-            let why = format!("user {:?} may not call {service}/{method}", identity.user);
-            tonic::Status::permission_denied(why).into_http::<axum::body::Body>().into_response()
+    let refused = match may_call(caller.as_ref(), service, method) {
+        Ok(()) => return next.run(request).await,
+        Err(Refusal::NoCertificate) => tonic::Status::unauthenticated("a certificate of this cluster is needed"),
+        Err(Refusal::NotAllowed) => {
+            let user = caller.map(|identity| identity.user).unwrap_or_default();
+            tonic::Status::permission_denied(format!("user {user:?} may not call {service}/{method}"))
         }
-    }
+    };
+    refused.into_http::<axum::body::Body>().into_response()
 }
 
 /// The first start after `init`: this master becomes the cluster.

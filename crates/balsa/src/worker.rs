@@ -3,10 +3,11 @@
 use crate::config::{Join, WorkerConfig};
 use crate::files::{DataDir, Identity};
 use crate::join;
-use agent::NodeOptions;
-use anyhow::{Context, Result};
+use agent::{NetworkOptions, NodeOptions};
+use anyhow::{Context, Result, bail};
 use authz::Role;
 use objects::Quantity;
+use runtime::containerd::{ContainerdOptions, ContainerdRuntime, Daemon, DaemonOptions, missing_programs};
 use runtime::{ProcessRuntime, Runtime};
 use std::path::Path;
 use std::sync::Arc;
@@ -39,15 +40,85 @@ async fn enroll(config: &WorkerConfig, dir: &DataDir) -> Result<()> {
     }
 }
 
+/// How this worker runs containers.
+struct Containers {
+    runtime: Arc<dyn Runtime>,
+    network: Option<NetworkOptions>,
+    /// The containerd of our own, to be kept alive.
+    daemon: Option<Daemon>,
+}
+
+async fn supervise(daemon: Option<Daemon>) {
+    match daemon {
+        Some(daemon) => daemon.supervise().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The runtime that `auto` stands for, with the reason when it is not containerd.
+pub(crate) fn auto_runtime() -> (&'static str, String) {
+    if !nix::unistd::geteuid().is_root() {
+        return ("process", "containerd needs root".into());
+    }
+    match missing_programs() {
+        missing if missing.is_empty() => ("containerd", String::new()),
+        missing => ("process", format!("containerd needs {}", missing.join(", "))),
+    }
+}
+
+async fn containers(config: &WorkerConfig, dir: &DataDir) -> Result<Containers> {
+    let program = std::env::current_exe().context("finding this binary")?;
+    let wanted = match config.runtime.as_str() {
+        "auto" => {
+            let (runtime, why) = auto_runtime();
+            if !why.is_empty() {
+                tracing::warn!(%why, "runtime auto: using the process runtime");
+            }
+            runtime
+        }
+        other => other,
+    };
+    if wanted == "process" {
+        let runtime = ProcessRuntime::new(dir.path("process"), program, config.address.clone());
+        tracing::warn!("the process runtime isolates nothing: containers are plain processes of this machine");
+        runtime.healthy().await?;
+        return Ok(Containers { runtime: Arc::new(runtime), network: None, daemon: None });
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!("runtime: containerd needs root; run the worker as root or set runtime: process");
+    }
+    let state = dir.run_dir()?;
+    let network = NetworkOptions { cni_conf: state.join("cni"), ipam: dir.path("ipam") };
+    let daemon = match &config.runtime_socket {
+        Some(_) => None,
+        None => {
+            let options = DaemonOptions {
+                root: dir.path("containerd"),
+                state: state.clone(),
+                cni_conf: network.cni_conf.clone(),
+                registries: config.registries.clone(),
+                stream_address: "127.0.0.1".into(),
+                pause: program,
+            };
+            Some(Daemon::start(options).await?)
+        }
+    };
+    let runtime = ContainerdRuntime::new(ContainerdOptions {
+        socket: config.runtime_socket.clone().unwrap_or_else(|| Daemon::socket(&state)),
+        worker: config.name.clone(),
+        cgroup_parent: dir.cgroup()?,
+        pipes: state.join("exec"),
+        host_ip: config.address.clone(),
+    });
+    Ok(Containers { runtime: Arc::new(runtime), network: Some(network), daemon })
+}
+
 async fn serve(config: WorkerConfig, dir: DataDir) -> Result<()> {
     if dir.identity().is_none() {
         enroll(&config, &dir).await?;
     }
     let ca = dir.ca()?;
-    let binary = std::env::current_exe().context("finding this binary")?;
-    let runtime: Arc<dyn Runtime> = Arc::new(ProcessRuntime::new(dir.path("process"), binary, config.address.clone()));
-    tracing::warn!("the process runtime isolates nothing: containers are plain processes of this machine");
-    runtime.healthy().await?;
+    let containers = containers(&config, &dir).await?;
     let quantity = |text: &str| Quantity::parse(text).unwrap_or_default();
     let node = NodeOptions {
         name: config.name.clone(),
@@ -57,7 +128,6 @@ async fn serve(config: WorkerConfig, dir: DataDir) -> Result<()> {
         reserved_cpu_milli: quantity(&config.reserved.cpu).milli(),
         reserved_memory: quantity(&config.reserved.memory).value(),
         pods_max: config.max_pods,
-        pod_cidrs: Vec::new(),
     };
     let (stop_sender, stop) = tokio::sync::watch::channel(false);
     let tls_dir = dir.clone();
@@ -70,13 +140,17 @@ async fn serve(config: WorkerConfig, dir: DataDir) -> Result<()> {
         masters: config.masters,
         tls: Arc::new(tls),
         dir: dir.0,
-        runtime,
-        can_mount: false,
+        runtime: containers.runtime,
+        can_mount: containers.network.is_some(),
+        network: containers.network,
         clock: Arc::new(crate::now),
         boot_id: stdx::Rng::new(crate::seed()).uuid(),
     };
     let agent = tokio::spawn(agent::run(options, stop));
-    crate::master::stop_signal().await?;
+    tokio::select! {
+        signal = crate::master::stop_signal() => signal?,
+        () = supervise(containers.daemon) => {}
+    }
     stop_sender.send_replace(true);
     agent.await?;
     Ok(())

@@ -46,6 +46,13 @@ fn packages() -> Result<()> {
     if !exists("g++") {
         missing.push("g++");
     }
+    // The gRPC example in Python, and the stubs of the one in Go.
+    if !Command::new("/usr/bin/python3").args(["-c", "import grpc"]).output().is_ok_and(|output| output.status.success()) {
+        missing.push("python3-grpcio");
+    }
+    if !exists("protoc") || !exists("grpc_python_plugin") {
+        missing.extend(["protobuf-compiler", "protobuf-compiler-grpc"]);
+    }
     if missing.is_empty() {
         return Ok(());
     }

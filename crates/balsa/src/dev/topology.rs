@@ -1,0 +1,215 @@
+//! Where everything of a development cluster is: names, addresses, ports, all derived from its folder.
+//!
+//! Pure. As root, every member is a host of its own in a network namespace; otherwise members share
+//! the loopback interface and differ by port.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::path::Path;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Mode {
+    Namespaces,
+    Loopback,
+}
+
+/// The plan of one cluster; kept in its folder, as what it was made with is what it stays with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Topology {
+    pub(crate) mode: Mode,
+    /// Tells this cluster's namespaces and links from those of others on the machine.
+    pub(crate) tag: String,
+    /// Which of the machine's slots for clusters this one has: its subnets or its ports.
+    pub(crate) slot: u16,
+    pub(crate) runtime: String,
+}
+
+/// Subnets 10.128.SLOT.0/24 for hosts, and a /18 of 10.160.0.0 to 10.223.255.255 for pods.
+const SLOTS_OF_SUBNETS: u16 = 256;
+/// Ports of a cluster on loopback: the balancer's, then two for each of up to nine masters. All below
+/// 32,768, where ephemeral ports begin: a client that tries such a port before its server listens can
+/// be given that very port, and connect to itself.
+const PORTS_PER_CLUSTER: u16 = 20;
+const SLOTS_OF_PORTS: u16 = 600;
+const PORT_BASE: u16 = 20_000;
+/// Masters in namespaces: the ports that users know from Kubernetes.
+const API_PORT: u16 = 6443;
+const PEER_PORT: u16 = 6444;
+/// Hosts 11 to 19 of the subnet are masters, 21 to 220 workers.
+pub(crate) const MASTERS_MAX: usize = 9;
+pub(crate) const WORKERS_MAX: usize = 64;
+
+impl Topology {
+    /// The first choice for the cluster in `dir`; another slot is tried when this one is taken.
+    pub(crate) fn of(dir: &Path, mode: Mode, runtime: &str) -> Topology {
+        let digest = Sha256::digest(dir.to_string_lossy().as_bytes());
+        let n_slots = if mode == Mode::Namespaces { SLOTS_OF_SUBNETS } else { SLOTS_OF_PORTS };
+        let slot = u16::from_be_bytes([digest[0], digest[1]]) % n_slots;
+        let tag = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+        Topology { mode, tag, slot, runtime: runtime.into() }
+    }
+
+    pub(crate) fn next_slot(&mut self) {
+        let n_slots = if self.mode == Mode::Namespaces { SLOTS_OF_SUBNETS } else { SLOTS_OF_PORTS };
+        self.slot = (self.slot + 1) % n_slots;
+    }
+
+    fn host(&self, number: usize) -> String {
+        format!("10.128.{}.{number}", self.slot)
+    }
+
+    /// This machine's own address on the cluster's link.
+    pub(crate) fn machine(&self) -> String {
+        self.host(254)
+    }
+
+    pub(crate) fn vip(&self) -> String {
+        self.host(250)
+    }
+
+    /// `master-3` is 3.
+    pub(crate) fn number(name: &str) -> usize {
+        name.rsplit_once('-').and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+    }
+
+    pub(crate) fn address(&self, name: &str) -> String {
+        let number = Topology::number(name);
+        match self.mode {
+            Mode::Loopback => "127.0.0.1".into(),
+            Mode::Namespaces if name.starts_with("master-") => self.host(10 + number),
+            Mode::Namespaces => self.host(20 + number),
+        }
+    }
+
+    fn port_base(&self) -> u16 {
+        PORT_BASE + self.slot * PORTS_PER_CLUSTER
+    }
+
+    /// A master's ports: the API's and the peers'.
+    pub(crate) fn ports(&self, name: &str) -> (u16, u16) {
+        match self.mode {
+            Mode::Namespaces => (API_PORT, PEER_PORT),
+            Mode::Loopback => {
+                let api = self.port_base() + 2 * u16::try_from(Topology::number(name)).unwrap_or(0) - 1;
+                (api, api + 1)
+            }
+        }
+    }
+
+    /// host:port of a master's API.
+    pub(crate) fn api(&self, name: &str) -> String {
+        format!("{}:{}", self.address(name), self.ports(name).0)
+    }
+
+    /// host:port that outlives any master.
+    pub(crate) fn common(&self) -> String {
+        match self.mode {
+            Mode::Namespaces => format!("{}:{API_PORT}", self.vip()),
+            Mode::Loopback => format!("127.0.0.1:{}", self.port_base()),
+        }
+    }
+
+    /// The networks that pods get their addresses from.
+    pub(crate) fn pod_network(&self) -> String {
+        format!("10.{}.{}.0/18", 160 + self.slot % SLOTS_OF_SUBNETS / 4, self.slot % 4 * 64)
+    }
+
+    pub(crate) fn namespace(&self, name: &str) -> String {
+        format!("balsa-{}-{name}", self.tag)
+    }
+
+    /// The namespace of the bridge that all members are plugged into.
+    pub(crate) fn switch(&self) -> String {
+        self.namespace("switch")
+    }
+
+    /// This machine's interface on the cluster's link.
+    pub(crate) fn link(&self) -> String {
+        format!("balsa-{}", self.tag)
+    }
+}
+
+/// The switch's rules while groups of members are cut off: within a group everything passes, between
+/// a group and anything else nothing does.
+pub(crate) fn cut_rules(groups: &[Vec<String>]) -> String {
+    let mut text = String::from("table bridge balsa\ndelete table bridge balsa\n");
+    if groups.is_empty() {
+        return text;
+    }
+    text.push_str("table bridge balsa {\n  chain forward {\n    type filter hook forward priority 0; policy accept;\n");
+    for group in groups {
+        let ports: Vec<String> = group.iter().map(|name| format!("\"{name}\"")).collect();
+        let ports = ports.join(", ");
+        text.push_str(&format!("    iifname {{ {ports} }} oifname != {{ {ports} }} drop\n"));
+        text.push_str(&format!("    iifname != {{ {ports} }} oifname {{ {ports} }} drop\n"));
+    }
+    text.push_str("  }\n}\n");
+    text
+}
+
+/// Cuts `names` off as one group; a member that was in another group leaves it.
+pub(crate) fn cut(groups: &mut Vec<Vec<String>>, names: &[String]) {
+    heal(groups, names);
+    groups.push(names.to_vec());
+}
+
+/// Takes `names` out of their groups.
+pub(crate) fn heal(groups: &mut Vec<Vec<String>>, names: &[String]) {
+    for group in groups.iter_mut() {
+        group.retain(|member| !names.contains(member));
+    }
+    groups.retain(|group| !group.is_empty());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn everything_of_a_cluster_differs() {
+        let topology = Topology { slot: 7, ..Topology::of(Path::new("/a"), Mode::Namespaces, "process") };
+        let names = (1..=MASTERS_MAX).map(|i| format!("master-{i}")).chain((1..=WORKERS_MAX).map(|i| format!("worker-{i}")));
+        let mut addresses: BTreeSet<String> = names.map(|name| topology.address(&name)).collect();
+        addresses.extend([topology.vip(), topology.machine()]);
+        assert_eq!(addresses.len(), MASTERS_MAX + WORKERS_MAX + 2);
+        assert_eq!((topology.api("master-2"), topology.common()), ("10.128.7.12:6443".into(), "10.128.7.250:6443".into()));
+        assert_eq!(topology.pod_network(), "10.161.192.0/18");
+        assert!(topology.link().len() <= 15, "the kernel's limit for an interface's name");
+        let loopback = Topology { slot: 1, ..Topology::of(Path::new("/a"), Mode::Loopback, "process") };
+        assert_eq!((loopback.common(), loopback.api("master-1")), ("127.0.0.1:20020".into(), "127.0.0.1:20021".into()));
+        assert_eq!(loopback.ports("master-9"), (20_037, 20_038));
+    }
+
+    #[test]
+    fn clusters_in_different_folders_differ() {
+        let of = |dir: &str| Topology::of(Path::new(dir), Mode::Namespaces, "process");
+        assert_ne!(of("/a").namespace("master-1"), of("/b").namespace("master-1"));
+    }
+
+    #[test]
+    fn members_are_cut_off_in_groups() {
+        let name = |name: &str| name.to_string();
+        let mut groups = Vec::new();
+        cut(&mut groups, &[name("master-1"), name("worker-1")]);
+        cut(&mut groups, &[name("worker-1")]);
+        assert_eq!(groups, [[name("master-1")], [name("worker-1")]]);
+        expect_test::expect![[r#"
+            table bridge balsa
+            delete table bridge balsa
+            table bridge balsa {
+              chain forward {
+                type filter hook forward priority 0; policy accept;
+                iifname { "master-1" } oifname != { "master-1" } drop
+                iifname != { "master-1" } oifname { "master-1" } drop
+                iifname { "worker-1" } oifname != { "worker-1" } drop
+                iifname != { "worker-1" } oifname { "worker-1" } drop
+              }
+            }
+        "#]]
+        .assert_eq(&cut_rules(&groups));
+        heal(&mut groups, &[name("worker-1"), name("master-1")]);
+        assert!(groups.is_empty() && !cut_rules(&groups).contains("drop"));
+    }
+}
