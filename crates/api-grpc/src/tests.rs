@@ -14,10 +14,11 @@ use protos::objects::objects_client::ObjectsClient;
 use protos::objects::watch_event::Type;
 use protos::observe as ob;
 use protos::observe::observe_client::ObserveClient;
-use state::{Op, Txn};
+use state::{Op, Outcome, State, Txn, View};
 use std::sync::Arc;
 use std::time::Duration;
-use store::MemoryProposer;
+use store::{Leadership, MemoryProposer, Proposer, Published, Route, Store};
+use tokio::sync::watch;
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -440,6 +441,47 @@ async fn observers_are_told_of_containers() {
     let mut of_node = observe(ob::ContainersRequest { node: "n1".into(), after_revision: 3, ..Default::default() }).await;
     let entered = seen(&mut of_node).await;
     assert!(entered.starts_with("STATUS 4 | a/c on \"n1\""), "a pod enters the filter when it is bound: {entered}");
+}
+
+/// A master that may lose sight of its leader.
+struct Led(watch::Sender<Leadership>);
+
+#[async_trait]
+impl Proposer for Led {
+    async fn propose(&self, _: Txn, _: Route) -> Result<Outcome, store::Error> {
+        Err(store::Error::Unavailable("nothing is written here".into()))
+    }
+
+    async fn read_barrier(&self) -> Result<(), store::Error> {
+        Ok(())
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.0.subscribe()
+    }
+}
+
+#[tokio::test]
+async fn a_master_serves_while_it_hears_a_leader() {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
+    use tonic_health::pb::health_client::HealthClient;
+    let led = Arc::new(Led(watch::Sender::default()));
+    let store = Store::new(Published::new(View::new(State::new())), led.clone());
+    let (stop_sender, stop) = watch::channel(false);
+    let mut client = HealthClient::new(crate::health::server(&store, stop).await);
+    let ask = HealthCheckRequest { service: "balsa.observe.v1.Observe".into() };
+    let mut told = client.watch(ask).await.unwrap().into_inner();
+    let mut next = async || tokio::time::timeout(Duration::from_secs(5), told.next()).await.unwrap().unwrap().unwrap().status();
+    assert_eq!(next().await, NotServing);
+    led.0.send_modify(|now| now.leader = Some("master-2".into()));
+    assert_eq!(next().await, Serving);
+    led.0.send_modify(|now| now.leader = None);
+    assert_eq!(next().await, NotServing);
+    led.0.send_modify(|now| now.leader = Some("master-3".into()));
+    assert_eq!(next().await, Serving);
+    stop_sender.send_replace(true);
+    assert_eq!(next().await, NotServing);
 }
 
 #[test]
