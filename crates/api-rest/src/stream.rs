@@ -27,6 +27,8 @@ struct Watching {
     table: Option<Include>,
     columns_sent: bool,
     ends: tokio::time::Instant,
+    /// Not put off by changes that the watch does not show.
+    bookmark_at: tokio::time::Instant,
     next_view: Option<View>,
     over: bool,
 }
@@ -34,14 +36,19 @@ struct Watching {
 /// Streams a watch as JSON lines, as tables when asked.
 pub(crate) fn watch(front: Front, watch: Watch, view: View, table: Option<Include>) -> Response {
     let seconds = watch.timeout_seconds.unwrap_or(WATCH_SECONDS_MAX).min(WATCH_SECONDS_MAX);
+    let changed = front.store.watch(watch.served.kind.id);
+    // A change between the view that the watch was decided on and the subscription woke nobody.
+    let newest = front.store.view();
+    let view = if newest.revision() > view.revision() { newest } else { view };
     let watching = Watching {
-        changed: front.store.watch(watch.served.kind.id),
+        changed,
         front,
         watch,
         ready: VecDeque::new(),
         table,
         columns_sent: false,
         ends: tokio::time::Instant::now() + Duration::from_secs(seconds),
+        bookmark_at: tokio::time::Instant::now() + BOOKMARK_EVERY,
         next_view: Some(view),
         over: false,
     };
@@ -82,16 +89,16 @@ impl Watching {
     /// Waits for a change of the kind; sends bookmarks meanwhile. `None` ends the watch.
     async fn wait(&mut self) -> Option<View> {
         loop {
-            let bookmark_at = tokio::time::Instant::now() + BOOKMARK_EVERY;
             tokio::select! {
                 changed = self.changed.changed() => {
                     changed.ok()?;
                     return Some(self.front.store.view());
                 }
-                _ = tokio::time::sleep_until(bookmark_at.min(self.ends)) => {
+                _ = tokio::time::sleep_until(self.bookmark_at.min(self.ends)) => {
                     if tokio::time::Instant::now() >= self.ends {
                         return None;
                     }
+                    self.bookmark_at = tokio::time::Instant::now() + BOOKMARK_EVERY;
                     // Moves the position past what other kinds did, so that it stays in the history.
                     let view = self.front.store.view();
                     if self.watch.bookmarks {
