@@ -208,12 +208,14 @@ impl Rest {
                 };
                 (json_response(code, body), warnings)
             }
-            Reply::Value { value, created } => {
-                (json_response(if created { 201 } else { 200 }, value.to_string()), Vec::new())
+            Reply::Value { value, created, warnings } => {
+                (json_response(if created { 201 } else { 200 }, value.to_string()), warnings)
             }
         };
         for warning in warnings {
-            let text = format!("299 - {:?}", warning);
+            // A quoted string of HTTP: only quotes and backslashes are escaped, and it stays on its line.
+            let plain: String = warning.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            let text = format!("299 - \"{}\"", plain.replace('\\', "\\\\").replace('"', "\\\""));
             if let Ok(value) = header::HeaderValue::from_str(&text) {
                 response.headers_mut().append(header::WARNING, value);
             }
@@ -227,18 +229,16 @@ fn options(query: &[(String, String)]) -> Result<Options, Status> {
     let number = |name: &str| match get(name) {
         "" => Ok(None),
         text => text.parse::<u64>().map(Some).map_err(|_| {
-            let mut status = Status::bad_request(format!("{name}: Invalid value: {text:?}: must be a number"));
-            status.causes.invalid(name, &json!(text), "must be a number");
-            status
+            let why = "must be an unsigned integer";
+            Status::bad_request(format!("{name}: Invalid value: {text:?}: {why}")).at(name)
         }),
     };
     let dry_run = match get("dryRun") {
         "" => false,
         "All" => true,
         other => {
-            return Err(Status::bad_request(format!(
-                "dryRun: Unsupported value: {other:?}: supported values: \"All\""
-            )));
+            let why = format!("dryRun: Unsupported value: {other:?}: supported values: \"All\"");
+            return Err(Status::bad_request(why).at("dryRun"));
         }
     };
     Ok(Options {
@@ -252,12 +252,7 @@ fn options(query: &[(String, String)]) -> Result<Options, Status> {
         dry_run,
         field_validation: match get("fieldValidation") {
             "" => "Warn".into(),
-            mode @ ("Strict" | "Warn" | "Ignore") => mode.into(),
-            other => {
-                return Err(Status::bad_request(format!(
-                    "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-                )));
-            }
+            mode => mode.into(),
         },
         grace_period_seconds: number("gracePeriodSeconds")?.and_then(|seconds| i64::try_from(seconds).ok()),
         propagation: get("propagationPolicy").into(),
@@ -318,24 +313,5 @@ async fn read_body(request: &mut Request, headers: &HeaderMap, body: Body) -> Re
 /// The body of a DELETE is `DeleteOptions`; it overrides the query.
 fn delete_options(request: &mut Request) -> Result<(), Status> {
     let body = std::mem::take(&mut request.body).value;
-    let options = &mut request.options;
-    if let Some(seconds) = body.at("gracePeriodSeconds").as_i64() {
-        options.grace_period_seconds = Some(seconds);
-    }
-    if !body.text("propagationPolicy").is_empty() {
-        options.propagation = body.text("propagationPolicy").into();
-    }
-    if body.at("orphanDependents") == true {
-        options.propagation = "Orphan".into();
-    }
-    options.dry_run |= !body.items("dryRun").is_empty();
-    options.precondition_uid = body.text("preconditions.uid").into();
-    options.precondition_revision = body.text("preconditions.resourceVersion").parse().ok();
-    if !["", "Orphan", "Background", "Foreground"].contains(&options.propagation.as_str()) {
-        return Err(Status::bad_request(format!(
-            "propagationPolicy: Unsupported value: {:?}: supported values: \"Background\", \"Foreground\", \"Orphan\"",
-            options.propagation
-        )));
-    }
-    Ok(())
+    request.options.take_delete_options(&body)
 }

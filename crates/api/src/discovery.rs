@@ -118,6 +118,9 @@ pub fn resources(group: &str, version: &str) -> Option<Value> {
 
 /// Collections are deleted one by one by clients; the verb exists for every kind but namespaces.
 fn verbs(kind: &Kind) -> Vec<&'static str> {
+    if kind.create_only {
+        return vec!["create"];
+    }
     if kind.read_only.is_some() {
         return vec!["get", "list", "watch"];
     }

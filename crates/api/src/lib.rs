@@ -4,12 +4,15 @@
 //! answer, a `Txn` to propose, a watch to follow or a worker to call; the shell carries that out and,
 //! after a proposal, calls `concluded`. Every write of every face and controller passes here.
 
+mod accept;
 pub mod admission;
 pub mod discovery;
 mod list;
 pub mod openapi;
 mod read;
+mod replay;
 mod request;
+mod review;
 mod step;
 pub mod table;
 pub mod watch;
@@ -19,6 +22,7 @@ mod write;
 mod tests;
 
 pub use list::ListReply;
+pub use replay::replay;
 pub use request::{Body, Context, Options, Patch, Request, Verb};
 pub use step::{Pending, Reply, Step, WorkerCall, concluded, step};
 pub use write::{bind_object, change, creation, deletion, set_condition, success};

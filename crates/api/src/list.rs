@@ -33,9 +33,10 @@ pub(crate) struct Filter {
 
 impl Filter {
     pub(crate) fn of(request: &Request) -> Result<Filter, Status> {
-        let labels = Selector::parse(&request.options.label_selector).map_err(Status::bad_request)?;
+        let wrong = |option: &'static str| move |why: String| Status::bad_request(why).at(option);
+        let labels = Selector::parse(&request.options.label_selector).map_err(wrong("labelSelector"))?;
         let fields = FieldSelector::parse(&request.options.field_selector, request.served.kind.selectable)
-            .map_err(Status::bad_request)?;
+            .map_err(wrong("fieldSelector"))?;
         Ok(Filter { namespace: request.namespace.clone(), labels, fields })
     }
 
@@ -57,7 +58,7 @@ pub(crate) fn expired(error: ListError) -> Status {
 }
 
 fn parse_token(token: &str, request: &Request) -> Result<(Revision, Key), Status> {
-    let invalid = || Status::bad_request("continue key is not valid: it was not given by this server");
+    let invalid = || Status::bad_request("continue key is not valid: it was not given by this server").at("continue");
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| invalid())?;
     let text = String::from_utf8(bytes).map_err(|_| invalid())?;
     let mut parts = text.splitn(3, '\n');
@@ -74,10 +75,13 @@ pub(crate) fn list(request: &Request, view: &View, _: &mut Context) -> Result<Li
     let (view, start) = if options.continue_token.is_empty() {
         match (options.resource_version, options.resource_version_match.as_str()) {
             (Some(revision), "Exact") if revision > 0 => (view.at(kind.id, Revision(revision)).map_err(expired)?, None),
-            (None, "Exact") | (Some(0), "Exact") => {
-                return Err(Status::bad_request(
-                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
-                ));
+            (None, "Exact" | "NotOlderThan") => {
+                let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+                return Err(Status::bad_request(why).at("resourceVersionMatch"));
+            }
+            (Some(0), "Exact") => {
+                let why = "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"";
+                return Err(Status::bad_request(why).at("resourceVersionMatch"));
             }
             _ => (view.clone(), None),
         }

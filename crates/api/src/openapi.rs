@@ -65,6 +65,10 @@ pub fn document(path: &str) -> Option<Value> {
                     {"group": group, "version": version, "kind": served.kind.kind},
             })
         };
+        if served.kind.create_only {
+            operations.insert(base, json!({"post": operation("post")}));
+            continue;
+        }
         operations.insert(base.clone(), json!({"get": operation("list"), "post": operation("post")}));
         let one = json!({
             "get": operation("get"), "put": operation("put"), "patch": operation("patch"), "delete": operation("delete"),

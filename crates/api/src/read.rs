@@ -48,7 +48,7 @@ pub(crate) fn scale_of(object: &Value) -> Value {
 }
 
 pub(crate) fn scale(request: &Request, view: &View) -> Result<Reply, Status> {
-    Ok(Reply::Value { value: scale_of(&find(request, view)?.value()), created: false })
+    Ok(Reply::Value { value: scale_of(&find(request, view)?.value()), created: false, warnings: Vec::new() })
 }
 
 /// Finds the node and container that a log or exec request is for.

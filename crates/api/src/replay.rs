@@ -28,7 +28,8 @@ pub fn replay(request: &Request, view: &View) -> Option<Reply> {
         None => view.get(&Key::new(kind.id, &request.namespace, request.object_name())),
     };
     let removed = event.and_then(|event| event.old.as_ref());
-    let object = |record| Reply::Object { json: in_served_form(&request.served, record), created, warnings: Vec::new() };
+    let object =
+        |record| Reply::Object { json: in_served_form(&request.served, record), created, warnings: Vec::new() };
     Some(match (record, removed) {
         (Some(record), _) if request.subresource == "scale" => {
             Reply::Value { value: scale_of(&record.value()), created, warnings: Vec::new() }

@@ -1,7 +1,8 @@
 //! A request, independent of the face it came through.
 
 use authz::Identity;
-use objects::{Served, Status, Timestamp, Value};
+use objects::schema::schemas;
+use objects::{Served, Status, Timestamp, Value, ValueExt};
 use stdx::Rng;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +81,54 @@ pub struct Options {
     pub send_initial_events: bool,
 }
 
+impl Options {
+    /// Takes over what a `DeleteOptions` says; where it is silent, what the query said stays.
+    pub fn take_delete_options(&mut self, body: &Value) -> Result<(), Status> {
+        let wrong = |path: &str, why: String| Status::bad_request(format!("DeleteOptions: {path}: {why}")).at(path);
+        if !body.is_null() {
+            let findings = schemas().check("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions", body);
+            if let Some((path, expected)) = findings.mistyped.first() {
+                return Err(wrong(path, format!("Invalid value: expected {expected}")));
+            }
+        }
+        if let Some(seconds) = body.at("gracePeriodSeconds").as_i64() {
+            self.grace_period_seconds = Some(seconds);
+        }
+        let propagation = body.text("propagationPolicy");
+        if !propagation.is_empty() {
+            self.propagation = propagation.into();
+        }
+        if !body.at("orphanDependents").is_null() && !propagation.is_empty() {
+            let why = "orphanDependents and deletionPropagation cannot be both set".to_string();
+            return Err(wrong("propagationPolicy", why));
+        }
+        if body.at("orphanDependents") == true {
+            self.propagation = "Orphan".into();
+        }
+        for (i, word) in body.items("dryRun").iter().enumerate() {
+            if word != "All" {
+                return Err(wrong(
+                    &format!("dryRun[{i}]"),
+                    format!("Unsupported value: {word}: supported values: \"All\""),
+                ));
+            }
+            self.dry_run = true;
+        }
+        let uid = body.text("preconditions.uid");
+        if !uid.is_empty() {
+            self.precondition_uid = uid.into();
+        }
+        let revision = body.text("preconditions.resourceVersion");
+        if !revision.is_empty() {
+            // A precondition that cannot be read must not pass for none.
+            let why = || format!("Invalid value: {revision:?}: must be an unsigned integer");
+            let parsed = revision.parse().map_err(|_| wrong("preconditions.resourceVersion", why()))?;
+            self.precondition_revision = Some(parsed);
+        }
+        Ok(())
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Request {
     pub identity: Identity,
@@ -112,6 +161,14 @@ impl Request {
             options: Options::default(),
             client_request: None,
             params: Vec::new(),
+        }
+    }
+
+    /// The name in the key, or, of an object to be created, in its body.
+    pub fn object_name(&self) -> &str {
+        match self.name.as_str() {
+            "" => objects::ValueExt::text(&self.body.value, "metadata.name"),
+            name => name,
         }
     }
 

@@ -33,6 +33,7 @@ pub enum Reply {
     Value {
         value: Value,
         created: bool,
+        warnings: Vec<String>,
     },
 }
 
@@ -71,12 +72,24 @@ pub fn step(request: &Request, view: &View, context: &mut Context) -> Step {
 fn decide(request: &Request, view: &View, context: &mut Context) -> Result<Step, Status> {
     let kind = request.served.kind;
     authorize(request, view)?;
+    crate::accept::options(request)?;
     if !request.subresource.is_empty() && !crate::discovery::has_subresource(kind, &request.subresource) {
         return Err(Status::new(404, "NotFound", "the server could not find the requested resource"));
+    }
+    // What is made or deleted by the dozen is so in one namespace.
+    let in_bulk = matches!(request.verb, Verb::Create | Verb::DeleteCollection) && request.name.is_empty();
+    if in_bulk && kind.namespaced && request.namespace.is_empty() {
+        return Err(Status::method_not_allowed());
+    }
+    if kind.create_only {
+        return crate::review::answer(request, view);
     }
     let reads = matches!(request.verb, Verb::Get | Verb::List | Verb::Watch);
     if let Some(why) = kind.read_only.filter(|_| !reads) {
         return Err(Status { message: why.into(), ..Status::method_not_allowed() });
+    }
+    if !reads && let Some(reply) = crate::replay(request, view) {
+        return Ok(Step::Answer(reply));
     }
     match (request.verb, request.subresource.as_str()) {
         (Verb::Get, "log") | (Verb::Get | Verb::Create, "exec") => read::worker_call(request, view),
@@ -89,6 +102,10 @@ fn decide(request: &Request, view: &View, context: &mut Context) -> Result<Step,
         (Verb::Create, "eviction") => write::evict(request, view, context),
         (Verb::Update | Verb::Patch, "" | "status" | "scale" | "finalize") => write::update(request, view, context),
         (Verb::Delete, "") => write::delete(request, view, context),
+        // The shell deletes each of these.
+        (Verb::DeleteCollection, "") if kind.id != objects::registry::NAMESPACE => {
+            Ok(Step::Answer(Reply::List(list::list(request, view, context)?)))
+        }
         _ => Err(Status::method_not_allowed()),
     }
 }
@@ -99,18 +116,25 @@ fn authorize(request: &Request, view: &View) -> Result<(), Status> {
         "" => kind.plural.to_string(),
         subresource => format!("{}/{subresource}", kind.plural),
     };
-    let attributes = Attributes {
-        verb: request.verb.name(),
-        group: request.served.group,
-        resource,
-        namespace: &request.namespace,
-        name: &request.name,
-        path: "",
+    // A stream into a container is opened by a GET too, but running a command is no reading.
+    let verbs: &[&str] = match (request.subresource.as_str(), request.verb) {
+        ("exec", Verb::Get) => &["get", "create"],
+        _ => &[request.verb.name()],
     };
-    match authz::authorize(view, &request.identity, &attributes) {
-        Verdict::Yes(_) => Ok(()),
-        Verdict::No(why) => Err(Status::forbidden(kind, &request.name, &why)),
+    for verb in verbs {
+        let attributes = Attributes {
+            verb,
+            group: request.served.group,
+            resource: resource.clone(),
+            namespace: &request.namespace,
+            name: &request.name,
+            path: "",
+        };
+        if let Verdict::No(why) = authz::authorize(view, &request.identity, &attributes) {
+            return Err(Status::forbidden(kind, &request.name, &why));
+        }
     }
+    Ok(())
 }
 
 /// What the outcome of a proposal means for its request. `Err(None)` asks for another step on a
@@ -121,7 +145,7 @@ pub fn concluded(request: &Request, pending: Pending, outcome: Outcome) -> Resul
     match outcome {
         Outcome::Applied(revisions) => {
             if let Some(value) = pending.instead {
-                return Ok(Reply::Value { value, created: pending.created });
+                return Ok(Reply::Value { value, created: pending.created, warnings: pending.warnings });
             }
             let written = pending.written.unwrap_or_default();
             let revision = revisions.first().copied().unwrap_or_default();

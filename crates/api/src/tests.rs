@@ -1,5 +1,8 @@
 //! The pipeline, by requests against a small state.
 
+mod refusals;
+mod rights;
+
 use crate::*;
 use authz::Identity;
 use expect_test::{Expect, expect};
@@ -100,6 +103,46 @@ fn a_created_pod_is_defaulted_and_admitted() {
     assert_eq!(pod.at("spec.tolerations")[0].at("tolerationSeconds"), 3);
     assert_eq!(pod.text("metadata.creationTimestamp"), "2023-11-14T22:13:20Z");
     assert_eq!(pod.text("metadata.resourceVersion"), "2");
+}
+
+#[test]
+fn quantities_and_label_keys_are_stored_as_everybody_reads_them() {
+    let mut cluster = Cluster::new();
+    let mut body = pod("a");
+    body.set("metadata.labels", json!({"app": "web"}));
+    body["spec"]["containers"][0]["resources"] = json!({"limits": {"cpu": 1, "memory": "1024Mi"}});
+    body["spec"]["topologySpreadConstraints"] = json!([{
+        "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {}, "matchLabelKeys": ["app", "none"],
+    }]);
+    let pod = cluster.object(&request(Verb::Create, "pods", "", body));
+    let resources = &pod["spec"]["containers"][0]["resources"];
+    assert_eq!(resources, &json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}}));
+    assert_eq!(pod.text("status.qosClass"), "Guaranteed");
+    assert_eq!(
+        pod["spec"]["topologySpreadConstraints"][0]["labelSelector"],
+        json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["web"]}]})
+    );
+}
+
+#[test]
+fn there_is_one_default_priority_class() {
+    let mut cluster = Cluster::new();
+    let class = |name: &str| json!({"metadata": {"name": name}, "value": 1, "globalDefault": true});
+    cluster.object(&request(Verb::Create, "priorityclasses", "", class("a")));
+    let status = cluster.run(&request(Verb::Create, "priorityclasses", "", class("b"))).unwrap_err();
+    assert!(status.code == 403 && status.message.contains("PriorityClass a is already marked as default"), "{status}");
+}
+
+#[test]
+fn a_dry_run_warns_too_and_changes_nothing() {
+    let mut cluster = Cluster::new();
+    let mut create = request(Verb::Create, "configmaps", "", json!({"metadata": {"name": "a"}, "dat": {}}));
+    (create.options.dry_run, create.options.field_validation) = (true, "Warn".into());
+    let before = cluster.view().revision();
+    let Reply::Value { warnings, created: true, .. } = cluster.run(&create).unwrap() else { panic!("a made object") };
+    assert_eq!(warnings, ["unknown field \"dat\""]);
+    assert_eq!(cluster.view().revision(), before);
 }
 
 #[test]

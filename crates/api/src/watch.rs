@@ -4,8 +4,9 @@ use crate::list::{Filter, expired};
 use crate::read::in_served_form;
 use crate::{Request, Verb};
 use bytes::Bytes;
-use objects::{Revision, Served, Status, Value, ValueExt};
+use objects::{Record, Revision, Served, Status, Value, ValueExt};
 use state::{Event, EventKind, View};
+use std::sync::Arc;
 
 /// A watch in progress: its filter and how far it has come. The shell calls `next` whenever the
 /// kind has changed.
@@ -21,6 +22,14 @@ pub struct Watch {
     mark_initial_end: bool,
     pub bookmarks: bool,
     pub timeout_seconds: Option<u64>,
+}
+
+/// One change as a watcher sees it: a side that its filter does not match is absent.
+#[derive(Debug, Clone)]
+pub struct Change {
+    pub revision: Revision,
+    pub before: Option<Arc<Record>>,
+    pub after: Option<Arc<Record>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -102,6 +111,35 @@ impl Watch {
         }
         self.position = view.revision();
         Ok(shown)
+    }
+
+    /// As `next`, in records: for faces that compare both sides of a change. What was present at the
+    /// start has no side before.
+    pub fn changes(&mut self, view: &View) -> Result<Vec<Change>, Status> {
+        let kind = self.served.kind;
+        if std::mem::take(&mut self.initial) {
+            self.position = view.revision();
+            let present = view.list(kind.id, &self.filter.namespace, None).filter(|record| self.filter.matches(record));
+            let added = |record: &Arc<Record>| Change {
+                revision: record.header.revision,
+                before: None,
+                after: Some(record.clone()),
+            };
+            return Ok(present.map(added).collect());
+        }
+        if view.revision() <= self.position {
+            return Ok(Vec::new());
+        }
+        let seen = |side: &Option<Arc<Record>>| side.clone().filter(|record| self.filter.matches(record));
+        let events = view.events_after(kind.id, self.position).map_err(expired)?;
+        let sides = events.iter().map(|event| Change {
+            revision: event.revision,
+            before: seen(&event.old),
+            after: seen(&event.new),
+        });
+        let changes = sides.filter(|change| change.before.is_some() || change.after.is_some()).collect();
+        self.position = view.revision();
+        Ok(changes)
     }
 
     /// How this watcher sees an event: an object that enters its selector is added, one that leaves

@@ -3,12 +3,14 @@
 //!
 //! Rules: kubernetes.io/docs/reference/using-api/api-concepts and the API conventions.
 
+use crate::accept::{self, Expected, accept, encoded};
 use crate::read::{find, scale_of};
 use crate::step::{Pending, Reply, Step};
-use crate::{Context, OBJECT_BYTES_MAX, Patch, Request, Verb, admission};
+use crate::{Context, Patch, Request, Verb, admission};
 use bytes::Bytes;
-use objects::schema::{self, schemas};
-use objects::{FieldErrors, Key, Kind, Record, Status, Value, ValueExt, json, patch, record, registry, validate};
+use objects::{
+    FieldErrors, Key, Kind, Record, Served, Status, Value, ValueExt, json, patch, record, registry, validate,
+};
 use state::{Check, Op, Txn, View};
 
 /// The name of the reason behind a namespace that refuses new content.
@@ -21,94 +23,20 @@ pub(crate) fn generates_name(request: &Request) -> bool {
     request.body.value.text("metadata.name").is_empty()
 }
 
-/// Parses the body as an object of the request's kind: group, version, shape, unknown fields.
-/// Returns the stored form and the warnings.
-fn accept_body(request: &Request, mut object: Value) -> Result<(Value, Vec<String>), Status> {
-    let served = &request.served;
-    let kind = served.kind;
-    if !object.is_object() {
-        return Err(Status::bad_request("the request must hold one object; its body is empty or not a JSON object"));
-    }
-    let (api_version, expected) = (object.text("apiVersion").to_string(), served.api_version());
-    if !api_version.is_empty() && api_version != expected {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({api_version}) does not match the expected API version ({expected})"
-        )));
-    }
-    if !object.text("kind").is_empty() && object.text("kind") != kind.kind {
-        return Err(Status::bad_request(format!(
-            "the object provided is a {}, this request is for a {}",
-            object.text("kind"),
-            kind.kind
-        )));
-    }
-    object.set("apiVersion", expected.as_str());
-    object.set("kind", kind.kind);
-    let findings = schemas().check(served.schema, &object);
-    if !findings.mistyped.is_empty() {
-        let causes = schema::type_errors(&findings, &object);
-        let text: Vec<String> = causes.0.iter().map(ToString::to_string).collect();
-        let in_version = format!("{} in version {:?}", kind.kind, served.version);
-        let mut status = Status::bad_request(format!(
-            "{in_version} cannot be handled as a {}: json: cannot unmarshal: {}",
-            kind.kind,
-            text.join(", ")
-        ));
-        status.causes = causes;
-        return Err(status);
-    }
-    let mut strict: Vec<String> = findings.unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
-    strict.extend(request.body.duplicates.iter().map(|path| format!("duplicate field {path:?}")));
-    let mut warnings = Vec::new();
-    if !strict.is_empty() {
-        match request.options.field_validation.as_str() {
-            "Strict" => {
-                let mut status = Status::bad_request(format!(
-                    "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
-                    kind.kind,
-                    served.version,
-                    kind.kind,
-                    strict.join(", ")
-                ));
-                for path in findings.unknown.iter().chain(&request.body.duplicates) {
-                    status.causes.forbidden(path.clone(), "unknown or duplicate field");
-                }
-                return Err(status);
-            }
-            "Ignore" => {}
-            _ => warnings = strict,
-        }
-        schemas().prune(served.schema, &mut object);
-    }
-    drop_nulls(&mut object);
-    if let Some((_, from)) = served.convert {
+/// Takes the body as an object of the request's kind; returns the stored form and the warnings.
+fn accept_object(request: &Request, object: Value) -> Result<(Value, Vec<String>), Status> {
+    let (mut object, warnings) = accept(request, &Expected::of(&request.served), object)?;
+    if let Some((_, from)) = request.served.convert {
         from(&mut object);
     }
     Ok((object, warnings))
 }
 
-/// Null means "not set" in the API; stored objects do not hold it.
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            fields.retain(|_, inner| !inner.is_null());
-            fields.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
-        _ => {}
-    }
-}
-
-fn check_size(encoded: &Bytes) -> Result<(), Status> {
-    if encoded.len() > OBJECT_BYTES_MAX { Err(Status::too_large(OBJECT_BYTES_MAX)) } else { Ok(()) }
-}
-
 fn check_names(request: &Request, object: &mut Value) -> Result<(), Status> {
     let (in_body, in_path) = (object.text("metadata.name"), request.name.as_str());
     if !in_path.is_empty() && !in_body.is_empty() && in_body != in_path {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({in_body}) does not match the name on the URL ({in_path})"
-        )));
+        let why = format!("the name of the object ({in_body}) does not match the name on the URL ({in_path})");
+        return Err(Status::bad_request(why).at("metadata.name"));
     }
     if !in_path.is_empty() {
         object.set("metadata.name", in_path);
@@ -116,10 +44,11 @@ fn check_names(request: &Request, object: &mut Value) -> Result<(), Status> {
     let (in_body, in_path) = (object.text("metadata.namespace").to_string(), request.namespace.as_str());
     if request.served.kind.namespaced {
         if !in_body.is_empty() && in_body != in_path {
-            return Err(Status::bad_request(format!(
+            let why = format!(
                 "the namespace of the provided object ({in_body}) does not match the namespace sent on the request \
                  ({in_path})"
-            )));
+            );
+            return Err(Status::bad_request(why).at("metadata.namespace"));
         }
         object.set("metadata.namespace", in_path);
     } else if !in_body.is_empty() {
@@ -132,10 +61,11 @@ fn check_names(request: &Request, object: &mut Value) -> Result<(), Status> {
 
 pub(crate) fn create(request: &Request, view: &View, context: &mut Context) -> Result<Step, Status> {
     let kind = request.served.kind;
-    let (mut object, warnings) = accept_body(request, request.body.value.clone())?;
+    let (mut object, warnings) = accept_object(request, request.body.value.clone())?;
     check_names(request, &mut object)?;
     if !object.text("metadata.resourceVersion").is_empty() {
-        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+        let why = "resourceVersion should not be set on objects to be created";
+        return Err(Status::bad_request(why).at("metadata.resourceVersion"));
     }
     let prefix = object.text("metadata.generateName").to_string();
     if object.text("metadata.name").is_empty() && !prefix.is_empty() {
@@ -143,7 +73,8 @@ pub(crate) fn create(request: &Request, view: &View, context: &mut Context) -> R
         let base: String = prefix.chars().take(58).collect();
         object.set("metadata.name", format!("{base}{}", context.rng.suffix(5)));
     }
-    let encoded = admit_new(kind, &mut object, view, context)?;
+    let encoded = admit_new(&request.served, &mut object, view, context)?;
+    admission::no_escalation(&request.identity, &object, None, kind, view)?;
     let key = Key::new(kind.id, &request.namespace, object.text("metadata.name"));
     if view.get(&key).is_some() && !generates_name(request) {
         return Err(Status::already_exists(kind, &key.name));
@@ -172,7 +103,8 @@ pub(crate) fn create(request: &Request, view: &View, context: &mut Context) -> R
 }
 
 /// Fills, defaults, admits and validates a new object; the path that controllers' objects take too.
-pub(crate) fn admit_new(kind: &Kind, object: &mut Value, view: &View, context: &mut Context) -> Result<Bytes, Status> {
+fn admit_new(served: &Served, object: &mut Value, view: &View, context: &mut Context) -> Result<Bytes, Status> {
+    let kind = served.kind;
     for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "selfLink"] {
         object.remove_at(&format!("metadata.{field}"));
     }
@@ -185,18 +117,17 @@ pub(crate) fn admit_new(kind: &Kind, object: &mut Value, view: &View, context: &
         object.remove_at("status");
     }
     (kind.default)(object);
-    if kind.id == registry::POD {
-        admission::admit_pod(object, view)?;
-    }
+    admission::admit(kind, object, view)?;
     let mut errors = FieldErrors::default();
     validate::metadata(object, kind.name_rule, &mut errors);
     (kind.validate)(object, &mut errors);
-    if !errors.is_empty() {
-        return Err(Status::invalid(kind, object.text("metadata.name"), errors));
+    if let Some(validate) = served.validate {
+        validate(object, None, &mut errors);
     }
-    let encoded = record::encode(object);
-    check_size(&encoded)?;
-    Ok(encoded)
+    if !errors.is_empty() {
+        return Err(Status::invalid(kind, object.text("metadata.name"), served.in_its_words(errors)));
+    }
+    encoded(object)
 }
 
 /// Wraps a transaction, or answers at once for a dry run.
@@ -213,7 +144,7 @@ fn propose(request: &Request, txn: Txn, pending: Pending) -> Result<Step, Status
             }
             (None, None) => Value::Null,
         };
-        return Ok(Step::Answer(Reply::Value { value, created: pending.created }));
+        return Ok(Step::Answer(Reply::Value { value, created: pending.created, warnings: pending.warnings }));
     }
     Ok(Step::Propose(Txn { client_request: request.client_request, ..txn }, pending))
 }
@@ -244,16 +175,62 @@ fn desired(request: &Request, old: &Record) -> Result<(Value, Vec<String>), Stat
         _ => request.body.value.clone(),
     };
     if is_scale {
-        let replicas = asked.at("spec.replicas");
-        let Some(number) = replicas.as_i64().or(replicas.is_null().then_some(0)) else {
-            return Err(Status::bad_request("Scale: spec.replicas must be an integer"));
-        };
+        let (asked, warnings) = accept(request, &accept::SCALE, asked)?;
         let mut object = old.value();
-        object.set("spec.replicas", number);
-        object.set("metadata.resourceVersion", asked.at("metadata.resourceVersion").clone());
-        return Ok((object, Vec::new()));
+        object.set("spec.replicas", asked.at("spec.replicas").as_i64().unwrap_or(0));
+        object.remove_at("metadata.resourceVersion");
+        for field in ["name", "namespace", "uid", "resourceVersion"] {
+            if let Some(value) = asked.at("metadata").get(field) {
+                object.set(&format!("metadata.{field}"), value.clone());
+            }
+        }
+        return Ok((object, warnings));
     }
-    accept_body(request, asked)
+    accept_object(request, asked)
+}
+
+/// The revision an update assumes, when it names one.
+fn assumed_revision(request: &Request, object: &Value, old: &Record) -> Result<bool, Status> {
+    let kind = request.served.kind;
+    let given = object.text("metadata.resourceVersion");
+    let named = request.verb == Verb::Update || request_names_revision(request);
+    let wrong = |why: &str| {
+        let mut errors = FieldErrors::default();
+        errors.invalid("metadata.resourceVersion", &json!(given), why);
+        Err(Status::invalid(kind, &request.name, errors))
+    };
+    if given.is_empty() && kind.needs_revision && request.verb == Verb::Update {
+        return wrong("must be specified for an update");
+    }
+    if given.is_empty() || !named {
+        return Ok(false);
+    }
+    match given.parse::<u64>() {
+        Err(_) => wrong("must be an unsigned integer, as the server gave it"),
+        Ok(given) if given != old.header.revision.0 => Err(Status::modified(kind, &request.name)),
+        Ok(_) => Ok(true),
+    }
+}
+
+/// What the new object must keep to, given the old one.
+fn validate_change(request: &Request, object: &Value, old: &Value) -> Result<(), Status> {
+    let (served, kind) = (&request.served, request.served.kind);
+    let mut errors = FieldErrors::default();
+    validate::metadata(object, kind.name_rule, &mut errors);
+    validate::metadata_update(object, old, &mut errors);
+    if request.subresource == "status" {
+        (kind.validate_status)(object, old, &mut errors);
+    } else {
+        (kind.validate)(object, &mut errors);
+        (kind.validate_update)(object, old, &mut errors);
+        if let Some(validate) = served.validate {
+            validate(object, Some(old), &mut errors);
+        }
+    }
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(Status::invalid(kind, &request.name, served.in_its_words(errors))),
+    }
 }
 
 pub(crate) fn update(request: &Request, view: &View, _: &mut Context) -> Result<Step, Status> {
@@ -267,34 +244,19 @@ pub(crate) fn update(request: &Request, view: &View, _: &mut Context) -> Result<
         object = old_object.clone();
         object.set("spec.finalizers", finalizers);
     }
-    let given = object.text("metadata.resourceVersion").to_string();
-    let revision_given = !given.is_empty() && (request.verb == Verb::Update || request_names_revision(request));
-    if revision_given && given != old.header.revision.to_string() {
-        return Err(Status::modified(kind, &request.name));
-    }
+    let revision_given = assumed_revision(request, &object, old)?;
     let uid = object.text("metadata.uid");
     if !uid.is_empty() && uid != old.header.uid {
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.header.uid);
-        return Err(Status::conflict(kind, &request.name, &why));
+        return Err(Status::conflict(kind, &request.name, &why).at("metadata.uid"));
     }
     keep_what_clients_may_not_write(request, &mut object, &old_object);
     if request.subresource != "status" {
         (kind.default)(&mut object);
+        admission::admit_change(kind, &object, view)?;
     }
-    let mut errors = FieldErrors::default();
-    validate::metadata(&object, kind.name_rule, &mut errors);
-    if request.subresource != "status" {
-        check_finalizers(&object, &old_object, &mut errors);
-        if kind.id == registry::POD {
-            (kind.validate_update)(&object, &old_object, &mut errors);
-        } else {
-            (kind.validate)(&object, &mut errors);
-            (kind.validate_update)(&object, &old_object, &mut errors);
-        }
-    }
-    if !errors.is_empty() {
-        return Err(Status::invalid(kind, &request.name, errors));
-    }
+    validate_change(request, &object, &old_object)?;
+    admission::no_escalation(&request.identity, &object, Some(&old_object), kind, view)?;
     if kind.generation_of.iter().any(|field| object.at(field) != old_object.at(field)) {
         object.set("metadata.generation", old.header.generation + 1);
     }
@@ -305,15 +267,14 @@ pub(crate) fn update(request: &Request, view: &View, _: &mut Context) -> Result<
     if object == unchanged {
         object.set("metadata.resourceVersion", old.header.revision.to_string());
         let reply = match is_scale {
-            true => Reply::Value { value: scale_of(&object), created: false },
+            true => Reply::Value { value: scale_of(&object), created: false, warnings },
             false => {
                 Reply::Object { json: crate::read::in_served_form(&request.served, old), created: false, warnings }
             }
         };
         return Ok(Step::Answer(reply));
     }
-    let encoded = record::encode(&object);
-    check_size(&encoded)?;
+    let encoded = encoded(&object)?;
     let assumed = old.header.revision;
     let op = match is_released(kind, &object) {
         true => Op::Delete { key: old.key.clone(), assumed },
@@ -354,10 +315,13 @@ fn keep_what_clients_may_not_write(request: &Request, object: &mut Value, old: &
         object.set("metadata.resourceVersion", resource_version);
         return;
     }
-    for field in
-        ["uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName"]
-    {
-        restore(object, &format!("metadata.{field}"));
+    restore(object, "metadata.generation");
+    restore(object, "metadata.generateName");
+    // Left out, these stay as they are; changed, they are refused below.
+    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        if object.at("metadata").get(field).is_none() {
+            restore(object, &format!("metadata.{field}"));
+        }
     }
     object.remove_at("metadata.managedFields");
     object.remove_at("metadata.selfLink");
@@ -378,20 +342,6 @@ fn keep_what_clients_may_not_write(request: &Request, object: &mut Value, old: &
     }
 }
 
-fn check_finalizers(object: &Value, old: &Value, errors: &mut FieldErrors) {
-    if old.at("metadata.deletionTimestamp").is_null() {
-        return;
-    }
-    let kept = old.items("metadata.finalizers");
-    let added: Vec<&Value> = object.items("metadata.finalizers").iter().filter(|f| !kept.contains(f)).collect();
-    if !added.is_empty() {
-        let names: Vec<&str> = added.iter().filter_map(|f| f.as_str()).collect();
-        let why =
-            format!("no new finalizers can be added if the object is being deleted, found new finalizers {names:?}");
-        errors.forbidden("metadata.finalizers", &why);
-    }
-}
-
 /// An object being deleted goes when nothing holds it any more.
 fn is_released(kind: &Kind, object: &Value) -> bool {
     let deleting = !object.at("metadata.deletionTimestamp").is_null();
@@ -403,7 +353,9 @@ fn is_released(kind: &Kind, object: &Value) -> bool {
 pub(crate) fn bind(request: &Request, view: &View, _: &mut Context) -> Result<Step, Status> {
     let kind = request.served.kind;
     let old = find(request, view)?;
-    let (target, mut pod) = (request.body.value.at("target"), old.value());
+    let (binding, warnings) = accept(request, &accept::BINDING, request.body.value.clone())?;
+    same_name(request, &binding)?;
+    let (target, mut pod) = (binding.at("target"), old.value());
     let mut errors = FieldErrors::default();
     if !["Node", ""].contains(&target.text("kind")) {
         errors.unsupported("target.kind", target.at("kind"), &["Node", "<empty>"]);
@@ -423,6 +375,11 @@ pub(crate) fn bind(request: &Request, view: &View, _: &mut Context) -> Result<St
         let why = format!("pod {} is being deleted, cannot be assigned to a host", request.name);
         return Err(Status::conflict(kind, &format!("{}/binding", request.name), &why));
     }
+    let uid = binding.text("metadata.uid");
+    if !uid.is_empty() && uid != old.header.uid {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.header.uid);
+        return Err(Status::conflict(kind, &format!("{}/binding", request.name), &why).at("metadata.uid"));
+    }
     bind_object(&mut pod, target.text("name"), view.stamp());
     let op = Op::Update { key: old.key.clone(), assumed: old.header.revision, object: record::encode(&pod) };
     let pending = Pending {
@@ -430,7 +387,7 @@ pub(crate) fn bind(request: &Request, view: &View, _: &mut Context) -> Result<St
         written: None,
         instead: Some(success()),
         created: true,
-        warnings: Vec::new(),
+        warnings,
         revision_given: false,
     };
     propose(request, Txn { ops: vec![op], ..Txn::default() }, pending)
@@ -457,17 +414,32 @@ pub fn success() -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
 }
 
+/// A body about one object may not name another.
+fn same_name(request: &Request, body: &Value) -> Result<(), Status> {
+    for (field, in_path) in [("name", &request.name), ("namespace", &request.namespace)] {
+        let in_body = body.at("metadata").text(field);
+        if !in_body.is_empty() && in_body != in_path {
+            let why = format!("{field} in URL ({in_path}) does not match {field} in {} ({in_body})", body.text("kind"));
+            return Err(Status::bad_request(why).at(format!("metadata.{field}")));
+        }
+    }
+    Ok(())
+}
+
 pub(crate) fn evict(request: &Request, view: &View, context: &mut Context) -> Result<Step, Status> {
+    let (eviction, warnings) = match &request.body.value {
+        // An eviction says all by its path.
+        Value::Null => (json!({}), Vec::new()),
+        body => accept(request, &accept::EVICTION, body.clone())?,
+    };
+    same_name(request, &eviction)?;
     let mut inner = request.clone();
-    let options = request.body.value.at("deleteOptions");
-    inner.options.grace_period_seconds = options.at("gracePeriodSeconds").as_i64();
-    inner.options.precondition_uid = options.text("preconditions.uid").into();
-    inner.options.dry_run |= !options.items("dryRun").is_empty();
+    inner.options.take_delete_options(eviction.at("deleteOptions"))?;
     match delete(&inner, view, context)? {
         Step::Propose(txn, pending) => {
-            Ok(Step::Propose(txn, Pending { instead: Some(success()), created: true, ..pending }))
+            Ok(Step::Propose(txn, Pending { instead: Some(success()), created: true, warnings, ..pending }))
         }
-        Step::Answer(_) => Ok(Step::Answer(Reply::Value { value: success(), created: true })),
+        Step::Answer(_) => Ok(Step::Answer(Reply::Value { value: success(), created: true, warnings })),
         other => Ok(other),
     }
 }
@@ -481,7 +453,7 @@ pub(crate) fn delete(request: &Request, view: &View, context: &mut Context) -> R
              deleted and then recreated",
             options.precondition_uid, old.header.uid
         );
-        return Err(Status::conflict(kind, &request.name, &why));
+        return Err(Status::conflict(kind, &request.name, &why).at("preconditions.uid"));
     }
     if let Some(revision) = options.precondition_revision.filter(|revision| *revision != old.header.revision.0) {
         let why = format!(
@@ -489,7 +461,7 @@ pub(crate) fn delete(request: &Request, view: &View, context: &mut Context) -> R
              The object might have been modified",
             old.header.revision
         );
-        return Err(Status::conflict(kind, &request.name, &why));
+        return Err(Status::conflict(kind, &request.name, &why).at("preconditions.resourceVersion"));
     }
     if kind.id == registry::NAMESPACE && admission::SYSTEM_NAMESPACES.contains(&request.name.as_str()) {
         return Err(Status::forbidden(kind, &request.name, "this namespace may not be deleted"));
@@ -514,7 +486,7 @@ pub(crate) fn delete(request: &Request, view: &View, context: &mut Context) -> R
     propose(request, Txn { ops: vec![op], ..Txn::default() }, pending)
 }
 
-fn deleted_status(request: &Request, old: &Record) -> Value {
+pub(crate) fn deleted_status(request: &Request, old: &Record) -> Value {
     let kind = request.served.kind;
     let mut status = success();
     status["details"] = json!({"name": request.name, "kind": kind.plural, "uid": old.header.uid.as_str()});
@@ -580,7 +552,7 @@ pub fn deletion(old: &Record, grace: Option<i64>, propagation: &str, context: &C
 /// anybody's.
 pub fn creation(
     mut object: Value,
-    kind: &Kind,
+    kind: &'static Kind,
     view: &View,
     context: &mut Context,
 ) -> Result<(Op, Vec<Check>), Status> {
@@ -591,7 +563,7 @@ pub fn creation(
         let base: String = prefix.chars().take(58).collect();
         object.set("metadata.name", format!("{base}{}", context.rng.suffix(5)));
     }
-    let encoded = admit_new(kind, &mut object, view, context)?;
+    let encoded = admit_new(&Served::stored(kind), &mut object, view, context)?;
     let namespace = object.text("metadata.namespace");
     let key = Key::new(kind.id, namespace, object.text("metadata.name"));
     let checks = kind.namespaced.then(|| Check::NamespaceActive(namespace.into())).into_iter().collect();

@@ -9,6 +9,7 @@ pub mod roles;
 #[cfg(test)]
 mod tests;
 
+use objects::{Key, Value};
 use state::View;
 
 pub use roles::Role;
@@ -51,6 +52,25 @@ pub enum Verdict {
     /// With the rule that allows it, for the audit trail.
     Yes(String),
     No(String),
+}
+
+/// Which rights that `rules` give in `namespace` (empty: everywhere) the caller does not have itself.
+/// Nobody gives away more than they have.
+pub fn lacking(view: &View, identity: &Identity, namespace: &str, rules: &[Value]) -> Vec<Value> {
+    let lacks = |right: &Value| matches!(authorize(view, identity, &rbac::question(right, namespace)), Verdict::No(_));
+    rules.iter().flat_map(rbac::rights).filter(lacks).collect()
+}
+
+/// The role that a binding gives, and the rules in it.
+pub fn bound_role(view: &View, binding: &Value) -> (Key, Vec<Value>) {
+    (rbac::role_of_binding(binding), rbac::rules_of_binding(view, binding))
+}
+
+/// All that the caller may do in `namespace`, as RBAC rules; certificate roles included.
+pub fn rules(view: &View, identity: &Identity, namespace: &str) -> Vec<Value> {
+    let mut all = roles::rules(identity);
+    all.extend(rbac::rules(view, identity, namespace));
+    all
 }
 
 /// Decides; the text of a no is Kubernetes' sentence.

@@ -70,13 +70,51 @@ fn certificate_roles() {
 }
 
 #[test]
+fn a_reader_reads_no_secret_by_any_name() {
+    let reader = ["balsa:readers"];
+    for what in ["get secrets/status web", "get * web", "get pods/* web", "get */exec web", "get pods/exec web"] {
+        assert!(!allowed("r", &reader, what), "{what}");
+    }
+    assert!(allowed("r", &reader, "get pods/log web"));
+}
+
+#[test]
 fn services_follow_the_table() {
-    let worker = Identity { user: "system:node:w1".into(), groups: vec!["system:nodes".into()] };
-    assert!(roles::may_call(&worker, "balsa.dispatch.v1.Dispatch", "Session"));
-    assert!(!roles::may_call(&worker, "balsa.raft.v1.Raft", "Append"));
-    assert!(!roles::may_call(&worker, "balsa.cluster.v1.Cluster", "Status"));
-    let reader = Identity { user: "r".into(), groups: vec!["balsa:readers".into()] };
-    assert!(roles::may_call(&reader, "balsa.cluster.v1.Cluster", "Status"));
-    assert!(!roles::may_call(&reader, "balsa.cluster.v1.Cluster", "RemoveMember"));
-    assert!(!roles::may_call(&reader, "no.such.Service", "X"));
+    use roles::Refusal::{NoCertificate, NotAllowed};
+    let with = |user: &str, group: &str| Identity { user: user.into(), groups: vec![group.into()] };
+    let (worker, reader) = (with("system:node:w1", "system:nodes"), with("r", "balsa:readers"));
+    let admin = with("root", "system:masters");
+    for (caller, service, method, want) in [
+        (Some(&worker), "balsa.dispatch.v1.Dispatch", "Session", Ok(())),
+        (Some(&worker), "balsa.raft.v1.Raft", "Append", Err(NotAllowed)),
+        (Some(&worker), "balsa.cluster.v1.Cluster", "Status", Err(NotAllowed)),
+        (Some(&reader), "balsa.cluster.v1.Cluster", "Status", Ok(())),
+        (Some(&reader), "balsa.cluster.v1.Cluster", "RemoveMember", Err(NotAllowed)),
+        (Some(&admin), "balsa.cluster.v1.Cluster", "RemoveMember", Ok(())),
+        (Some(&admin), "balsa.cluster.v1.Cluster", "AddMember", Err(NotAllowed)),
+        (Some(&admin), "no.such.Service", "X", Err(NotAllowed)),
+        (None, "no.such.Service", "X", Err(NoCertificate)),
+        (None, "balsa.objects.v1.Objects", "Get", Err(NoCertificate)),
+        (None, "balsa.cluster.v1.CertificateAuthority", "Issue", Ok(())),
+    ] {
+        assert_eq!(roles::may_call(caller, service, method), want, "{service}/{method}");
+    }
+}
+
+/// What of `rules` somebody lacks in the namespace web.
+fn lacks(user: &str, groups: &[&str], rules: objects::Value) -> usize {
+    let identity = Identity { user: user.into(), groups: groups.iter().map(ToString::to_string).collect() };
+    lacking(&view(), &identity, "web", rules.as_array().unwrap()).len()
+}
+
+#[test]
+fn nobody_gives_away_more_than_they_have() {
+    let pods = |verbs: &[&str]| json!([{"apiGroups": [""], "resources": ["pods"], "verbs": verbs}]);
+    assert_eq!(lacks("bob", &[], pods(&["get", "list"])), 0);
+    assert_eq!(lacks("bob", &[], pods(&["get", "delete"])), 1);
+    assert_eq!(lacks("bob", &[], pods(&["*"])), 1);
+    assert_eq!(lacks("bob", &[], json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get"]}])), 1);
+    assert_eq!(lacks("eve", &["ops"], json!([{"nonResourceURLs": ["/metrics/*"], "verbs": ["get"]}])), 0);
+    assert_eq!(lacks("r", &["balsa:readers"], json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get"]}])), 1);
+    assert_eq!(lacks("root", &["system:masters"], pods(&["*"])), 0);
 }

@@ -125,20 +125,33 @@ impl Front {
 
     async fn conclude(&self, request: &Request, txn: Txn, pending: Pending) -> Result<Reply, Option<Status>> {
         let outcome = self.store.propose(txn).await.map_err(|error| Some(unavailable(error)))?;
+        // A retry may have overtaken its first attempt's answer: then what was applied is that attempt's
+        // object, not the one decided here.
+        if let (Some(_), state::Outcome::Applied(revisions)) = (request.client_request, &outcome) {
+            let written = revisions.first().copied().unwrap_or_default();
+            let lags =
+                || Some(Status::timeout(format!("applied at revision {written}, which this master has not seen yet")));
+            let view = self.store.view_since(written, REVISION_PATIENCE).await.map_err(|_| lags())?;
+            if let Some(reply) = api::replay(request, &view) {
+                return Ok(reply);
+            }
+        }
         api::concluded(request, pending, outcome)
     }
 
     /// Deletes every match of the selectors, one by one; what vanished meanwhile is fine.
     async fn delete_collection(&self, request: &Request) -> Result<Reply, Status> {
-        let list = Request { verb: Verb::List, ..request.clone() };
         let view = self.store.read().await.map_err(unavailable)?;
-        // The right to delete the collection is asked for each object as "delete".
-        let Step::Answer(Reply::List(list)) = self.step(&list, &view) else {
-            return Err(Status::forbidden(request.served.kind, "", "cannot list what is to be deleted"));
+        let matches = match self.step(request, &view) {
+            Step::Answer(Reply::List(matches)) => matches,
+            Step::Fail(status) => return Err(status),
+            _ => return Err(Status::internal("a collection led elsewhere")),
         };
-        for item in &list.items {
+        for item in &matches.items {
             let object: objects::Value = serde_json::from_slice(item).unwrap_or_default();
-            let mut delete = Request { verb: Verb::Delete, ..request.clone() };
+            // The right to delete them all has been shown.
+            let mut delete = Request { verb: Verb::Delete, identity: Identity::system(), ..request.clone() };
+            delete.client_request = None;
             delete.name = objects::ValueExt::text(&object, "metadata.name").into();
             delete.namespace = objects::ValueExt::text(&object, "metadata.namespace").into();
             match Box::pin(self.call(&delete)).await {
@@ -147,7 +160,7 @@ impl Front {
                 Err(status) => return Err(status),
             }
         }
-        Ok(Reply::Value { value: api::success(), created: false })
+        Ok(Reply::Value { value: api::success(), created: false, warnings: Vec::new() })
     }
 
     /// A request of the cluster itself.

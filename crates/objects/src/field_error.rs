@@ -27,8 +27,18 @@ impl FieldErrors {
         self.0.is_empty()
     }
 
+    /// Adds the findings of `other`.
+    pub fn extend(&mut self, other: FieldErrors) {
+        self.0.extend(other.0);
+    }
+
     fn push(&mut self, path: impl Into<String>, reason: &'static str, message: String) {
         self.0.push(FieldError { path: path.into(), reason, message });
+    }
+
+    /// A finding in words of its own.
+    pub fn told(&mut self, path: impl Into<String>, message: String) {
+        self.push(path, "FieldValueInvalid", message);
     }
 
     pub fn required(&mut self, path: impl Into<String>, detail: &str) {
@@ -57,6 +67,10 @@ impl FieldErrors {
 
     pub fn too_long(&mut self, path: impl Into<String>, max_bytes: usize) {
         self.push(path, "FieldValueTooLong", format!("Too long: may not be more than {max_bytes} bytes"));
+    }
+
+    pub fn too_many(&mut self, path: impl Into<String>, n_items: usize, max: usize) {
+        self.push(path, "FieldValueTooMany", format!("Too many: {n_items}: must have at most {max} items"));
     }
 
     pub fn type_invalid(&mut self, path: impl Into<String>, value: &Value, detail: &str) {

@@ -84,6 +84,32 @@ fn as_object(value: &mut Value) -> &mut Map<String, Value> {
     value.as_object_mut().expect("just made an object")
 }
 
+/// The dotted paths at which two values differ, in order, down to the smallest parts that do.
+pub fn differences(old: &Value, new: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    differ(old, new, String::new(), &mut found);
+    found
+}
+
+fn differ(old: &Value, new: &Value, path: String, found: &mut Vec<String>) {
+    match (old, new) {
+        _ if old == new => {}
+        (Value::Object(a), Value::Object(b)) => {
+            let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            for key in keys {
+                let inner = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                differ(a.get(key).unwrap_or(&NULL), b.get(key).unwrap_or(&NULL), inner, found);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (i, (a, b)) in a.iter().zip(b).enumerate() {
+                differ(a, b, format!("{path}[{i}]"), found);
+            }
+        }
+        _ => found.push(path),
+    }
+}
+
 /// Parses JSON and lists the dotted paths of keys that appear twice in one object (the last wins).
 pub fn parse_noting_duplicates(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
     let mut duplicates = Vec::new();
@@ -171,6 +197,13 @@ mod tests {
         assert_eq!(pod.text("status.phase"), "Pending");
         assert_eq!(pod.remove_at("spec.nodeName"), Some(json!("a")));
         assert_eq!(pod.remove_at("no.such"), None);
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let old = json!({"a": 1, "list": [{"x": 1}, {"x": 2}], "gone": true, "short": [1]});
+        let new = json!({"a": 1, "list": [{"x": 1}, {"x": 3}], "fresh": {"y": 1}, "short": [1, 2]});
+        assert_eq!(differences(&old, &new), ["fresh", "gone", "list[1].x", "short"]);
     }
 
     #[test]

@@ -68,6 +68,71 @@ impl Quantity {
     pub fn is_negative(self) -> bool {
         self.milli < 0
     }
+
+    /// True for whole units: what counts of devices and the like must be.
+    pub fn is_whole(self) -> bool {
+        self.milli % 1000 == 0
+    }
+}
+
+/// The one text of a quantity, as Kubernetes stores it: `0.5` is `500m`, `1024Mi` is `1Gi`, `1000` is
+/// `1k`. The suffix family is the writer's. `None` when the text is not a quantity.
+pub fn canonical(text: &str) -> Option<String> {
+    Quantity::parse(text)?;
+    let (sign, unsigned) = match text.as_bytes().first()? {
+        b'-' => ("-", &text[1..]),
+        b'+' => ("", &text[1..]),
+        _ => ("", text),
+    };
+    let digits_end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
+    let (number, suffix) = unsigned.split_at(digits_end);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let mantissa: i128 = format!("{whole}{fraction}").parse().ok()?;
+    let scale = 10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    if mantissa == 0 {
+        return Some("0".into());
+    }
+    let binary = BINARY.iter().find(|(name, _)| *name == suffix).map(|(_, factor)| *factor);
+    if let Some(factor) = binary.filter(|factor| mantissa * factor >= 1024 * scale) {
+        // Whole, and with the largest suffix that keeps it so.
+        let mut value = div_up(mantissa * factor, scale);
+        let mut steps = 0;
+        while value % 1024 == 0 && steps < BINARY.len() {
+            value /= 1024;
+            steps += 1;
+        }
+        let name = if steps == 0 { "" } else { BINARY[steps - 1].0 };
+        return Some(format!("{sign}{value}{name}"));
+    }
+    let exponent = match (binary, suffix) {
+        (Some(_), _) | (None, "") => 0,
+        (None, suffix) => match DECIMAL.iter().find(|(name, _)| *name == suffix) {
+            Some((_, exponent)) => *exponent,
+            None => suffix[1..].parse().ok()?,
+        },
+    };
+    let mantissa = mantissa.checked_mul(binary.unwrap_or(1))?;
+    // mantissa * 10^power, with nothing finer than a nano.
+    let (mut value, mut power) = (mantissa, exponent - i32::try_from(fraction.len()).ok()?);
+    if power < -9 {
+        value = div_up(value, 10_i128.checked_pow(power.abs_diff(-9))?);
+        power = -9;
+    }
+    while value % 10 == 0 {
+        value /= 10;
+        power += 1;
+    }
+    while power.rem_euclid(3) != 0 {
+        value = value.checked_mul(10)?;
+        power -= 1;
+    }
+    let writes_exponents = binary.is_none() && suffix.len() > 1;
+    let name = match DECIMAL.iter().find(|(_, exponent)| *exponent == power) {
+        _ if power == 0 => String::new(),
+        Some((name, _)) if !writes_exponents => (*name).to_string(),
+        _ => format!("e{power}"),
+    };
+    Some(format!("{sign}{value}{name}"))
 }
 
 fn div_up(a: i128, b: i128) -> i128 {
@@ -115,6 +180,34 @@ mod tests {
         ] {
             assert_eq!(milli(text), want, "{text}");
         }
+    }
+
+    #[test]
+    fn one_text_per_quantity() {
+        for (text, want) in [
+            ("0.5", "500m"),
+            ("1000m", "1"),
+            ("1500m", "1500m"),
+            ("1000", "1k"),
+            ("1024", "1024"),
+            ("128974848", "128974848"),
+            ("1024Mi", "1Gi"),
+            ("1536Mi", "1536Mi"),
+            ("0.5Gi", "512Mi"),
+            ("1.5Ki", "1536"),
+            ("0.5Ki", "512"),
+            ("2e3", "2e3"),
+            ("1E3", "1e3"),
+            ("0", "0"),
+            ("0Gi", "0"),
+            ("-1.5", "-1500m"),
+            ("+3", "3"),
+            ("1E", "1E"),
+            ("1.0000000001", "1000000001n"),
+        ] {
+            assert_eq!(canonical(text).as_deref(), Some(want), "{text}");
+        }
+        assert_eq!(canonical("1x"), None);
     }
 
     #[test]

@@ -43,10 +43,16 @@ pub struct Kind {
     pub default: fn(&mut Value),
     pub validate: fn(&Value, &mut FieldErrors),
     pub validate_update: fn(new: &Value, old: &Value, &mut FieldErrors),
+    /// What a write to `/status` must keep to.
+    pub validate_status: fn(new: &Value, old: &Value, &mut FieldErrors),
+    /// A PUT must name the revision it assumes: for what several writers contend for.
+    pub needs_revision: bool,
     /// Fields (top level) whose change counts as a new generation; empty: generation is not kept.
     pub generation_of: &'static [&'static str],
     /// Served for clients that look, but nothing acts on it yet: writes are refused with this.
     pub read_only: Option<&'static str>,
+    /// A question that is answered when it is created, and never stored.
+    pub create_only: bool,
 }
 
 impl std::fmt::Debug for Kind {
@@ -83,9 +89,38 @@ pub struct Served {
     pub schema: &'static str,
     /// Stored form to this form, and back.
     pub convert: Option<(fn(&mut Value), fn(&mut Value))>,
+    /// What this form asks of writes beyond the kind's own rules; there is no old object at creation.
+    pub validate: Option<StrictRule>,
+    /// How this form calls a field of the stored one; `None`: the same.
+    pub field: fn(&str) -> Option<String>,
 }
 
+pub type StrictRule = fn(new: &Value, old: Option<&Value>, &mut FieldErrors);
+
 impl Served {
+    /// A kind as it is stored.
+    pub fn stored(kind: &'static Kind) -> Served {
+        Served {
+            kind,
+            group: kind.group,
+            version: kind.version,
+            schema: kind.schema,
+            convert: None,
+            validate: None,
+            field: |_| None,
+        }
+    }
+
+    /// Findings on the stored form, told in the words of this one.
+    pub fn in_its_words(&self, mut errors: FieldErrors) -> FieldErrors {
+        for error in &mut errors.0 {
+            if let Some(path) = (self.field)(&error.path) {
+                error.path = path;
+            }
+        }
+        errors
+    }
+
     pub fn api_version(&self) -> String {
         api_version(self.group, self.version)
     }
@@ -107,6 +142,12 @@ pub const CLUSTER_ROLE: KindId = KindId(13);
 pub const ROLE_BINDING: KindId = KindId(14);
 pub const CLUSTER_ROLE_BINDING: KindId = KindId(15);
 pub const SERVICE: KindId = KindId(16);
+
+// Questions. They are never stored, so their numbers are in no log.
+pub const SELF_SUBJECT_REVIEW: KindId = KindId(0x8000);
+pub const SELF_SUBJECT_ACCESS_REVIEW: KindId = KindId(0x8001);
+pub const SELF_SUBJECT_RULES_REVIEW: KindId = KindId(0x8002);
+pub const SUBJECT_ACCESS_REVIEW: KindId = KindId(0x8003);
 
 const fn column(name: &'static str, ty: &'static str) -> Column {
     Column { name, ty, priority: 0 }
@@ -142,9 +183,15 @@ const BASE: Kind = Kind {
     default: no_default,
     validate: core::validate_nothing,
     validate_update: no_update_rule,
+    validate_status: no_update_rule,
+    needs_revision: false,
     generation_of: &[],
     read_only: None,
+    create_only: false,
 };
+
+/// What questions share.
+const QUESTION: Kind = Kind { group: "authorization.k8s.io", namespaced: false, create_only: true, ..BASE };
 
 /// Every built-in kind. The order is that of `kubectl api-resources` within a group.
 pub static KINDS: &[Kind] = &[
@@ -163,6 +210,8 @@ pub static KINDS: &[Kind] = &[
         columns: &[column("Status", TEXT), column("Age", TEXT)],
         row: core::namespace_row,
         default: core::default_namespace,
+        validate: core::validate_namespace,
+        validate_status: core::validate_namespace_status,
         ..BASE
     },
     Kind {
@@ -190,6 +239,7 @@ pub static KINDS: &[Kind] = &[
         default: node::default,
         validate: node::validate,
         validate_update: node::validate_update,
+        validate_status: node::validate_status,
         ..BASE
     },
     Kind {
@@ -268,6 +318,7 @@ pub static KINDS: &[Kind] = &[
         singular: "serviceaccount",
         short_names: &["sa"],
         schema: "io.k8s.api.core.v1.ServiceAccount",
+        needs_revision: true,
         ..BASE
     },
     Kind {
@@ -341,6 +392,7 @@ pub static KINDS: &[Kind] = &[
         default: workload::default_replica_set,
         validate: workload::validate_replica_set,
         validate_update: workload::validate_selector_kept,
+        validate_status: workload::validate_replica_set_status,
         generation_of: &["spec"],
         ..BASE
     },
@@ -368,6 +420,7 @@ pub static KINDS: &[Kind] = &[
         default: workload::default_deployment,
         validate: workload::validate_deployment,
         validate_update: workload::validate_selector_kept,
+        validate_status: workload::validate_deployment_status,
         generation_of: &["spec"],
         ..BASE
     },
@@ -381,6 +434,7 @@ pub static KINDS: &[Kind] = &[
         columns: &[column("Holder", TEXT), column("Age", TEXT)],
         row: core::lease_row,
         validate: core::validate_lease,
+        needs_revision: true,
         ..BASE
     },
     Kind {
@@ -462,6 +516,39 @@ pub static KINDS: &[Kind] = &[
         validate_update: rbac::validate_binding_update,
         ..BASE
     },
+    Kind {
+        id: SELF_SUBJECT_REVIEW,
+        group: "authentication.k8s.io",
+        kind: "SelfSubjectReview",
+        plural: "selfsubjectreviews",
+        singular: "selfsubjectreview",
+        schema: "io.k8s.api.authentication.v1.SelfSubjectReview",
+        ..QUESTION
+    },
+    Kind {
+        id: SELF_SUBJECT_ACCESS_REVIEW,
+        kind: "SelfSubjectAccessReview",
+        plural: "selfsubjectaccessreviews",
+        singular: "selfsubjectaccessreview",
+        schema: "io.k8s.api.authorization.v1.SelfSubjectAccessReview",
+        ..QUESTION
+    },
+    Kind {
+        id: SELF_SUBJECT_RULES_REVIEW,
+        kind: "SelfSubjectRulesReview",
+        plural: "selfsubjectrulesreviews",
+        singular: "selfsubjectrulesreview",
+        schema: "io.k8s.api.authorization.v1.SelfSubjectRulesReview",
+        ..QUESTION
+    },
+    Kind {
+        id: SUBJECT_ACCESS_REVIEW,
+        kind: "SubjectAccessReview",
+        plural: "subjectaccessreviews",
+        singular: "subjectaccessreview",
+        schema: "io.k8s.api.authorization.v1.SubjectAccessReview",
+        ..QUESTION
+    },
 ];
 
 pub fn kinds() -> &'static [Kind] {
@@ -483,19 +570,15 @@ pub fn by_kind_name(name: &str) -> Option<&'static Kind> {
 
 /// Every (group, version, kind) served: each kind as stored, and Event in its newer group too.
 pub fn served() -> impl Iterator<Item = Served> {
-    let stored = KINDS.iter().map(|kind| Served {
-        kind,
-        group: kind.group,
-        version: kind.version,
-        schema: kind.schema,
-        convert: None,
-    });
+    let stored = KINDS.iter().map(Served::stored);
     stored.chain([Served {
         kind: must(EVENT),
         group: "events.k8s.io",
         version: "v1",
         schema: "io.k8s.api.events.v1.Event",
         convert: Some((core::event_to_events_group, core::event_from_events_group)),
+        validate: Some(core::validate_strict_event),
+        field: core::events_group_field,
     }])
 }
 

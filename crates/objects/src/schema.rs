@@ -3,7 +3,7 @@
 //! Compiled from the schemas that `k8s-openapi` publishes, without their prose, so that checking a
 //! request costs one walk over it. The full documents are made on demand for `/openapi`.
 
-use crate::{FieldErrors, Quantity, Timestamp};
+use crate::{FieldErrors, Quantity, Timestamp, quantity};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -59,6 +59,10 @@ pub fn definitions() -> Map<String, Value> {
         k::rbac::v1::ClusterRole,
         k::rbac::v1::RoleBinding,
         k::rbac::v1::ClusterRoleBinding,
+        k::authentication::v1::SelfSubjectReview,
+        k::authorization::v1::SelfSubjectAccessReview,
+        k::authorization::v1::SelfSubjectRulesReview,
+        k::authorization::v1::SubjectAccessReview,
         k::policy::v1::Eviction,
         k::autoscaling::v1::Scale,
         k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions,
@@ -141,6 +145,43 @@ impl Schemas {
         }
     }
 
+    /// Writes quantities in their one text: numbers become strings, `0.5` becomes `500m`.
+    pub fn normalize(&self, name: &str, object: &mut Value) {
+        if let Some(i) = self.index.get(name) {
+            self.normalize_shape(&Shape::Ref(*i), object);
+        }
+    }
+
+    fn normalize_shape(&self, shape: &Shape, value: &mut Value) {
+        match (shape, value) {
+            (Shape::Ref(i), value) => self.normalize_shape(&self.types[*i], value),
+            (Shape::Object(fields), Value::Object(object)) => {
+                for (field, inner) in object {
+                    if let Some(shape) = fields.get(field.as_str()) {
+                        self.normalize_shape(shape, inner);
+                    }
+                }
+            }
+            (Shape::Map(inner), Value::Object(object)) => {
+                object.values_mut().for_each(|value| self.normalize_shape(inner, value));
+            }
+            (Shape::List(inner), Value::Array(items)) => {
+                items.iter_mut().for_each(|value| self.normalize_shape(inner, value));
+            }
+            (Shape::Quantity, value) => {
+                let text = match &*value {
+                    Value::String(text) => quantity::canonical(text),
+                    Value::Number(number) => quantity::canonical(&number.to_string()),
+                    _ => None,
+                };
+                if let Some(text) = text {
+                    *value = text.into();
+                }
+            }
+            _ => {}
+        }
+    }
+
     fn prune_shape(&self, shape: &Shape, value: &mut Value) {
         match (shape, value) {
             (Shape::Ref(i), value) => self.prune_shape(&self.types[*i], value),
@@ -170,7 +211,7 @@ impl Schemas {
             (Shape::Bytes, Value::String(text)) => {
                 use base64::Engine;
                 if base64::engine::general_purpose::STANDARD.decode(text).is_err() {
-                    wrong("illegal base64 data");
+                    wrong("base64 text");
                 }
             }
             (Shape::Time, Value::String(text)) => {
@@ -186,7 +227,11 @@ impl Schemas {
             }
             (Shape::IntOrString, Value::String(_)) => {}
             (Shape::IntOrString, Value::Number(number)) if number.is_i64() => {}
-            (Shape::Quantity, Value::Number(_)) => {}
+            (Shape::Quantity, Value::Number(number)) => {
+                if Quantity::parse(&number.to_string()).is_none() {
+                    wrong("a quantity such as 500m, 1.5Gi or 2e3");
+                }
+            }
             (Shape::Quantity, Value::String(text)) => {
                 if Quantity::parse(text).is_none() {
                     wrong("a quantity such as 500m, 1.5Gi or 2e3");
@@ -219,18 +264,32 @@ impl Schemas {
                 for (i, item) in items.iter().enumerate() {
                     let len = path.len();
                     path.push_str(&format!("[{i}]"));
-                    self.walk(shape, item, path, findings);
+                    // Null is no item: "not set" has no meaning inside a list.
+                    match item {
+                        Value::Null => findings.mistyped.push((path.clone(), self.expected(shape).to_string())),
+                        _ => self.walk(shape, item, path, findings),
+                    }
                     path.truncate(len);
                 }
             }
-            (Shape::Text | Shape::Bytes | Shape::Time, _) => wrong("string"),
-            (Shape::Integer { bits }, _) => wrong(if *bits == 64 { "int64" } else { "int32" }),
-            (Shape::Number, _) => wrong("number"),
-            (Shape::Boolean, _) => wrong("bool"),
-            (Shape::IntOrString, _) => wrong("int or string"),
-            (Shape::Quantity, _) => wrong("quantity"),
-            (Shape::Object(_) | Shape::Map(_), _) => wrong("object"),
-            (Shape::List(_), _) => wrong("array"),
+            _ => wrong(self.expected(shape)),
+        }
+    }
+
+    /// What a value of this shape looks like, in a word.
+    fn expected(&self, shape: &Shape) -> &'static str {
+        match shape {
+            Shape::Ref(i) => self.expected(&self.types[*i]),
+            Shape::Any => "a value",
+            Shape::Text | Shape::Bytes | Shape::Time => "string",
+            Shape::Integer { bits: 64 } => "int64",
+            Shape::Integer { .. } => "int32",
+            Shape::Number => "number",
+            Shape::Boolean => "bool",
+            Shape::IntOrString => "int or string",
+            Shape::Quantity => "quantity",
+            Shape::Object(_) | Shape::Map(_) => "object",
+            Shape::List(_) => "array",
         }
     }
 }
@@ -294,6 +353,21 @@ mod tests {
             ]
         );
         assert_eq!(pointer(&pod, "spec.containers[0].name"), &json!(7));
+    }
+
+    #[test]
+    fn quantities_have_one_text() {
+        let mut pod = json!({"spec": {"containers": [{"resources": {"limits": {"cpu": 1, "memory": "1024Mi"}}}]}});
+        schemas().normalize("io.k8s.api.core.v1.Pod", &mut pod);
+        assert_eq!(pod["spec"]["containers"][0]["resources"]["limits"], json!({"cpu": "1", "memory": "1Gi"}));
+    }
+
+    #[test]
+    fn a_list_holds_no_null() {
+        let pod = json!({"spec": {"containers": [null, {"command": ["a", null]}]}});
+        let findings = schemas().check("io.k8s.api.core.v1.Pod", &pod);
+        let told: Vec<String> = findings.mistyped.iter().map(|(path, expected)| format!("{path} {expected}")).collect();
+        assert_eq!(told, ["spec.containers[0] object", "spec.containers[1].command[1] string"]);
     }
 
     #[test]

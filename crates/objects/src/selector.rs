@@ -111,6 +111,9 @@ pub fn validate_label_selector(selector: &Value, path: &str, errors: &mut FieldE
             _ => errors.invalid(format!("{at}.operator"), expression.at("operator"), "not a valid selector operator"),
         }
         validate::qualified_name(expression.text("key"), &format!("{at}.key"), errors);
+        for (v, value) in expression.items("values").iter().enumerate() {
+            validate::label_value(value, &format!("{at}.values[{v}]"), errors);
+        }
     }
 }
 

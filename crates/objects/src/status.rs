@@ -32,6 +32,13 @@ impl Status {
         }
     }
 
+    /// Names the field that the message is about.
+    pub fn at(mut self, path: impl Into<String>) -> Status {
+        let message = self.message.clone();
+        self.causes.told(path, message);
+        self
+    }
+
     fn about(mut self, kind: &Kind, name: &str) -> Status {
         (self.name, self.group, self.kind) = (name.into(), kind.group.into(), kind.plural.into());
         self

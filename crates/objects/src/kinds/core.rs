@@ -3,6 +3,7 @@
 //! Rules: kubernetes.io/docs/reference/kubernetes-api.
 
 use super::age;
+use super::volume::config_key;
 use crate::{FieldErrors, Timestamp, Value, ValueExt, json, time, validate};
 use base64::Engine;
 
@@ -17,6 +18,25 @@ pub fn age_row(object: &Value, now: Timestamp) -> Vec<Value> {
 
 pub fn namespace_row(object: &Value, now: Timestamp) -> Vec<Value> {
     vec![object.text("status.phase").into(), age(object, now)]
+}
+
+pub fn validate_namespace(namespace: &Value, errors: &mut FieldErrors) {
+    validate::finalizers(namespace.at("spec.finalizers"), "spec.finalizers", errors);
+}
+
+pub fn validate_namespace_status(new: &Value, old: &Value, errors: &mut FieldErrors) {
+    let (phase, leaving) = (new.text("status.phase"), !old.at("metadata.deletionTimestamp").is_null());
+    match (leaving, phase) {
+        (false, "Active") | (true, "Terminating") => {}
+        (false, _) => {
+            let why = "may only be 'Active' if `deletionTimestamp` is empty";
+            errors.invalid("status.phase", new.at("status.phase"), why);
+        }
+        (true, _) => {
+            let why = "may only be 'Terminating' if `deletionTimestamp` is not empty";
+            errors.invalid("status.phase", new.at("status.phase"), why);
+        }
+    }
 }
 
 pub fn default_namespace(namespace: &mut Value) {
@@ -34,24 +54,21 @@ pub fn config_map_row(object: &Value, now: Timestamp) -> Vec<Value> {
     vec![(n_entries(object, "data") + n_entries(object, "binaryData")).into(), age(object, now)]
 }
 
-fn data_keys(object: &Value, fields: &[&str], errors: &mut FieldErrors) {
+/// The keys of the maps, and all their values together. `encoded` maps hold base64.
+fn data_keys(object: &Value, fields: &[(&str, bool)], errors: &mut FieldErrors) {
     let mut n_bytes = 0;
-    for field in fields {
+    for (field, encoded) in fields {
         for (key, value) in object.at(field).as_object().into_iter().flatten() {
-            let valid = key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
-            if !valid || key.is_empty() || key.len() > 253 || key == "." || key.starts_with("..") {
-                errors.invalid(
-                    format!("{field}[{key}]"),
-                    &json!(key),
-                    "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  \
-                     or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
-                );
-            }
-            n_bytes += value.as_str().map_or(0, str::len);
+            config_key(key, format!("{field}[{key}]"), errors);
+            let text = value.as_str().unwrap_or("");
+            n_bytes += match encoded {
+                true => text.trim_end_matches('=').len() * 3 / 4,
+                false => text.len(),
+            };
         }
     }
     if n_bytes > DATA_BYTES_MAX {
-        errors.too_long(fields[0], DATA_BYTES_MAX);
+        errors.too_long(fields[0].0, DATA_BYTES_MAX);
     }
 }
 
@@ -67,7 +84,7 @@ fn immutable_data(new: &Value, old: &Value, fields: &[&str], errors: &mut FieldE
 }
 
 pub fn validate_config_map(object: &Value, errors: &mut FieldErrors) {
-    data_keys(object, &["data", "binaryData"], errors);
+    data_keys(object, &[("data", false), ("binaryData", true)], errors);
     for (key, _) in object.at("data").as_object().into_iter().flatten() {
         if object.at("binaryData").get(key).is_some() {
             errors.invalid(format!("data[{key}]"), &json!(key), "duplicate of key present in binaryData");
@@ -95,16 +112,34 @@ pub fn default_secret(secret: &mut Value) {
 }
 
 pub fn validate_secret(object: &Value, errors: &mut FieldErrors) {
-    data_keys(object, &["data"], errors);
+    data_keys(object, &[("data", true)], errors);
+    let data = object.at("data");
     let required: &[&str] = match object.text("type") {
         "kubernetes.io/tls" => &["tls.crt", "tls.key"],
         "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
         "kubernetes.io/dockercfg" => &[".dockercfg"],
         "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+        // One of the two is enough.
+        "kubernetes.io/basic-auth" if ["username", "password"].iter().all(|key| data.get(key).is_none()) => {
+            &["username", "password"]
+        }
         _ => &[],
     };
-    for key in required.iter().filter(|key| object.at("data").get(key).is_none()) {
+    for key in required.iter().filter(|key| data.get(key).is_none()) {
         errors.required(format!("data[{key}]"), "");
+    }
+    for key in required.iter().filter(|key| key.starts_with(".docker")) {
+        let Some(text) = data.get(key).and_then(Value::as_str) else { continue };
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default();
+        if serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes).is_err() {
+            errors.invalid(format!("data[{key}]"), &json!("<secret contents redacted>"), "must hold a JSON object");
+        }
+    }
+    let account = "kubernetes.io/service-account.name";
+    if object.text("type") == "kubernetes.io/service-account-token"
+        && object.annotation(account).is_none_or(str::is_empty)
+    {
+        errors.required(format!("metadata.annotations[{account}]"), "");
     }
 }
 
@@ -120,6 +155,12 @@ pub fn lease_row(object: &Value, now: Timestamp) -> Vec<Value> {
 pub fn validate_lease(object: &Value, errors: &mut FieldErrors) {
     if object.at("spec.leaseDurationSeconds").as_i64().is_some_and(|seconds| seconds <= 0) {
         errors.invalid("spec.leaseDurationSeconds", object.at("spec.leaseDurationSeconds"), "must be greater than 0");
+    }
+    if object.at("spec.holderIdentity") == "" {
+        errors.invalid("spec.holderIdentity", &json!(""), "must not be empty");
+    }
+    if !object.at("spec.preferredHolder").is_null() && object.text("spec.strategy").is_empty() {
+        errors.forbidden("spec.preferredHolder", "may only be specified if `strategy` is defined");
     }
     validate::non_negative(object, "", "spec.leaseTransitions", errors);
 }
@@ -144,7 +185,8 @@ const USER_PRIORITY_MAX: i64 = 1_000_000_000;
 pub fn validate_priority_class(object: &Value, errors: &mut FieldErrors) {
     let is_system = ["system-node-critical", "system-cluster-critical"].contains(&object.text("metadata.name"));
     if object.text("metadata.name").starts_with("system-") && !is_system {
-        let why = "priority class names with 'system-' prefix are reserved for system use only";
+        let why = "priority class names with 'system-' prefix are reserved for system use only. error: the name is not \
+                   one of system-cluster-critical, system-node-critical";
         errors.forbidden("metadata.name", why);
     }
     if object.at("value").as_i64().unwrap_or(0) > USER_PRIORITY_MAX && !is_system {
@@ -183,25 +225,87 @@ pub fn event_row(event: &Value, now: Timestamp) -> Vec<Value> {
 
 /// New-style events (those with an eventTime) hold messages of at most this many bytes.
 const NOTE_BYTES_MAX: usize = 1024;
+const EVENT_NAMES_BYTES_MAX: usize = 128;
+
+fn at_most(event: &Value, field: &str, max: usize, errors: &mut FieldErrors) {
+    if event.text(field).len() > max {
+        errors.invalid(field, &json!(""), &format!("can have at most {max} characters"));
+    }
+}
 
 pub fn validate_event(event: &Value, errors: &mut FieldErrors) {
     let (about, own) = (event.text("involvedObject.namespace"), event.text("metadata.namespace"));
-    let expected = if about.is_empty() { "default" } else { about };
-    if expected != own {
+    // Events about what lies in no namespace are kept in one of these.
+    let matches = if about.is_empty() { ["default", "kube-system"].contains(&own) } else { about == own };
+    if !matches {
         errors.invalid("involvedObject.namespace", &json!(about), "does not match event.namespace");
     }
-    if !event.at("eventTime").is_null() {
-        for field in ["reportingComponent", "reportingInstance", "action", "reason"] {
-            if event.text(field).is_empty() {
-                let name = if field == "reportingComponent" { "reportingController" } else { field };
-                errors.required(name, "");
+    if event.at("eventTime").is_null() {
+        return;
+    }
+    match event.text("reportingComponent") {
+        "" => errors.required("reportingComponent", ""),
+        component => validate::qualified_name(component, "reportingComponent", errors),
+    }
+    for field in ["reportingInstance", "action", "reason"] {
+        if event.text(field).is_empty() {
+            errors.required(field, "");
+        }
+        at_most(event, field, EVENT_NAMES_BYTES_MAX, errors);
+    }
+    at_most(event, "message", NOTE_BYTES_MAX, errors);
+}
+
+fn validate_series(event: &Value, errors: &mut FieldErrors) {
+    if event.at("series").is_null() {
+        return;
+    }
+    if event.at("series.count").as_i64().unwrap_or(0) < 2 {
+        errors.invalid("series.count", event.at("series.count"), "should be at least 2");
+    }
+    if event.text("series.lastObservedTime").is_empty() {
+        errors.required("series.lastObservedTime", "");
+    }
+}
+
+/// What events.k8s.io/v1 asks beyond core/v1: a new-style event, and nothing but its series changes.
+pub fn validate_strict_event(event: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+    let Some(old) = old else {
+        validate_series(event, errors);
+        if event.at("eventTime").is_null() {
+            errors.required("eventTime", "");
+        }
+        if !["Normal", "Warning"].contains(&event.text("type")) {
+            errors.invalid("type", event.at("type"), "must be Normal or Warning");
+        }
+        for field in ["firstTimestamp", "lastTimestamp", "count", "source"] {
+            if !event.at(field).is_null() {
+                errors.invalid(field, event.at(field), "needs to be unset");
             }
         }
-        if event.text("message").len() > NOTE_BYTES_MAX {
-            errors.too_long("message", NOTE_BYTES_MAX);
-        }
+        return;
+    };
+    if event.at("series") != old.at("series") {
+        validate_series(event, errors);
     }
-    validate::one_of(event, "", "type", &["Normal", "Warning"], errors);
+    let kept = [
+        "involvedObject",
+        "reason",
+        "message",
+        "eventTime",
+        "action",
+        "related",
+        "reportingComponent",
+        "reportingInstance",
+        "type",
+        "firstTimestamp",
+        "lastTimestamp",
+        "count",
+        "source",
+    ];
+    for field in kept {
+        validate::immutable(event, old, field, errors);
+    }
 }
 
 /// Field names that differ between core/v1 and events.k8s.io/v1.
@@ -214,6 +318,16 @@ const EVENT_FIELDS: &[(&str, &str)] = &[
     ("lastTimestamp", "deprecatedLastTimestamp"),
     ("count", "deprecatedCount"),
 ];
+
+/// How events.k8s.io/v1 calls a field of the stored form.
+pub fn events_group_field(path: &str) -> Option<String> {
+    let (first, rest) = path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
+    let (_, newer) = EVENT_FIELDS.iter().find(|(core, _)| *core == first)?;
+    Some(match rest {
+        Some(rest) => format!("{newer}.{rest}"),
+        None => (*newer).to_string(),
+    })
+}
 
 pub fn event_to_events_group(event: &mut Value) {
     for (core, newer) in EVENT_FIELDS {

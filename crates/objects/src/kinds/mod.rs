@@ -1,9 +1,12 @@
 //! Per-kind rules: defaulting, validation and table rows, one file per family.
 
+mod container;
 pub mod core;
 pub mod node;
+mod placement;
 pub mod pod;
 pub mod rbac;
+mod volume;
 pub mod workload;
 
 use crate::{Timestamp, Value, ValueExt, time};

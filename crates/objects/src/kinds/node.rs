@@ -1,8 +1,9 @@
 //! Node: rows, defaulting, validation.
 
 use super::{age, or_none};
-use crate::{FieldErrors, Timestamp, Value, ValueExt, json, validate};
+use crate::{FieldErrors, Quantity, Timestamp, Value, ValueExt, json, validate};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 pub const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
@@ -57,14 +58,12 @@ pub fn default(node: &mut Value) {
     }
 }
 
-pub fn validate(node: &Value, errors: &mut FieldErrors) {
+fn taints(node: &Value, errors: &mut FieldErrors) {
     let taints = node.items("spec.taints");
     for (i, taint) in taints.iter().enumerate() {
         let path = format!("spec.taints[{i}]");
         validate::qualified_name(taint.text("key"), &format!("{path}.key"), errors);
-        if !validate::is_label_value(taint.text("value")) {
-            errors.invalid(format!("{path}.value"), taint.at("value"), "a valid label value is required");
-        }
+        validate::label_value(taint.at("value"), &format!("{path}.value"), errors);
         if taint.text("effect").is_empty() {
             errors.required(format!("{path}.effect"), "");
         } else {
@@ -77,10 +76,69 @@ pub fn validate(node: &Value, errors: &mut FieldErrors) {
     }
 }
 
+fn is_cidr(text: &str) -> Option<IpAddr> {
+    let (address, bits) = text.split_once('/')?;
+    let (address, bits) = (address.parse::<IpAddr>().ok()?, bits.parse::<u8>().ok()?);
+    (bits <= if address.is_ipv4() { 32 } else { 128 }).then_some(address)
+}
+
+fn pod_cidrs(node: &Value, errors: &mut FieldErrors) {
+    let cidrs = node.items("spec.podCIDRs");
+    let mut families = Vec::new();
+    for (i, cidr) in cidrs.iter().enumerate() {
+        match is_cidr(cidr.as_str().unwrap_or("")) {
+            Some(address) => families.push(address.is_ipv4()),
+            None => {
+                let why = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+                errors.invalid(format!("spec.podCIDRs[{i}]"), cidr, why);
+            }
+        }
+    }
+    if cidrs.len() > 2 || matches!(families.as_slice(), [a, b] if a == b) {
+        let why = "may specify no more than one CIDR for each IP family";
+        errors.invalid("spec.podCIDRs", node.at("spec.podCIDRs"), why);
+    }
+    let first = cidrs.first().and_then(Value::as_str).unwrap_or("");
+    if !node.text("spec.podCIDR").is_empty() && !cidrs.is_empty() && node.text("spec.podCIDR") != first {
+        errors.invalid("spec.podCIDR", node.at("spec.podCIDR"), "must be the first of `spec.podCIDRs`");
+    }
+}
+
+pub fn validate(node: &Value, errors: &mut FieldErrors) {
+    taints(node, errors);
+    pod_cidrs(node, errors);
+    validate_status(node, &Value::Null, errors);
+}
+
+pub fn validate_status(node: &Value, _: &Value, errors: &mut FieldErrors) {
+    for list in ["capacity", "allocatable"] {
+        for (resource, value) in node.at("status").at(list).as_object().into_iter().flatten() {
+            let at = format!("status.{list}[{resource}]");
+            validate::qualified_name(resource, &at, errors);
+            if value.as_str().and_then(Quantity::parse).is_some_and(Quantity::is_negative) {
+                errors.invalid(at, value, "must be greater than or equal to 0");
+            }
+        }
+    }
+    let addresses = node.items("status.addresses");
+    for (i, address) in addresses.iter().enumerate() {
+        if addresses[..i].contains(address) {
+            errors.duplicate(format!("status.addresses[{i}]"), address);
+        }
+    }
+}
+
 pub fn validate_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
-    for (field, text) in [("spec.podCIDRs", "podCIDR"), ("spec.providerID", "providerID")] {
+    for (field, text) in [("spec.podCIDRs", "podCIDR"), ("spec.podCIDR", "podCIDR"), ("spec.providerID", "providerID")]
+    {
         if !old.at(field).is_null() && new.at(field) != old.at(field) {
             errors.forbidden(field, &format!("node updates may not change {text} except from \"\" to valid"));
+        }
+    }
+    for field in ["configSource", "externalID"] {
+        if new.at("spec").at(field) != old.at("spec").at(field) {
+            let why = "node updates may only change labels, taints, or capacity";
+            errors.forbidden(format!("spec.{field}"), why);
         }
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! Rules: kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1.
 
-use super::{age, node, or_none};
-use crate::validate::{at_least, dns_label, non_negative, one_of};
-use crate::{FieldErrors, Quantity, Timestamp, Value, ValueExt, json, selector, time, validate};
-use std::collections::BTreeSet;
+use super::container::{self, Surroundings};
+use super::{age, node, or_none, placement, volume};
+use crate::json::differences;
+use crate::validate::{in_range, non_negative, one_of};
+use crate::{FieldErrors, Map, Quantity, Timestamp, Value, ValueExt, json, time, validate};
 
 // ---- defaulting ----
 
@@ -132,435 +133,91 @@ pub fn qos_class(spec: &Value) -> &'static str {
 
 // ---- validation ----
 
-const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
-const FIELD_PATHS: &[&str] = &[
-    "metadata.name",
-    "metadata.namespace",
-    "metadata.uid",
-    "spec.nodeName",
-    "spec.serviceAccountName",
-    "status.hostIP",
-    "status.podIP",
-    "status.hostIPs",
-    "status.podIPs",
+/// Fields that nothing here acts on. Refused: a pod that asks for them must not run without them.
+const UNSUPPORTED: &[(&str, &str)] = &[
+    ("overhead", "must not be set without RuntimeClass, and runtime classes are not supported here"),
+    ("readinessGates", "readiness gates are not supported here"),
+    ("resourceClaims", "resource claims are not supported here"),
+    ("resources", "resources of the pod as a whole are not supported here; set them per container"),
+    ("runtimeClassName", "runtime classes are not supported here"),
 ];
-/// The volume sources a worker can realize. Others are refused rather than ignored.
-const VOLUME_SOURCES: &[&str] = &["configMap", "secret", "emptyDir", "hostPath", "downwardAPI", "projected"];
-
-fn port_number(value: &Value, path: String, errors: &mut FieldErrors) {
-    if let Some(port) = value.as_i64().filter(|port| !(1..=65535).contains(port)) {
-        errors.invalid(path, &json!(port), "must be between 1 and 65535, inclusive");
-    }
-}
-
-fn validate_probe(container: &Value, field: &str, base: &str, errors: &mut FieldErrors) {
-    let probe = container.at(field);
-    if !probe.is_object() {
-        return;
-    }
-    let path = format!("{base}.{field}");
-    let handlers = ["httpGet", "tcpSocket", "exec", "grpc"];
-    let present: Vec<&&str> = handlers.iter().filter(|handler| !probe.at(handler).is_null()).collect();
-    match present.as_slice() {
-        [] => errors.required(path.clone(), "must specify a handler type"),
-        [_] => {}
-        [_, second, ..] => errors.forbidden(format!("{path}.{second}"), "may not specify more than 1 handler type"),
-    }
-    if !probe.at("grpc").is_null() {
-        errors.forbidden(format!("{path}.grpc"), "gRPC probes are not supported here; use httpGet, tcpSocket or exec");
-    }
-    for handler in ["httpGet", "tcpSocket"] {
-        let port = probe.at(handler).at("port");
-        if !probe.at(handler).is_null() && port.is_null() {
-            errors.required(format!("{path}.{handler}.port"), "");
-        }
-        port_number(port, format!("{path}.{handler}.port"), errors);
-    }
-    if !probe.at("exec").is_null() && probe.items("exec.command").is_empty() {
-        errors.required(format!("{path}.exec.command"), "");
-    }
-    for number in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
-        non_negative(probe, &path, number, errors);
-    }
-    if field != "readinessProbe" && probe.at("successThreshold").as_i64().is_some_and(|n| n != 1) {
-        errors.invalid(format!("{path}.successThreshold"), probe.at("successThreshold"), "must be 1");
-    }
-}
-
-fn validate_resources(container: &Value, base: &str, errors: &mut FieldErrors) {
-    let quantity = |value: &Value| match value {
-        Value::String(text) => Quantity::parse(text),
-        Value::Number(number) => Quantity::parse(&number.to_string()),
-        _ => None,
-    };
-    for list in ["limits", "requests"] {
-        for (resource, value) in container.at("resources").at(list).as_object().into_iter().flatten() {
-            let path = format!("{base}.resources.{list}");
-            let standard = ["cpu", "memory", "ephemeral-storage"].contains(&resource.as_str())
-                || resource.starts_with("hugepages-");
-            if !standard && !resource.contains('/') {
-                errors.invalid(
-                    format!("{path}[{resource}]"),
-                    &json!(resource),
-                    "must be a standard resource type or fully qualified",
-                );
-            }
-            if quantity(value).is_some_and(Quantity::is_negative) {
-                errors.invalid(format!("{path}[{resource}]"), value, "must be greater than or equal to 0");
-            }
-        }
-    }
-    for (resource, request) in container.at("resources.requests").as_object().into_iter().flatten() {
-        let limit = container.at("resources.limits").get(resource);
-        if let (Some(asked), Some(Some(most))) = (quantity(request), limit.map(quantity))
-            && asked > most
-        {
-            let why = format!("must be less than or equal to {resource} limit of {most}");
-            errors.invalid(format!("{base}.resources.requests"), request, &why);
-        }
-    }
-}
-
-fn validate_env(container: &Value, base: &str, errors: &mut FieldErrors) {
-    for (i, variable) in container.items("env").iter().enumerate() {
-        let path = format!("{base}.env[{i}]");
-        let name = variable.text("name");
-        if name.is_empty() {
-            errors.required(format!("{path}.name"), "");
-        } else if name.contains('=') || !name.bytes().all(|b| (0x20..0x7f).contains(&b)) {
-            let why =
-                "a valid environment variable name must consist only of printable ASCII characters other than '='";
-            errors.invalid(format!("{path}.name"), variable.at("name"), why);
-        }
-        let from = variable.at("valueFrom");
-        if from.is_null() {
-            continue;
-        }
-        let sources = ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef"];
-        let n_sources = sources.iter().filter(|source| !from.at(source).is_null()).count();
-        let at = format!("{path}.valueFrom");
-        if n_sources == 0 {
-            let why = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
-            errors.invalid(at.clone(), &json!(""), why);
-        } else if !variable.text("value").is_empty() {
-            errors.invalid(at.clone(), &json!(""), "may not be specified when `value` is not empty");
-        } else if n_sources > 1 {
-            errors.invalid(at.clone(), &json!(""), "may not have more than one field specified at a time");
-        }
-        for source in ["configMapKeyRef", "secretKeyRef"] {
-            for field in ["name", "key"] {
-                if !from.at(source).is_null() && from.at(source).text(field).is_empty() {
-                    errors.required(format!("{at}.{source}.{field}"), "");
-                }
-            }
-        }
-        let field = from.text("fieldRef.fieldPath");
-        if !from.at("fieldRef").is_null() {
-            let keyed = ["metadata.labels['", "metadata.annotations['"].iter().any(|p| field.starts_with(p));
-            if field.is_empty() {
-                errors.required(format!("{at}.fieldRef.fieldPath"), "");
-            } else if !keyed && !FIELD_PATHS.contains(&field) {
-                errors.unsupported(format!("{at}.fieldRef.fieldPath"), &json!(field), FIELD_PATHS);
-            }
-        }
-    }
-    for (i, from) in container.items("envFrom").iter().enumerate() {
-        if from.at("configMapRef").is_null() && from.at("secretRef").is_null() {
-            let why = "must specify one of: `configMapRef` or `secretRef`";
-            errors.invalid(format!("{base}.envFrom[{i}]"), &json!(""), why);
-        }
-    }
-}
-
-fn validate_container(container: &Value, base: &str, volumes: &BTreeSet<&str>, errors: &mut FieldErrors) {
-    if container.text("image").is_empty() {
-        errors.required(format!("{base}.image"), "");
-    } else if container.text("image").trim() != container.text("image") {
-        let why = "must not have leading or trailing whitespace";
-        errors.invalid(format!("{base}.image"), container.at("image"), why);
-    }
-    one_of(container, base, "imagePullPolicy", PULL_POLICIES, errors);
-    one_of(container, base, "terminationMessagePolicy", &["File", "FallbackToLogsOnError"], errors);
-    let mut names = BTreeSet::new();
-    for (i, port) in container.items("ports").iter().enumerate() {
-        let path = format!("{base}.ports[{i}]");
-        if port.at("containerPort").as_i64().unwrap_or(0) == 0 {
-            errors.required(format!("{path}.containerPort"), "");
-        } else {
-            port_number(port.at("containerPort"), format!("{path}.containerPort"), errors);
-        }
-        if port.at("hostPort").as_i64().unwrap_or(0) != 0 {
-            port_number(port.at("hostPort"), format!("{path}.hostPort"), errors);
-        }
-        one_of(port, &path, "protocol", &["TCP", "UDP", "SCTP"], errors);
-        let name = port.text("name");
-        if name.len() > 15 {
-            errors.invalid(format!("{path}.name"), port.at("name"), "must be no more than 15 characters");
-        }
-        if !name.is_empty() && !names.insert(name) {
-            errors.duplicate(format!("{path}.name"), port.at("name"));
-        }
-    }
-    validate_env(container, base, errors);
-    validate_resources(container, base, errors);
-    let mut mount_paths = BTreeSet::new();
-    for (i, mount) in container.items("volumeMounts").iter().enumerate() {
-        let path = format!("{base}.volumeMounts[{i}]");
-        if mount.text("name").is_empty() {
-            errors.required(format!("{path}.name"), "");
-        } else if !volumes.contains(mount.text("name")) {
-            errors.not_found(format!("{path}.name"), mount.at("name"));
-        }
-        if mount.text("mountPath").is_empty() {
-            errors.required(format!("{path}.mountPath"), "");
-        } else if !mount_paths.insert(mount.text("mountPath")) {
-            errors.invalid(format!("{path}.mountPath"), mount.at("mountPath"), "must be unique");
-        }
-        let sub_path = mount.text("subPath");
-        if sub_path.starts_with('/') {
-            errors.invalid(format!("{path}.subPath"), mount.at("subPath"), "must be a relative path");
-        }
-        if sub_path.split('/').any(|step| step == "..") {
-            errors.invalid(format!("{path}.subPath"), mount.at("subPath"), "must not contain '..'");
-        }
-        if !mount.text("subPathExpr").is_empty() {
-            errors.forbidden(format!("{path}.subPathExpr"), "subPathExpr is not supported here; use subPath");
-        }
-    }
-    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        validate_probe(container, probe, base, errors);
-    }
-}
-
-fn validate_containers(spec: &Value, base: &str, volumes: &BTreeSet<&str>, errors: &mut FieldErrors) {
-    if spec.items("containers").is_empty() {
-        errors.required(format!("{base}.containers"), "");
-    }
-    let mut names = BTreeSet::new();
-    for list in ["initContainers", "containers"] {
-        for (i, container) in spec.items(list).iter().enumerate() {
-            let path = format!("{base}.{list}[{i}]");
-            if container.text("name").is_empty() {
-                errors.required(format!("{path}.name"), "");
-            } else {
-                dns_label(container.at("name"), &format!("{path}.name"), errors);
-            }
-            if !container.text("name").is_empty() && !names.insert(container.text("name")) {
-                errors.duplicate(format!("{path}.name"), container.at("name"));
-            }
-            validate_container(container, &path, volumes, errors);
-            if list == "containers" && !container.at("lifecycle").is_null() {
-                errors.forbidden(format!("{path}.lifecycle"), "lifecycle hooks are not supported here");
-            }
-            let sidecar = container.text("restartPolicy") == "Always";
-            if list == "containers" && !container.at("restartPolicy").is_null() {
-                errors.forbidden(format!("{path}.restartPolicy"), "may not be set for non-init containers");
-            }
-            if list == "initContainers" && sidecar {
-                let why = "restartable init containers are not supported here; use an ordinary container";
-                errors.forbidden(format!("{path}.restartPolicy"), why);
-            }
-            for probe in ["livenessProbe", "readinessProbe", "startupProbe", "lifecycle"] {
-                if list == "initContainers" && !container.at(probe).is_null() {
-                    let why = "may not be set for init containers without restartPolicy=Always";
-                    errors.forbidden(format!("{path}.{probe}"), why);
-                }
-            }
-        }
-    }
-}
-
-fn validate_volumes<'a>(spec: &'a Value, base: &str, errors: &mut FieldErrors) -> BTreeSet<&'a str> {
-    let mut names = BTreeSet::new();
-    for (i, volume) in spec.items("volumes").iter().enumerate() {
-        let path = format!("{base}.volumes[{i}]");
-        if volume.text("name").is_empty() {
-            errors.required(format!("{path}.name"), "");
-        } else {
-            dns_label(volume.at("name"), &format!("{path}.name"), errors);
-            if !names.insert(volume.text("name")) {
-                errors.duplicate(format!("{path}.name"), volume.at("name"));
-            }
-        }
-        let mut sources = 0;
-        for (source, inner) in
-            volume.as_object().into_iter().flatten().filter(|(field, v)| *field != "name" && !v.is_null())
-        {
-            sources += 1;
-            if sources > 1 {
-                errors.forbidden(format!("{path}.{source}"), "may not specify more than 1 volume type");
-            }
-            if !VOLUME_SOURCES.contains(&source.as_str()) {
-                let why = format!("this volume type is not supported here; supported: {}", VOLUME_SOURCES.join(", "));
-                errors.forbidden(format!("{path}.{source}"), &why);
-            }
-            let needed = match source.as_str() {
-                "configMap" => "name",
-                "secret" => "secretName",
-                "hostPath" => "path",
-                _ => continue,
-            };
-            if inner.text(needed).is_empty() {
-                errors.required(format!("{path}.{source}.{needed}"), "");
-            }
-        }
-    }
-    names
-}
-
-/// One node selector term or preference: expressions over labels or fields.
-fn validate_node_term(term: &Value, base: &str, errors: &mut FieldErrors) {
-    for list in ["matchExpressions", "matchFields"] {
-        for (i, expression) in term.items(list).iter().enumerate() {
-            let path = format!("{base}.{list}[{i}]");
-            let values = expression.items("values");
-            match expression.text("operator") {
-                "In" | "NotIn" if values.is_empty() => {
-                    errors.required(format!("{path}.values"), "must be specified when `operator` is 'In' or 'NotIn'");
-                }
-                "Exists" | "DoesNotExist" if !values.is_empty() => errors.forbidden(
-                    format!("{path}.values"),
-                    "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
-                ),
-                "Gt" | "Lt" if values.len() != 1 => errors.required(
-                    format!("{path}.values"),
-                    "must be specified single value when `operator` is 'Lt' or 'Gt'",
-                ),
-                "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
-                _ => errors.invalid(
-                    format!("{path}.operator"),
-                    expression.at("operator"),
-                    "not a valid selector operator",
-                ),
-            }
-            if list == "matchExpressions" {
-                validate::qualified_name(expression.text("key"), &format!("{path}.key"), errors);
-            } else if expression.text("key") != "metadata.name" {
-                errors.invalid(format!("{path}.key"), expression.at("key"), "not a valid field selector key");
-            }
-        }
-    }
-}
-
-fn weight(item: &Value, path: &str, errors: &mut FieldErrors) {
-    if !(1..=100).contains(&item.at("weight").as_i64().unwrap_or(0)) {
-        errors.invalid(format!("{path}.weight"), item.at("weight"), "must be in the range 1-100");
-    }
-}
-
-fn validate_affinity(affinity: &Value, base: &str, errors: &mut FieldErrors) {
-    let required = "requiredDuringSchedulingIgnoredDuringExecution";
-    let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
-    let node = affinity.at("nodeAffinity");
-    if !node.at(required).is_null() {
-        let path = format!("{base}.nodeAffinity.{required}.nodeSelectorTerms");
-        let terms = node.at(required).items("nodeSelectorTerms");
-        if terms.is_empty() {
-            errors.required(path.clone(), "must have at least one node selector term");
-        }
-        for (i, term) in terms.iter().enumerate() {
-            validate_node_term(term, &format!("{path}[{i}]"), errors);
-        }
-    }
-    for (i, item) in node.items(preferred).iter().enumerate() {
-        let path = format!("{base}.nodeAffinity.{preferred}[{i}]");
-        weight(item, &path, errors);
-        validate_node_term(item.at("preference"), &format!("{path}.preference"), errors);
-    }
-    for family in ["podAffinity", "podAntiAffinity"] {
-        let term = |term: &Value, path: String, errors: &mut FieldErrors| {
-            match term.text("topologyKey") {
-                "" => errors.required(format!("{path}.topologyKey"), "can not be empty"),
-                key => validate::qualified_name(key, &format!("{path}.topologyKey"), errors),
-            }
-            for selector in ["labelSelector", "namespaceSelector"] {
-                selector::validate_label_selector(term.at(selector), &format!("{path}.{selector}"), errors);
-            }
-        };
-        for (i, item) in affinity.at(family).items(required).iter().enumerate() {
-            term(item, format!("{base}.{family}.{required}[{i}]"), errors);
-        }
-        for (i, item) in affinity.at(family).items(preferred).iter().enumerate() {
-            let path = format!("{base}.{family}.{preferred}[{i}]");
-            weight(item, &path, errors);
-            term(item.at("podAffinityTerm"), format!("{path}.podAffinityTerm"), errors);
-        }
-    }
-}
-
-fn validate_tolerations(spec: &Value, base: &str, errors: &mut FieldErrors) {
-    for (i, toleration) in spec.items("tolerations").iter().enumerate() {
-        let path = format!("{base}.tolerations[{i}]");
-        let (key, operator) = (toleration.text("key"), toleration.text("operator"));
-        if key.is_empty() && operator != "Exists" {
-            let why = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
-            errors.invalid(format!("{path}.operator"), &json!(operator), why);
-        }
-        if operator == "Exists" && !toleration.text("value").is_empty() {
-            let why = "value must be empty when `operator` is 'Exists'";
-            errors.invalid(format!("{path}.operator"), &json!(operator), why);
-        }
-        if !["", "Exists", "Equal"].contains(&operator) {
-            errors.unsupported(format!("{path}.operator"), &json!(operator), &["Equal", "Exists"]);
-        }
-        if toleration.at("tolerationSeconds").is_i64() && toleration.text("effect") != "NoExecute" {
-            let why = "effect must be 'NoExecute' when `tolerationSeconds` is set";
-            errors.invalid(format!("{path}.effect"), &json!(toleration.text("effect")), why);
-        }
-        if !toleration.text("effect").is_empty() {
-            one_of(toleration, &path, "effect", node::EFFECTS, errors);
-        }
-    }
-}
 
 /// Validates a pod spec at `base` (`spec`, or `spec.template.spec`).
 pub fn validate_spec(spec: &Value, base: &str, errors: &mut FieldErrors) {
-    let volumes = validate_volumes(spec, base, errors);
-    validate_containers(spec, base, &volumes, errors);
+    let around =
+        Surroundings { volumes: volume::volumes(spec, base, errors), host_network: spec.at("hostNetwork") == true };
+    container::containers(spec, base, &around, errors);
     one_of(spec, base, "restartPolicy", &["Always", "OnFailure", "Never"], errors);
     one_of(spec, base, "dnsPolicy", &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"], errors);
     one_of(spec, base, "preemptionPolicy", &["PreemptLowerPriority", "Never"], errors);
+    one_of(spec, base, "os.name", &["linux"], errors);
     non_negative(spec, base, "terminationGracePeriodSeconds", errors);
-    if !spec.at("activeDeadlineSeconds").is_null() {
-        at_least(spec, base, "activeDeadlineSeconds", 1, errors);
-    }
-    for name in ["nodeName", "serviceAccountName", "priorityClassName", "hostname"] {
+    in_range(spec, base, "activeDeadlineSeconds", (1, i64::from(i32::MAX)), errors);
+    for name in ["nodeName", "serviceAccountName", "priorityClassName"] {
         if !spec.text(name).is_empty() {
             validate::name(validate::NameRule::Subdomain, spec.at(name), &format!("{base}.{name}"), errors);
         }
     }
-    validate::labels(spec.at("nodeSelector"), &format!("{base}.nodeSelector"), errors);
-    validate_affinity(spec.at("affinity"), &format!("{base}.affinity"), errors);
-    validate_tolerations(spec, base, errors);
-    let mut seen = BTreeSet::new();
-    for (i, constraint) in spec.items("topologySpreadConstraints").iter().enumerate() {
-        let path = format!("{base}.topologySpreadConstraints[{i}]");
-        let (key, when) = (constraint.text("topologyKey"), constraint.text("whenUnsatisfiable"));
-        if constraint.at("maxSkew").as_i64().unwrap_or(0) <= 0 {
-            errors.invalid(format!("{path}.maxSkew"), constraint.at("maxSkew"), "must be greater than zero");
+    for (i, secret) in spec.items("imagePullSecrets").iter().enumerate() {
+        if secret.text("name").is_empty() {
+            errors.required(format!("{base}.imagePullSecrets[{i}].name"), "");
         }
-        if key.is_empty() {
-            errors.required(format!("{path}.topologyKey"), "can not be empty");
+    }
+    container::security_ids(spec.at("securityContext"), &format!("{base}.securityContext"), errors);
+    container::host_names(spec, base, errors);
+    container::name_resolution(spec, base, errors);
+    placement::affinity(spec.at("affinity"), &format!("{base}.affinity"), errors);
+    placement::tolerations(spec, base, errors);
+    placement::topology_spread(spec, base, errors);
+    placement::scheduling_gates(spec, base, errors);
+    for (field, why) in UNSUPPORTED {
+        let value = spec.at(field);
+        let is_empty = value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty);
+        if !value.is_null() && !is_empty {
+            errors.forbidden(format!("{base}.{field}"), why);
         }
-        if !["DoNotSchedule", "ScheduleAnyway"].contains(&when) {
-            let supported = &["DoNotSchedule", "ScheduleAnyway"];
-            errors.unsupported(format!("{path}.whenUnsatisfiable"), constraint.at("whenUnsatisfiable"), supported);
-        }
-        if !seen.insert((key, when)) {
-            errors.duplicate(path.clone(), &json!(format!("{{{key}, {when}}}")));
-        }
-        selector::validate_label_selector(constraint.at("labelSelector"), &format!("{path}.labelSelector"), errors);
     }
 }
 
 pub fn validate_pod(pod: &Value, errors: &mut FieldErrors) {
     validate_spec(pod.at("spec"), "spec", errors);
     if !pod.items("spec.ephemeralContainers").is_empty() {
-        errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
+        errors.forbidden("spec.ephemeralContainers", "ephemeral containers are not supported here");
+    }
+    if !pod.items("spec.schedulingGates").is_empty() && !pod.text("spec.nodeName").is_empty() {
+        errors.forbidden("spec.nodeName", "cannot be set until all schedulingGates have been cleared");
     }
 }
 
-/// Only images, activeDeadlineSeconds, added tolerations and labels of metadata may change.
+/// A deadline may come, and come closer.
+fn deadline_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
+    let path = "spec.activeDeadlineSeconds";
+    match (old.at(path).as_i64(), new.at(path).as_i64()) {
+        (Some(_), None) => {
+            errors.invalid(path, &Value::Null, "must not update from a positive integer to nil value");
+        }
+        (Some(old), Some(new)) if new > old => {
+            errors.invalid(path, &json!(new), "must be less than or equal to previous value");
+        }
+        _ => {}
+    }
+}
+
+/// Tolerations are added; of those that are there only the seconds change.
+fn tolerations_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
+    let timeless = |toleration: &Value| {
+        let mut toleration = toleration.clone();
+        toleration.remove_at("tolerationSeconds");
+        toleration
+    };
+    let present: Vec<Value> = new.items("spec.tolerations").iter().map(timeless).collect();
+    if !old.items("spec.tolerations").iter().all(|toleration| present.contains(&timeless(toleration))) {
+        let why = "existing toleration can not be modified except its tolerationSeconds";
+        errors.forbidden("spec.tolerations", why);
+    }
+}
+
+/// What may change: images, a closer deadline, more tolerations, fewer gates, and the metadata.
 pub fn validate_pod_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
     for list in ["containers", "initContainers"] {
         if new.at("spec").items(list).len() != old.at("spec").items(list).len() {
@@ -568,10 +225,15 @@ pub fn validate_pod_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
             return;
         }
     }
-    let is_kept = |toleration: &Value| new.items("spec.tolerations").contains(toleration);
-    if !old.items("spec.tolerations").iter().all(is_kept) {
-        let why = "existing toleration can not be modified except its tolerationSeconds";
-        errors.forbidden("spec.tolerations", why);
+    deadline_update(new, old, errors);
+    tolerations_update(new, old, errors);
+    for (i, gate) in new.items("spec.schedulingGates").iter().enumerate() {
+        if !old.items("spec.schedulingGates").contains(gate) {
+            let why = format!("only deletion is allowed, but found new scheduling gate '{}'", gate.text("name"));
+            errors.forbidden(format!("spec.schedulingGates[{i}]"), &why);
+        }
+    }
+    if !errors.is_empty() {
         return;
     }
     let (mut new, mut old) = (new.at("spec").clone(), old.at("spec").clone());
@@ -579,18 +241,12 @@ pub fn validate_pod_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
         for list in ["containers", "initContainers"] {
             each(spec, list).for_each(|container| container.set("image", ""));
         }
-        for field in ["activeDeadlineSeconds", "tolerations"] {
+        for field in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
             spec.remove_at(field);
         }
     }
     if new != old {
-        let changed: Vec<&str> = new
-            .as_object()
-            .into_iter()
-            .flatten()
-            .filter(|(field, value)| old.get(field) != Some(value))
-            .map(|(field, _)| field.as_str())
-            .collect();
+        let changed: Vec<String> = differences(&old, &new).iter().map(|path| format!("spec.{path}")).collect();
         errors.forbidden(
             "spec",
             &format!(
@@ -598,7 +254,7 @@ pub fn validate_pod_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
                  `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to \
                  existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
                  previously negative); changed: {}",
-                if changed.is_empty() { "a field was removed".into() } else { changed.join(", ") }
+                changed.join(", ")
             ),
         );
     }

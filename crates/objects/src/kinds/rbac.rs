@@ -4,7 +4,9 @@
 
 use super::age;
 use crate::registry::Column;
-use crate::{FieldErrors, Timestamp, Value, ValueExt, validate};
+use crate::selector::validate_label_selector;
+use crate::validate::{self, NameRule};
+use crate::{FieldErrors, Timestamp, Value, ValueExt};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -60,7 +62,7 @@ fn rules(object: &Value, namespaced: bool, errors: &mut FieldErrors) {
             let at = format!("{path}.nonResourceURLs");
             if namespaced {
                 errors.invalid(at, rule.at("nonResourceURLs"), "namespaced rules cannot apply to non-resource URLs");
-            } else if !rule.items("resources").is_empty() || !rule.items("apiGroups").is_empty() {
+            } else if ["resources", "apiGroups", "resourceNames"].iter().any(|list| !rule.items(list).is_empty()) {
                 let why = "rules cannot apply to both regular resources and non-resource URLs";
                 errors.invalid(at, rule.at("nonResourceURLs"), why);
             }
@@ -81,9 +83,18 @@ pub fn validate_role(object: &Value, errors: &mut FieldErrors) {
 
 pub fn validate_cluster_role(object: &Value, errors: &mut FieldErrors) {
     rules(object, false, errors);
+    let selectors = object.items("aggregationRule.clusterRoleSelectors");
+    if !object.at("aggregationRule").is_null() && selectors.is_empty() {
+        let why = "at least one clusterRoleSelector required if aggregationRule is non-nil";
+        errors.required("aggregationRule.clusterRoleSelectors", why);
+    }
+    for (i, selector) in selectors.iter().enumerate() {
+        let path = format!("aggregationRule.clusterRoleSelectors[{i}]");
+        validate_label_selector(selector, &path, errors);
+    }
 }
 
-fn binding(object: &Value, kinds: &[&str], errors: &mut FieldErrors) {
+fn binding(object: &Value, kinds: &[&str], namespaced: bool, errors: &mut FieldErrors) {
     validate::one_of(object, "", "roleRef.apiGroup", &[GROUP], errors);
     if object.at("roleRef.kind").is_null() {
         errors.unsupported("roleRef.kind", &Value::from(""), kinds);
@@ -91,6 +102,8 @@ fn binding(object: &Value, kinds: &[&str], errors: &mut FieldErrors) {
     validate::one_of(object, "", "roleRef.kind", kinds, errors);
     if object.text("roleRef.name").is_empty() {
         errors.required("roleRef.name", "");
+    } else {
+        validate::name(NameRule::PathSegment, object.at("roleRef.name"), "roleRef.name", errors);
     }
     for (i, subject) in object.items("subjects").iter().enumerate() {
         let path = format!("subjects[{i}]");
@@ -98,21 +111,27 @@ fn binding(object: &Value, kinds: &[&str], errors: &mut FieldErrors) {
             errors.required(format!("{path}.name"), "");
         }
         match subject.text("kind") {
-            "ServiceAccount" if subject.text("namespace").is_empty() => {
-                errors.required(format!("{path}.namespace"), "");
+            "ServiceAccount" => {
+                if !subject.text("name").is_empty() {
+                    validate::name(NameRule::Subdomain, subject.at("name"), &format!("{path}.name"), errors);
+                }
+                validate::one_of(subject, &path, "apiGroup", &[""], errors);
+                if !namespaced && subject.text("namespace").is_empty() {
+                    errors.required(format!("{path}.namespace"), "");
+                }
             }
-            "ServiceAccount" | "User" | "Group" => {}
+            "User" | "Group" => validate::one_of(subject, &path, "apiGroup", &[GROUP], errors),
             _ => errors.unsupported(format!("{path}.kind"), subject.at("kind"), &["ServiceAccount", "User", "Group"]),
         }
     }
 }
 
 pub fn validate_role_binding(object: &Value, errors: &mut FieldErrors) {
-    binding(object, &["Role", "ClusterRole"], errors);
+    binding(object, &["Role", "ClusterRole"], true, errors);
 }
 
 pub fn validate_cluster_role_binding(object: &Value, errors: &mut FieldErrors) {
-    binding(object, &["ClusterRole"], errors);
+    binding(object, &["ClusterRole"], false, errors);
 }
 
 pub fn validate_binding_update(new: &Value, old: &Value, errors: &mut FieldErrors) {

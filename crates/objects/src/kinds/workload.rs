@@ -81,10 +81,14 @@ fn validate_workload(object: &Value, errors: &mut FieldErrors) {
     validate::non_negative(object, "", "spec.replicas", errors);
     validate::non_negative(object, "", "spec.minReadySeconds", errors);
     let selector = object.at("spec.selector");
+    if selector.is_null() {
+        errors.required("spec.selector", "");
+    }
+    validate_label_selector(selector, "spec.selector", errors);
     match Selector::from_object(selector) {
-        None => errors.required("spec.selector", ""),
+        // Absent, or with an operator that is refused above.
+        None => {}
         Some(parsed) => {
-            validate_label_selector(selector, "spec.selector", errors);
             if parsed.0.is_empty() {
                 errors.invalid("spec.selector", selector, "empty selector is invalid for deployment");
             }
@@ -97,11 +101,23 @@ fn validate_workload(object: &Value, errors: &mut FieldErrors) {
             }
         }
     }
-    validate::labels(object.at("spec.template.metadata.labels"), "spec.template.metadata.labels", errors);
+    let metadata = object.at("spec.template.metadata");
+    validate::labels(metadata.at("labels"), "spec.template.metadata.labels", errors);
+    validate::annotations(metadata.at("annotations"), "spec.template.metadata.annotations", errors);
+    validate::finalizers(metadata.at("finalizers"), "spec.template.metadata.finalizers", errors);
     let template = object.at("spec.template.spec");
     pod::validate_spec(template, "spec.template.spec", errors);
-    if template.text("restartPolicy") != "Always" {
-        errors.unsupported("spec.template.spec.restartPolicy", template.at("restartPolicy"), &["Always"]);
+    if !template.items("ephemeralContainers").is_empty() {
+        let why = "ephemeral containers not allowed in pod template";
+        errors.forbidden("spec.template.spec.ephemeralContainers", why);
+    }
+    match template.text("restartPolicy") {
+        "Always" => {}
+        // Another valid policy is not one for what must run for ever; an invalid one is told above.
+        "OnFailure" | "Never" => {
+            errors.unsupported("spec.template.spec.restartPolicy", template.at("restartPolicy"), &["Always"]);
+        }
+        _ => {}
     }
     if !template.at("activeDeadlineSeconds").is_null() {
         let why = "activeDeadlineSeconds in ReplicaSet is not Supported";
@@ -167,6 +183,34 @@ pub fn validate_deployment(object: &Value, errors: &mut FieldErrors) {
     validate::non_negative(object, "", "spec.progressDeadlineSeconds", errors);
     if deadline.as_i64().is_some_and(|seconds| seconds <= min_ready) {
         errors.invalid("spec.progressDeadlineSeconds", deadline, "must be greater than minReadySeconds");
+    }
+}
+
+/// Counts are not negative, and none is more than the pods there are.
+fn counts(new: &Value, total: &str, parts: &[&str], errors: &mut FieldErrors) {
+    let replicas = number(new, total);
+    for path in parts {
+        validate::non_negative(new, "", path, errors);
+        if number(new, path) > replicas {
+            errors.invalid(*path, new.at(path), &format!("cannot be greater than {total}"));
+        }
+    }
+    validate::non_negative(new, "", total, errors);
+    validate::non_negative(new, "", "status.observedGeneration", errors);
+}
+
+pub fn validate_replica_set_status(new: &Value, _: &Value, errors: &mut FieldErrors) {
+    let parts = ["status.fullyLabeledReplicas", "status.readyReplicas", "status.availableReplicas"];
+    counts(new, "status.replicas", &parts, errors);
+}
+
+pub fn validate_deployment_status(new: &Value, old: &Value, errors: &mut FieldErrors) {
+    let parts = ["status.updatedReplicas", "status.readyReplicas", "status.availableReplicas"];
+    counts(new, "status.replicas", &parts, errors);
+    validate::non_negative(new, "", "status.unavailableReplicas", errors);
+    let collisions = "status.collisionCount";
+    if number(new, collisions) < number(old, collisions) {
+        errors.invalid(collisions, new.at(collisions), "cannot be decremented");
     }
 }
 

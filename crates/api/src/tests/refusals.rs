@@ -1,0 +1,343 @@
+//! What is refused, kind by kind: each served kind has a file of faults in `test_data/refusals`, and
+//! every fault's answer stands below it. After each refusal the state is as it was.
+//!
+//! A line of a file is a comment (`#`), the object that the faults start from (`good JSON`), or
+//!
+//!     CLASS VERB[(fieldValidation)] EDIT; EDIT…     e.g.  missing create -spec.containers
+//!
+//! An edit is `PATH = JSON` (or `= bytes(N)`), or `-PATH`; `raw TEXT` stands for the whole body. Verbs:
+//! create, update (a PUT of the stored object, edited), merge, json and strategic (patches), and the
+//! subresources and deletions of `request_of`. Lines with four spaces in front are the answers:
+//! UPDATE_EXPECT=1 writes them.
+
+use super::*;
+use expect_test::expect_file;
+use objects::Served;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+/// What every kind must have a fault of.
+const CLASSES: [&str; 7] = ["missing", "type", "unknown", "duplicate", "immutable", "conflict", "oversized"];
+/// What there is of a kind that is asked and not stored.
+const QUESTION_CLASSES: [&str; 3] = ["type", "unknown", "duplicate"];
+
+fn dir() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("test_data/refusals")
+}
+
+fn file_name(served: &Served) -> String {
+    let group = if served.convert.is_some() { format!(".{}", served.group) } else { String::new() };
+    format!("{}{group}.txt", served.kind.kind.to_lowercase())
+}
+
+fn classes_of(served: &Served) -> &'static [&'static str] {
+    match served.kind {
+        kind if kind.create_only => &QUESTION_CLASSES,
+        kind if kind.read_only.is_some() => &["refused"],
+        _ => &CLASSES,
+    }
+}
+
+/// The steps of `spec.containers[0].name` and `metadata.labels["a/b"]`.
+fn steps(path: &str) -> Vec<String> {
+    let (mut steps, mut step, mut quoted) = (Vec::new(), String::new(), false);
+    for c in path.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            '.' | '[' | ']' if !quoted => {
+                if !step.is_empty() {
+                    steps.push(std::mem::take(&mut step));
+                }
+            }
+            c => step.push(c),
+        }
+    }
+    if !step.is_empty() {
+        steps.push(step);
+    }
+    steps
+}
+
+/// Sets (or with `None` removes) what stands at a path.
+fn put(object: &mut Value, steps: &[String], value: Option<Value>) {
+    let [step, rest @ ..] = steps else { return };
+    let here = match (object, step.parse::<usize>()) {
+        (Value::Array(items), Ok(i)) => {
+            while items.len() <= i {
+                items.push(json!({}));
+            }
+            if rest.is_empty() && value.is_none() {
+                items.remove(i);
+                return;
+            }
+            &mut items[i]
+        }
+        (object, _) => {
+            if !object.is_object() {
+                *object = json!({});
+            }
+            let fields = object.as_object_mut().unwrap();
+            if rest.is_empty() && value.is_none() {
+                fields.remove(step);
+                return;
+            }
+            fields.entry(step.as_str()).or_insert(Value::Null)
+        }
+    };
+    match (rest, value) {
+        ([], Some(value)) => *here = value,
+        (rest, value) => put(here, rest, value),
+    }
+}
+
+fn edit(object: &mut Value, edits: &str) {
+    for edit in edits.split("; ").map(str::trim).filter(|edit| !edit.is_empty()) {
+        match (edit.strip_prefix('-'), edit.split_once(" = ")) {
+            (Some(path), _) => put(object, &steps(path), None),
+            (None, Some((path, value))) => {
+                let bytes = value.strip_prefix("bytes(").and_then(|rest| rest.strip_suffix(')'));
+                let value = match bytes {
+                    Some(n) => "x".repeat(n.parse().unwrap()).into(),
+                    None => serde_json::from_str(value).unwrap_or_else(|error| panic!("{edit}: {error}")),
+                };
+                put(object, &steps(path), Some(value));
+            }
+            (None, None) => panic!("not an edit: {edit}"),
+        }
+    }
+}
+
+/// The object of a kind that a request is about, in a fresh cluster.
+struct Stage {
+    cluster: Cluster,
+    served: Served,
+    good: Value,
+}
+
+impl Stage {
+    fn new(served: Served, good: &Value) -> Stage {
+        let mut good = good.clone();
+        if !served.kind.create_only {
+            good.default_to("metadata.name", "x");
+        }
+        Stage { cluster: Cluster::new(), served, good }
+    }
+
+    fn request(&self, verb: Verb, name: &str, body: &str) -> Result<Request, Status> {
+        let mut request = Request::new(Identity::system(), verb, self.served);
+        request.name = name.into();
+        request.namespace = if self.served.kind.namespaced { "default".into() } else { String::new() };
+        request.options.field_validation = "Strict".into();
+        request.body = Body::parse(body.as_bytes())?;
+        Ok(request)
+    }
+
+    fn create_good(&mut self) {
+        let mut request = self.request(Verb::Create, "", &self.good.to_string()).unwrap();
+        request.identity = Identity::system();
+        self.cluster.run(&request).unwrap_or_else(|status| panic!("the good object is refused: {status}"));
+    }
+
+    fn name(&self) -> String {
+        self.good.text("metadata.name").to_string()
+    }
+
+    fn stored(&mut self) -> Value {
+        let name = self.name();
+        let get = self.request(Verb::Get, &name, "").unwrap();
+        self.cluster.object(&get)
+    }
+
+    /// The request of a line after its class.
+    fn request_of(&mut self, line: &str) -> Result<Request, Status> {
+        let (verb, edits) = line.split_once(' ').unwrap_or((line, ""));
+        let (verb, validation) = verb.split_once('(').unwrap_or((verb, "Strict)"));
+        let raw = edits.strip_prefix("raw ");
+        let name = self.name();
+        let body = |start: Value| {
+            let mut object = start;
+            edit(&mut object, edits);
+            object.to_string()
+        };
+        if verb != "create" {
+            self.create_good();
+        }
+        let (verb, subresource, patch, body) = match verb {
+            "create" => (Verb::Create, "", None, raw.map_or_else(|| body(self.good.clone()), ToString::to_string)),
+            "update" | "status" | "finalize" => {
+                let text = raw.map(ToString::to_string).unwrap_or_else(|| body(self.stored()));
+                (Verb::Update, if verb == "update" { "" } else { verb }, None, text)
+            }
+            "scale" => {
+                (Verb::Update, "scale", None, body(json!({"metadata": {"name": name}, "spec": {"replicas": 2}})))
+            }
+            "merge" => (Verb::Patch, "", Some(Patch::Merge), edits.to_string()),
+            "json" => (Verb::Patch, "", Some(Patch::Json), edits.to_string()),
+            "strategic" => (Verb::Patch, "", Some(Patch::Strategic), edits.to_string()),
+            "binding" => (Verb::Create, "binding", None, body(json!({"target": {"kind": "Node", "name": "n1"}}))),
+            "eviction" => (Verb::Create, "eviction", None, body(json!({}))),
+            "delete" => (Verb::Delete, "", None, body(json!({}))),
+            other => panic!("no such verb: {other}"),
+        };
+        let mut request =
+            self.request(verb, if verb == Verb::Create && subresource.is_empty() { "" } else { &name }, &body)?;
+        (request.subresource, request.patch) = (subresource.into(), patch);
+        request.options.field_validation = validation.trim_end_matches(')').into();
+        if verb == Verb::Delete {
+            let body = std::mem::take(&mut request.body).value;
+            request.options.take_delete_options(&body)?;
+        }
+        Ok(request)
+    }
+
+    /// Everything there is: keys, revisions and bytes.
+    fn everything(&self) -> Vec<String> {
+        let view = self.cluster.view();
+        let kinds = registry::kinds().iter().filter(|kind| !kind.create_only);
+        let mut all = vec![format!("revision {}", view.revision())];
+        for kind in kinds {
+            all.extend(view.list(kind.id, "", None).map(|record| String::from_utf8_lossy(&record.json).into_owned()));
+        }
+        all
+    }
+}
+
+/// A refusal as it stands in the files.
+fn told(status: &Status) -> String {
+    let cut = |text: &str| match text.char_indices().nth(400) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_string(),
+    };
+    let mut out = format!("    {} {}\n", status.code, status.reason);
+    if status.causes.is_empty() {
+        out.push_str(&format!("    {}\n", cut(&status.message)));
+    }
+    for cause in &status.causes.0 {
+        out.push_str(&format!("    {}: {}\n", cause.path, cut(&cause.message)));
+    }
+    out
+}
+
+/// Runs one case on a fresh cluster and returns its answer.
+fn answer(served: Served, good: &Value, class: &str, line: &str) -> String {
+    let mut stage = Stage::new(served, good);
+    let request = stage.request_of(line);
+    let before = stage.everything();
+    let result = request.and_then(|request| stage.cluster.run(&request));
+    match result {
+        Err(status) => {
+            assert_eq!(stage.everything(), before, "{line}: a refused write leaves everything as it was");
+            let names_fields = class != "conflict" && class != "refused" && class != "syntax";
+            assert!(!names_fields || !status.causes.is_empty(), "{line}: no field is named: {status}");
+            for cause in status.causes.0.iter().filter(|_| status.code == 422) {
+                assert!(status.message.contains(&cause.path), "{line}: {} is not in: {status}", cause.path);
+            }
+            assert_ne!(class, "allowed", "{line}: {status}");
+            told(&status)
+        }
+        Ok(reply) => {
+            assert_eq!(class, "allowed", "{line} is not refused");
+            let (Reply::Object { warnings, .. } | Reply::Value { warnings, .. }) = reply else {
+                return "    accepted\n".into();
+            };
+            warnings.iter().fold("    accepted\n".to_string(), |out, warning| out + "    warning: " + warning + "\n")
+        }
+    }
+}
+
+/// Runs a kind's file; returns it with the answers, and the classes it has.
+fn run(served: Served, text: &str) -> (String, BTreeSet<String>) {
+    let (mut out, mut classes, mut good) = (String::new(), BTreeSet::new(), Value::Null);
+    for line in text.lines().filter(|line| !line.starts_with("    ")) {
+        out.push_str(line);
+        out.push('\n');
+        match line.split_once(' ') {
+            _ if line.is_empty() || line.starts_with('#') => {}
+            Some(("good", json)) => good = serde_json::from_str(json).unwrap_or_else(|e| panic!("{json}: {e}")),
+            Some((class, rest)) => {
+                classes.insert(class.to_string());
+                out.push_str(&answer(served, &good, class, rest));
+            }
+            None => panic!("not a line of a refusal file: {line}"),
+        }
+    }
+    (out, classes)
+}
+
+#[test]
+fn every_kind_refuses_every_fault_and_says_which_field() {
+    let mut files = BTreeSet::new();
+    for served in registry::served() {
+        let (kind, name) = (served.kind.kind, file_name(&served));
+        let text = std::fs::read_to_string(dir().join(&name));
+        let text = text.unwrap_or_else(|_| panic!("{kind} is served: give it a test_data/refusals/{name}"));
+        let (answered, classes) = run(served, &text);
+        for class in classes_of(&served) {
+            assert!(classes.contains(*class), "{name} has no fault of the class {class}");
+        }
+        expect_file![dir().join(&name)].assert_eq(&answered);
+        files.insert(name);
+    }
+    let there: BTreeSet<String> = std::fs::read_dir(dir())
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(there, files, "a file without its kind");
+}
+
+/// Faults in what all kinds share: (the line, code, the field named).
+const SHARED: [(&str, u16, &str); 26] = [
+    ("create -metadata.name", 422, "metadata.name"),
+    ("create metadata.name = \"Bad/Name\"", 422, "metadata.name"),
+    ("create metadata.name = 7", 400, "metadata.name"),
+    ("create metadata = []", 400, "metadata"),
+    ("create metadata.generateName = \"Bad%\"; -metadata.name", 422, "metadata.generateName"),
+    ("create apiVersion = \"v0\"", 400, "apiVersion"),
+    ("create kind = \"Widget\"", 400, "kind"),
+    ("create metadata.nam = \"x\"", 400, "metadata.nam"),
+    ("create nonsense = {}", 400, "nonsense"),
+    ("create metadata.namespace = \"other\"", 400, "metadata.namespace"),
+    ("create metadata.labels[\"a b\"] = \"x\"", 422, "metadata.labels"),
+    ("create metadata.labels.a = \"b c\"", 422, "metadata.labels[a]"),
+    ("create metadata.labels.a = 1", 400, "metadata.labels.a"),
+    ("create metadata.annotations[\"a/b/c\"] = \"x\"", 422, "metadata.annotations"),
+    ("create metadata.annotations.a = bytes(262144)", 422, "metadata.annotations"),
+    ("create metadata.finalizers = [\"mine\"]", 422, "metadata.finalizers[0]"),
+    (
+        "create metadata.ownerReferences = [{\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"name\": \"p\"}]",
+        422,
+        "metadata.ownerReferences[0].uid",
+    ),
+    ("create metadata.resourceVersion = \"5\"", 400, "metadata.resourceVersion"),
+    ("update metadata.name = \"other\"", 400, "metadata.name"),
+    ("update metadata.creationTimestamp = \"2020-01-01T00:00:00Z\"", 422, "metadata.creationTimestamp"),
+    ("update metadata.deletionTimestamp = \"2020-01-01T00:00:00Z\"", 422, "metadata.deletionTimestamp"),
+    ("update metadata.resourceVersion = \"soon\"", 422, "metadata.resourceVersion"),
+    ("update metadata.uid = \"another\"", 409, "metadata.uid"),
+    ("delete preconditions.uid = \"another\"", 409, "preconditions.uid"),
+    ("delete preconditions.resourceVersion = \"soon\"", 400, "preconditions.resourceVersion"),
+    ("delete propagationPolicy = \"Sideways\"", 400, "propagationPolicy"),
+];
+
+#[test]
+fn all_kinds_share_their_metadata_rules() {
+    for served in registry::served().filter(|served| !served.kind.create_only && served.kind.read_only.is_none()) {
+        let text = std::fs::read_to_string(dir().join(file_name(&served))).unwrap();
+        let good =
+            text.lines().find_map(|line| line.strip_prefix("good ")).expect("a file starts with its good object");
+        let good: Value = serde_json::from_str(good).unwrap();
+        for (line, code, field) in SHARED {
+            // A cluster-scoped object has no namespace to differ.
+            let code = if field == "metadata.namespace" && !served.kind.namespaced { 422 } else { code };
+            let mut stage = Stage::new(served, &good);
+            let request = stage.request_of(line);
+            let before = stage.everything();
+            let status = request.and_then(|request| stage.cluster.run(&request)).map(|_| ());
+            let status = status.expect_err(&format!("{}: {line}", served.kind.kind));
+            let fields: Vec<&str> = status.causes.0.iter().map(|cause| cause.path.as_str()).collect();
+            assert_eq!((status.code, fields.contains(&field)), (code, true), "{} {line}: {status}", served.kind.kind);
+            assert_eq!(stage.everything(), before, "{line}");
+        }
+    }
+}
