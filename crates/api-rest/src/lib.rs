@@ -3,6 +3,7 @@
 //! No handler per kind: a path names a registry entry, and everything else is the pipeline's.
 
 mod exec;
+mod impersonate;
 mod path;
 mod protobuf;
 mod stream;
@@ -85,6 +86,7 @@ impl Rest {
             _ => {}
         }
         let identity = caller.ok_or_else(Status::unauthorized)?;
+        let identity = impersonate::identity(&self.front.store.view(), identity, request.headers())?;
         match path::parse(&path) {
             Target::Resource(target) => self.resource(identity, target, request).await,
             Target::Document(parts) => {

@@ -5,7 +5,7 @@
 use front::Front;
 use objects::{Key, Record, Status, Value, ValueExt, json, registry};
 use protos::dispatch as pb;
-use state::{Op, Outcome, Txn};
+use state::{Op, Outcome, Txn, View};
 
 /// A report that loses a race against another write is decided again this often.
 const RACES_MAX: usize = 10;
@@ -139,9 +139,28 @@ pub(crate) async fn pod_status(front: &Front, node: &str, boot_id: &str, report:
     update(front, &key, decide).await.map_err(|error| Status::unavailable(error.to_string()))
 }
 
-pub(crate) async fn event(front: &Front, report: &pb::Event) -> Result<(), Status> {
+/// Whether an event is about the node itself or a pod that is bound to it.
+fn is_about(view: &View, node: &str, event: &Value) -> bool {
+    let about = event.at("involvedObject");
+    let key = Key::new(registry::POD, about.text("namespace"), about.text("name"));
+    match about.text("kind") {
+        "Node" => about.text("name") == node,
+        "Pod" => view.get(&key).is_some_and(|pod| pod.header.node_name.as_deref() == Some(node)),
+        _ => false,
+    }
+}
+
+pub(crate) async fn event(front: &Front, node: &str, report: &pb::Event) -> Result<(), Status> {
     let object = parse("event", &report.event)?;
-    let view = front.store.view();
+    let mut view = front.store.view();
+    if !is_about(&view, node, &object) {
+        // This master may not know of the pod's binding yet.
+        view = front.store.read().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        if !is_about(&view, node, &object) {
+            let why = format!("node {node} may report events of itself and of its own pods");
+            return Err(Status::forbidden(registry::must(registry::EVENT), "", &why));
+        }
+    }
     let mut rng = front.rng();
     let mut context = api::Context { now: front.now(), rng: &mut rng };
     let (op, checks) = api::creation(object, registry::must(registry::EVENT), &view, &mut context)?;

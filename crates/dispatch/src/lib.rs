@@ -40,8 +40,8 @@ pub trait Peers: Send + Sync + 'static {
 /// The sessions this master holds.
 pub struct Hub {
     sessions: Mutex<BTreeMap<String, (u64, Down)>>,
-    /// Streams asked for and not yet opened, by id.
-    waiting: Mutex<BTreeMap<String, oneshot::Sender<WorkerStream>>>,
+    /// Streams asked for and not yet opened, by id, with the node that is to open each.
+    waiting: Mutex<BTreeMap<String, (String, oneshot::Sender<WorkerStream>)>>,
     next: AtomicU64,
     pub liveness: Arc<Liveness>,
     peers: Mutex<Option<Arc<dyn Peers>>>,
@@ -82,7 +82,7 @@ impl Hub {
         open.id = format!("{:x}-{:x}", std::process::id(), self.next.fetch_add(1, Ordering::Relaxed));
         let id = open.id.clone();
         let (sender, opened) = oneshot::channel();
-        self.waiting.lock().insert(id.clone(), sender);
+        self.waiting.lock().insert(id.clone(), (node.to_string(), sender));
         let message = pb::ToWorker { message: Some(to_worker::Message::OpenStream(open)) };
         if down.send(Ok(message)).await.is_err() {
             self.waiting.lock().remove(&id);
@@ -96,9 +96,10 @@ impl Hub {
         })
     }
 
-    /// The worker has come with a stream that was asked for.
-    pub(crate) fn opened(&self, id: &str) -> Option<(mpsc::Receiver<Frame>, mpsc::Sender<Frame>)> {
-        let waiting = self.waiting.lock().remove(id)?;
+    /// A worker has come with a stream that it was asked for; what another was asked for is not its.
+    pub(crate) fn opened(&self, node: &str, id: &str) -> Option<(mpsc::Receiver<Frame>, mpsc::Sender<Frame>)> {
+        let mut all = self.waiting.lock();
+        let (_, waiting) = all.get(id).is_some_and(|(asked, _)| asked == node).then(|| all.remove(id)).flatten()?;
         let (to_worker, from_client) = mpsc::channel(FRAMES_MAX);
         let (to_client, from_worker) = mpsc::channel(FRAMES_MAX);
         waiting.send(WorkerStream { to_worker, from_worker }).ok()?;

@@ -91,12 +91,12 @@ impl Dispatch for DispatchService {
     type StreamStream = Outgoing<pb::Frame>;
 
     async fn stream(&self, request: Request<Streaming<pb::Frame>>) -> Result<Response<Self::StreamStream>, Status> {
-        node_of(&request)?;
+        let node = node_of(&request)?;
         let mut incoming = request.into_inner();
         let first = incoming.next().await.ok_or_else(|| Status::invalid_argument("a stream starts with its id"))??;
         let id = String::from_utf8_lossy(&first.data).into_owned();
         let (from_client, to_client) =
-            self.hub.opened(&id).ok_or_else(|| Status::not_found("no such stream is waited for"))?;
+            self.hub.opened(&node, &id).ok_or_else(|| Status::not_found("no such stream is waited for"))?;
         tokio::spawn(async move {
             while let Some(Ok(frame)) = incoming.next().await {
                 if to_client.send(Frame { channel: frame.channel, data: frame.data }).await.is_err() {
@@ -160,9 +160,9 @@ async fn take_in(
                 }
             }
             Some(from_worker::Message::Event(report)) => {
-                let front = front.clone();
+                let (front, node) = (front.clone(), node.to_string());
                 tokio::spawn(async move {
-                    if let Err(status) = intake::event(&front, &report).await {
+                    if let Err(status) = intake::event(&front, &node, &report).await {
                         tracing::debug!(%status, "an event was not stored");
                     }
                 });

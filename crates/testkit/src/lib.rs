@@ -1,5 +1,7 @@
 //! What tests of several crates share: saying that they are skipped, so that a skip is never silent.
 
+pub mod faults;
+
 use std::io::Write;
 
 /// Says that a test does not run here, and why. `cargo xtask test` names a file in BALSA_SKIPS, lists

@@ -1,20 +1,16 @@
 //! What is refused, kind by kind: each served kind has a file of faults in `test_data/refusals`, and
 //! every fault's answer stands below it. After each refusal the state is as it was.
 //!
-//! A line of a file is a comment (`#`), the object that the faults start from (`good JSON`), or
-//!
-//!     CLASS VERB[(fieldValidation)] EDIT; EDIT…     e.g.  missing create -spec.containers
-//!
-//! An edit is `PATH = JSON` (or `= bytes(N)`), or `-PATH`; `raw TEXT` stands for the whole body. Verbs:
-//! create, update (a PUT of the stored object, edited), merge, json and strategic (patches), and the
-//! subresources and deletions of `request_of`. Lines with four spaces in front are the answers:
-//! UPDATE_EXPECT=1 writes them.
+//! `testkit::faults` is the form of the files. Verbs: create, update (a PUT of the stored object, edited),
+//! merge, json and strategic (patches), and the subresources and deletions of `request_of`.
+//! UPDATE_EXPECT=1 writes the answers.
 
 use super::*;
 use expect_test::expect_file;
 use objects::Served;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use testkit::faults::{self, Fault, File, Line};
 
 /// What every kind must have a fault of.
 const CLASSES: [&str; 7] = ["missing", "type", "unknown", "duplicate", "immutable", "conflict", "oversized"];
@@ -35,75 +31,6 @@ fn classes_of(served: &Served) -> &'static [&'static str] {
         kind if kind.create_only => &QUESTION_CLASSES,
         kind if kind.read_only.is_some() => &["refused"],
         _ => &CLASSES,
-    }
-}
-
-/// The steps of `spec.containers[0].name` and `metadata.labels["a/b"]`.
-fn steps(path: &str) -> Vec<String> {
-    let (mut steps, mut step, mut quoted) = (Vec::new(), String::new(), false);
-    for c in path.chars() {
-        match c {
-            '"' => quoted = !quoted,
-            '.' | '[' | ']' if !quoted => {
-                if !step.is_empty() {
-                    steps.push(std::mem::take(&mut step));
-                }
-            }
-            c => step.push(c),
-        }
-    }
-    if !step.is_empty() {
-        steps.push(step);
-    }
-    steps
-}
-
-/// Sets (or with `None` removes) what stands at a path.
-fn put(object: &mut Value, steps: &[String], value: Option<Value>) {
-    let [step, rest @ ..] = steps else { return };
-    let here = match (object, step.parse::<usize>()) {
-        (Value::Array(items), Ok(i)) => {
-            while items.len() <= i {
-                items.push(json!({}));
-            }
-            if rest.is_empty() && value.is_none() {
-                items.remove(i);
-                return;
-            }
-            &mut items[i]
-        }
-        (object, _) => {
-            if !object.is_object() {
-                *object = json!({});
-            }
-            let fields = object.as_object_mut().unwrap();
-            if rest.is_empty() && value.is_none() {
-                fields.remove(step);
-                return;
-            }
-            fields.entry(step.as_str()).or_insert(Value::Null)
-        }
-    };
-    match (rest, value) {
-        ([], Some(value)) => *here = value,
-        (rest, value) => put(here, rest, value),
-    }
-}
-
-fn edit(object: &mut Value, edits: &str) {
-    for edit in edits.split("; ").map(str::trim).filter(|edit| !edit.is_empty()) {
-        match (edit.strip_prefix('-'), edit.split_once(" = ")) {
-            (Some(path), _) => put(object, &steps(path), None),
-            (None, Some((path, value))) => {
-                let bytes = value.strip_prefix("bytes(").and_then(|rest| rest.strip_suffix(')'));
-                let value = match bytes {
-                    Some(n) => "x".repeat(n.parse().unwrap()).into(),
-                    None => serde_json::from_str(value).unwrap_or_else(|error| panic!("{edit}: {error}")),
-                };
-                put(object, &steps(path), Some(value));
-            }
-            (None, None) => panic!("not an edit: {edit}"),
-        }
     }
 }
 
@@ -148,25 +75,18 @@ impl Stage {
         self.cluster.object(&get)
     }
 
-    /// The request of a line after its class.
-    fn request_of(&mut self, line: &str) -> Result<Request, Status> {
-        let (verb, edits) = line.split_once(' ').unwrap_or((line, ""));
-        let (verb, validation) = verb.split_once('(').unwrap_or((verb, "Strict)"));
-        let raw = edits.strip_prefix("raw ");
+    /// The request of a fault.
+    fn request_of(&mut self, fault: &Fault) -> Result<Request, Status> {
         let name = self.name();
-        let body = |start: Value| {
-            let mut object = start;
-            edit(&mut object, edits);
-            object.to_string()
-        };
+        let (verb, edits) = (fault.verb.as_str(), fault.edits.as_str());
+        let body = |start: Value| fault.body(start);
         if verb != "create" {
             self.create_good();
         }
         let (verb, subresource, patch, body) = match verb {
-            "create" => (Verb::Create, "", None, raw.map_or_else(|| body(self.good.clone()), ToString::to_string)),
+            "create" => (Verb::Create, "", None, body(self.good.clone())),
             "update" | "status" | "finalize" => {
-                let text = raw.map(ToString::to_string).unwrap_or_else(|| body(self.stored()));
-                (Verb::Update, if verb == "update" { "" } else { verb }, None, text)
+                (Verb::Update, if verb == "update" { "" } else { verb }, None, body(self.stored()))
             }
             "scale" => {
                 (Verb::Update, "scale", None, body(json!({"metadata": {"name": name}, "spec": {"replicas": 2}})))
@@ -182,7 +102,7 @@ impl Stage {
         let mut request =
             self.request(verb, if verb == Verb::Create && subresource.is_empty() { "" } else { &name }, &body)?;
         (request.subresource, request.patch) = (subresource.into(), patch);
-        request.options.field_validation = validation.trim_end_matches(')').into();
+        request.options.field_validation = fault.validation.clone();
         if verb == Verb::Delete {
             let body = std::mem::take(&mut request.body).value;
             request.options.take_delete_options(&body)?;
@@ -219,9 +139,10 @@ fn told(status: &Status) -> String {
 }
 
 /// Runs one case on a fresh cluster and returns its answer.
-fn answer(served: Served, good: &Value, class: &str, line: &str) -> String {
+fn answer(served: Served, good: &Value, fault: &Fault, line: &str) -> String {
+    let class = fault.class.as_str();
     let mut stage = Stage::new(served, good);
-    let request = stage.request_of(line);
+    let request = stage.request_of(fault);
     let before = stage.everything();
     let result = request.and_then(|request| stage.cluster.run(&request));
     match result {
@@ -247,18 +168,14 @@ fn answer(served: Served, good: &Value, class: &str, line: &str) -> String {
 
 /// Runs a kind's file; returns it with the answers, and the classes it has.
 fn run(served: Served, text: &str) -> (String, BTreeSet<String>) {
-    let (mut out, mut classes, mut good) = (String::new(), BTreeSet::new(), Value::Null);
-    for line in text.lines().filter(|line| !line.starts_with("    ")) {
-        out.push_str(line);
-        out.push('\n');
-        match line.split_once(' ') {
-            _ if line.is_empty() || line.starts_with('#') => {}
-            Some(("good", json)) => good = serde_json::from_str(json).unwrap_or_else(|e| panic!("{json}: {e}")),
-            Some((class, rest)) => {
-                classes.insert(class.to_string());
-                out.push_str(&answer(served, &good, class, rest));
+    let (mut out, mut classes, file) = (String::new(), BTreeSet::new(), File::parse(text));
+    for line in &file.lines {
+        match line {
+            Line::Text(text) => out.push_str(&format!("{text}\n")),
+            Line::Fault(text, fault) => {
+                classes.insert(fault.class.clone());
+                out.push_str(&format!("{text}\n{}", answer(served, &file.good, fault, text)));
             }
-            None => panic!("not a line of a refusal file: {line}"),
         }
     }
     (out, classes)
@@ -324,14 +241,12 @@ const SHARED: [(&str, u16, &str); 26] = [
 fn all_kinds_share_their_metadata_rules() {
     for served in registry::served().filter(|served| !served.kind.create_only && served.kind.read_only.is_none()) {
         let text = std::fs::read_to_string(dir().join(file_name(&served))).unwrap();
-        let good =
-            text.lines().find_map(|line| line.strip_prefix("good ")).expect("a file starts with its good object");
-        let good: Value = serde_json::from_str(good).unwrap();
+        let good = File::parse(&text).good;
         for (line, code, field) in SHARED {
             // A cluster-scoped object has no namespace to differ.
             let code = if field == "metadata.namespace" && !served.kind.namespaced { 422 } else { code };
             let mut stage = Stage::new(served, &good);
-            let request = stage.request_of(line);
+            let request = stage.request_of(&faults::fault(&format!("shared {line}")));
             let before = stage.everything();
             let status = request.and_then(|request| stage.cluster.run(&request)).map(|_| ());
             let status = status.expect_err(&format!("{}: {line}", served.kind.kind));
