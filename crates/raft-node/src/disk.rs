@@ -80,11 +80,17 @@ fn apply_to(map: &mut BTreeMap<Vec<u8>, Bytes>, batch: &Batch) {
 }
 
 impl MemoryDisk {
-    /// Power loss: writes that were not synced are gone.
-    pub fn crash(&self) {
-        let mut inner = self.inner.lock();
-        inner.now = inner.durable.clone();
-        inner.unsynced.clear();
+    /// Batches written since the last sync.
+    pub fn n_unsynced(&self) -> usize {
+        self.inner.lock().unsynced.len()
+    }
+
+    /// Power loss: of the batches that were not synced, the first `n_kept` had reached the disk; the
+    /// others are gone.
+    pub fn crash(&self, n_kept: usize) {
+        let Memory { now, durable, unsynced } = &mut *self.inner.lock();
+        unsynced.drain(..).take(n_kept).for_each(|batch| apply_to(durable, &batch));
+        *now = durable.clone();
     }
 }
 

@@ -16,11 +16,11 @@ mod types;
 mod writer;
 
 pub use disk::{Batch, Disk, DiskError, MemoryDisk};
-pub use node::{Error, MemberStatus, Node, Options, Profile, Status};
+pub use node::{Checkpoints, Error, MemberStatus, Node, Options, Profile, Status};
 pub use server::RaftService;
 pub use transport::{Lane, PeerReply, PeerRequest, TonicTransport, Transport, TransportError};
 pub use types::Member;
-pub use writer::{Spawn, spawn_inline, spawn_thread};
+pub use writer::{Spawn, spawn_inline, spawn_task, spawn_thread};
 
 #[cfg(test)]
 mod tests;

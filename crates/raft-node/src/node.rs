@@ -30,9 +30,19 @@ use tokio::task::JoinHandle;
 const DEADLINE: Duration = Duration::from_millis(1800);
 /// Proposals in flight from this master; well inside the deduplication window.
 const IN_FLIGHT_MAX: usize = 1024;
+
 /// Entries between checkpoints, and entries kept behind one for followers that lag.
-const CHECKPOINT_EVERY: u64 = 10_000;
-const ENTRIES_KEPT: u64 = 20_000;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoints {
+    pub every: u64,
+    pub kept: u64,
+}
+
+impl Default for Checkpoints {
+    fn default() -> Checkpoints {
+        Checkpoints { every: 10_000, kept: 20_000 }
+    }
+}
 
 /// Election timing. `Lan` fits machines on one network with disks that sync within 50 ms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +69,7 @@ pub struct Options {
     pub node_id: u64,
     pub name: String,
     pub profile: Profile,
+    pub checkpoints: Checkpoints,
     /// Seeds elections and the proposer's incarnation.
     pub seed: u64,
     pub disk: Arc<dyn Disk>,
@@ -133,11 +144,14 @@ impl Node {
             election_timeout_max: max,
             install_snapshot_timeout: 60_000,
             max_payload_entries: 2_000,
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(CHECKPOINT_EVERY),
-            max_in_snapshot_log_to_keep: ENTRIES_KEPT,
-            purge_batch_size: 1_000,
-            replication_lag_threshold: CHECKPOINT_EVERY * 2,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(options.checkpoints.every),
+            max_in_snapshot_log_to_keep: options.checkpoints.kept,
+            purge_batch_size: options.checkpoints.every.min(1_000),
+            replication_lag_threshold: options.checkpoints.every * 2,
             enable_pre_vote: Some(true),
+            // A leader that restarts must be elected anew: the commit index on its disk is only a hint,
+            // so that it would serve reads older than writes it has acknowledged.
+            enable_leader_restore: Some(false),
             quorum_loss_probe_interval: Some(2 * max),
             backoff: "20ms 50ms 100ms 200ms 500ms".into(),
             ..openraft::Config::default()

@@ -1,0 +1,357 @@
+//! The masters of a run: started, crashed, wiped, and asked by clients.
+
+use crate::Twin;
+use crate::disk::Mount;
+use crate::history::History;
+use crate::mix::Mix;
+use crate::network::{Host, Link, Network};
+use crate::trace::Trace;
+use objects::{Revision, Timestamp};
+use parking_lot::Mutex;
+use raft_node::{Member, MemoryDisk, Node, Options, Profile, spawn_task};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use stdx::Rng;
+use store::Store;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+/// A client gives a request up after this; longer than the product's own deadline of 1.8 s.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(3);
+/// The product must have answered by then: its deadline and a little.
+const ANSWER_MAX: Duration = Duration::from_millis(2_000);
+/// One try at taking in a member.
+const JOIN_PATIENCE: Duration = Duration::from_secs(5);
+/// 2025-01-01, so that stamps look like stamps.
+const EPOCH_MS: i64 = 1_735_689_600_000;
+
+pub(crate) struct Cluster {
+    pub(crate) mix: Mix,
+    pub(crate) trace: Arc<Trace>,
+    pub(crate) network: Arc<Network>,
+    pub(crate) history: Mutex<History>,
+    pub(crate) twin: Option<Twin>,
+    started: Instant,
+    rng: Mutex<Rng>,
+    masters: Vec<Mutex<Master>>,
+}
+
+struct Master {
+    id: u64,
+    disk: Arc<MemoryDisk>,
+    skew_ms: i64,
+    n_boots: u64,
+    /// Taken in as a member; a wiped master is not, until it has joined again.
+    member: bool,
+    state: State,
+}
+
+enum State {
+    Down,
+    Starting,
+    Up(Up),
+}
+
+struct Up {
+    boot: u64,
+    node: Node,
+    mount: Arc<Mount>,
+    life: watch::Sender<bool>,
+    /// Events up to here have been told to the history.
+    told: Revision,
+}
+
+/// What a client learns of a request.
+pub(crate) enum Asked<T> {
+    Answered(T),
+    /// It may have been carried out.
+    Lost,
+    /// Nothing was delivered.
+    Down,
+}
+
+pub(crate) fn label(i: usize) -> String {
+    format!("master-{i}")
+}
+
+impl Cluster {
+    pub(crate) fn new(mix: Mix, mut rng: Rng, twin: Option<Twin>, printed: bool) -> Arc<Cluster> {
+        let trace = Arc::new(Trace::new(printed));
+        let master = |i: usize| Master {
+            id: i as u64 + 1,
+            disk: Arc::default(),
+            skew_ms: rng.below(mix.skew_ms_max + 1) as i64,
+            n_boots: 0,
+            member: false,
+            state: State::Down,
+        };
+        let masters = (0..mix.n_masters).map(master).map(Mutex::new).collect();
+        Arc::new(Cluster {
+            network: Network::new(mix.n_masters, trace.clone(), Rng::new(rng.next_u64())),
+            mix,
+            trace,
+            history: Mutex::default(),
+            twin,
+            started: Instant::now(),
+            rng: Mutex::new(rng),
+            masters,
+        })
+    }
+
+    pub(crate) fn n_masters(&self) -> usize {
+        self.masters.len()
+    }
+
+    pub(crate) fn fork_rng(&self) -> Rng {
+        Rng::new(self.rng.lock().next_u64())
+    }
+
+    pub(crate) fn problem(&self, what: String) {
+        self.trace.note(format_args!("WRONG: {what}"));
+        self.history.lock().problems.push(what);
+    }
+
+    pub(crate) fn member(&self, i: usize) -> Member {
+        Member { name: label(i), peer_addr: i.to_string(), api_addr: i.to_string() }
+    }
+
+    /// A master that believes it leads.
+    pub(crate) fn leader(&self) -> Option<usize> {
+        let leads = |host: &Host| host.node.store().leadership().borrow().active.is_some();
+        self.network.up().iter().find(|(_, host)| leads(host)).map(|(i, _)| *i)
+    }
+
+    /// All that were taken in, whether they are up or not.
+    pub(crate) fn members(&self) -> Vec<usize> {
+        (0..self.n_masters()).filter(|i| self.masters[*i].lock().member).collect()
+    }
+
+    /// Starts a master that is down.
+    pub(crate) async fn start(self: &Arc<Self>, i: usize) {
+        let (options, mount, boot) = {
+            let mut master = self.masters[i].lock();
+            if !matches!(master.state, State::Down) {
+                return;
+            }
+            master.state = State::Starting;
+            master.n_boots += 1;
+            let mount = Mount::new(master.disk.clone(), self.twin);
+            let boot = master.n_boots;
+            (self.options(&master, i, mount.clone()), mount, boot)
+        };
+        let (options, life) = options;
+        self.trace.note(format_args!("{} starts, id {}, boot {boot}", label(i), options.node_id));
+        let node = match Node::start(options).await {
+            Ok(node) => node,
+            Err(error) => return self.problem(format!("{} cannot start: {error:?}", label(i))),
+        };
+        let host_life = life.subscribe();
+        let told = node.store().view().revision();
+        self.network.join(i, boot, node.clone(), host_life);
+        self.masters[i].lock().state = State::Up(Up { boot, node, mount, life, told });
+        let host = self.network.host(i).expect("it has just joined");
+        tokio::spawn(self.clone().record(i, host.clone()));
+        tokio::spawn(self.clone().supervise(i, host));
+    }
+
+    fn options(self: &Arc<Self>, master: &Master, i: usize, mount: Arc<Mount>) -> (Options, watch::Sender<bool>) {
+        let (started, skew_ms) = (self.started, master.skew_ms);
+        let life = watch::Sender::new(false);
+        let (mut rng, pause_ms_max) = (self.fork_rng(), self.mix.disk_ms_max);
+        let pauses = move || [(); 2].map(|()| Duration::from_millis(rng.below(pause_ms_max + 1)));
+        let options = Options {
+            cluster_id: "sim".into(),
+            node_id: master.id,
+            name: label(i),
+            profile: Profile::Lan,
+            checkpoints: self.mix.checkpoints,
+            seed: self.fork_rng().next_u64(),
+            disk: mount,
+            transport: Arc::new(Link { network: self.network.clone(), from: i, life: life.subscribe() }),
+            spawn_writer: spawn_task(pauses),
+            clock: Arc::new(move || Timestamp(EPOCH_MS + skew_ms + started.elapsed().as_millis() as i64)),
+        };
+        (options, life)
+    }
+
+    /// Power loss, at once: nothing more is sent, answered or written. Returns whether it was up.
+    pub(crate) fn crash(&self, i: usize) -> bool {
+        self.tell(i);
+        let mut master = self.masters[i].lock();
+        let State::Up(up) = std::mem::replace(&mut master.state, State::Down) else { return false };
+        self.network.leave(i);
+        up.life.send_replace(true);
+        let mut rng = self.fork_rng();
+        up.mount.cut_power(|n_unsynced| rng.below(n_unsynced as u64 + 1) as usize);
+        self.trace.note(format_args!("{} is gone", label(i)));
+        // What is left of the boot reaches neither network nor disk; this only frees its tasks.
+        tokio::spawn(async move { up.node.shutdown().await });
+        true
+    }
+
+    /// Takes the disk of a master that is down, and its id with it: the next boot is a new member.
+    pub(crate) fn wipe(&self, i: usize) {
+        let mut master = self.masters[i].lock();
+        master.disk = Arc::default();
+        if self.twin != Some(Twin::Amnesia) {
+            master.id += 100;
+            master.member = false;
+        }
+        self.trace.note(format_args!("{} has lost its disk", label(i)));
+    }
+
+    pub(crate) fn fail_next_write(&self, i: usize, reached: bool) {
+        if let State::Up(up) = &self.masters[i].lock().state {
+            up.mount.fail_next_write(reached);
+        }
+    }
+
+    /// Tells the history what a master has applied since the last time.
+    pub(crate) fn tell(&self, i: usize) {
+        let mut master = self.masters[i].lock();
+        let State::Up(up) = &mut master.state else { return };
+        let view = up.node.store().view();
+        if view.revision() < up.told {
+            self.problem(format!("{} went back from revision {} to {}", label(i), up.told, view.revision()));
+        }
+        let mut events = Vec::new();
+        for kind in crate::KINDS {
+            // An error: a snapshot came in between, and others know its events.
+            events.extend(view.events_after(kind, up.told).into_iter().flatten());
+        }
+        events.sort_by_key(|event| event.revision);
+        for event in events {
+            let now = self.trace.note(format_args!("{} applied {} {}", label(i), event.revision, event.key.name));
+            self.history.lock().learn(&label(i), &event, now);
+        }
+        up.told = view.revision();
+    }
+
+    async fn record(self: Arc<Self>, i: usize, host: Host) {
+        let mut revisions = host.node.store().revisions();
+        loop {
+            tokio::select! {
+                biased;
+                () = host.ended() => return,
+                news = revisions.changed() => if news.is_err() { return },
+            }
+            self.tell(i);
+        }
+    }
+
+    /// A master whose consensus has stopped ends and is started again, as its service manager would.
+    async fn supervise(self: Arc<Self>, i: usize, host: Host) {
+        let why = tokio::select! {
+            biased;
+            () = host.ended() => return,
+            why = host.node.failed() => why,
+        };
+        let expected = match &self.masters[i].lock().state {
+            State::Up(up) if up.boot == host.boot => up.mount.was_failed(),
+            State::Up(_) | State::Starting | State::Down => return,
+        };
+        self.trace.note(format_args!("{} stopped: {why}", label(i)));
+        if !expected {
+            self.problem(format!("{} stopped by itself: {why}", label(i)));
+        }
+        self.crash(i);
+        sleep(Duration::from_millis(500)).await;
+        self.start_again(i).await;
+    }
+
+    /// `start`, which supervises, which starts: the compiler needs a type with a name in between.
+    fn start_again(self: Arc<Self>, i: usize) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move { self.start(i).await })
+    }
+
+    /// Asks a master over a client's link, which delays and loses but is never cut.
+    pub(crate) async fn ask<T, F>(
+        self: &Arc<Self>,
+        i: usize,
+        patience: Duration,
+        question: impl FnOnce(Store) -> F + Send + 'static,
+    ) -> Asked<T>
+    where
+        F: Future<Output = T> + Send + 'static,
+        T: Send + 'static,
+    {
+        if self.network.host(i).is_none() {
+            return Asked::Down;
+        }
+        let asked = timeout(patience.min(CLIENT_PATIENCE), async {
+            if !self.network.cross().await {
+                std::future::pending::<()>().await;
+            }
+            let host = self.network.host(i)?;
+            // A task of its own: the master works on when the client has given up.
+            let answering = tokio::spawn(self.clone().answer(i, host, question));
+            let answer = answering.await.ok()??;
+            if !self.network.cross().await {
+                std::future::pending::<()>().await;
+            }
+            Some(answer)
+        });
+        match asked.await {
+            Ok(Some(answer)) => Asked::Answered(answer),
+            Ok(None) | Err(_) => Asked::Lost,
+        }
+    }
+
+    async fn answer<T, F: Future<Output = T>>(
+        self: Arc<Self>,
+        i: usize,
+        host: Host,
+        question: impl FnOnce(Store) -> F,
+    ) -> Option<T> {
+        let asked = Instant::now();
+        let answer = tokio::select! {
+            biased;
+            () = host.ended() => return None,
+            answer = question(host.node.store()) => answer,
+        };
+        if asked.elapsed() > ANSWER_MAX {
+            self.problem(format!("{} took {:?} to answer", label(i), asked.elapsed()));
+        }
+        self.tell(i);
+        Some(answer)
+    }
+
+    /// Has the leader take a master in, as the joining master would ask for, until it is done.
+    pub(crate) async fn take_in(&self, i: usize) {
+        let id = self.masters[i].lock().id;
+        loop {
+            for (_, host) in self.network.up() {
+                let status = host.node.status();
+                if status.leader != Some(host.node.id()) {
+                    continue;
+                }
+                let done = tokio::select! {
+                    biased;
+                    () = host.ended() => continue,
+                    done = timeout(JOIN_PATIENCE, host.node.add_member(id, self.member(i))) => done,
+                };
+                self.trace.note(format_args!("{} takes {} in: {done:?}", host.node.id(), label(i)));
+                if matches!(done, Ok(Ok(()))) {
+                    self.masters[i].lock().member = true;
+                    return;
+                }
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// The group begins with one master; the others are taken in.
+    pub(crate) async fn found(self: &Arc<Self>) {
+        self.start(0).await;
+        let Some(first) = self.network.host(0) else { return };
+        if let Err(error) = first.node.initialize(self.member(0)).await {
+            return self.problem(format!("an empty master does not initialize: {error}"));
+        }
+        self.masters[0].lock().member = true;
+        for i in 1..self.n_masters() {
+            self.start(i).await;
+            self.take_in(i).await;
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The network between the masters: delays, loses, doubles, reorders and cuts.
+
+use crate::mix::Weather;
+use crate::trace::Trace;
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use raft_node::{Error, Lane, Node, PeerReply, PeerRequest, Transport, TransportError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use stdx::Rng;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{sleep, timeout};
+
+/// A late message takes up to this: several election timeouts, so that it can arrive in a later term.
+const LATE_MS_MAX: u64 = 2_000;
+
+/// Nobody tells a caller of a loss, until its connection's pings stay unanswered (`TonicTransport`
+/// pings every second and waits for two).
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
+
+pub(crate) struct Network {
+    trace: Arc<Trace>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    rng: Rng,
+    weather: Weather,
+    /// (from, to): one way.
+    cut: BTreeSet<(usize, usize)>,
+    /// By master; `None` while it is down.
+    hosts: Vec<Option<Host>>,
+}
+
+/// A master that is up.
+#[derive(Clone)]
+pub(crate) struct Host {
+    pub(crate) boot: u64,
+    pub(crate) node: Node,
+    /// Turns true when this boot ends.
+    life: watch::Receiver<bool>,
+}
+
+impl Host {
+    /// Returns when this boot is over.
+    pub(crate) async fn ended(&self) {
+        let mut life = self.life.clone();
+        // An error says that the sender is gone, which is the same news.
+        drop(life.wait_for(|over| *over).await);
+    }
+}
+
+impl Network {
+    pub(crate) fn new(n_masters: usize, trace: Arc<Trace>, rng: Rng) -> Arc<Network> {
+        let hosts = vec![None; n_masters];
+        let inner = Inner { rng, weather: Weather::default(), cut: BTreeSet::new(), hosts };
+        Arc::new(Network { trace, inner: Mutex::new(inner) })
+    }
+
+    pub(crate) fn join(&self, master: usize, boot: u64, node: Node, life: watch::Receiver<bool>) {
+        self.inner.lock().hosts[master] = Some(Host { boot, node, life });
+    }
+
+    pub(crate) fn leave(&self, master: usize) {
+        self.inner.lock().hosts[master] = None;
+    }
+
+    pub(crate) fn host(&self, master: usize) -> Option<Host> {
+        self.inner.lock().hosts[master].clone()
+    }
+
+    /// The masters that are up.
+    pub(crate) fn up(&self) -> Vec<(usize, Host)> {
+        let inner = self.inner.lock();
+        inner.hosts.iter().enumerate().filter_map(|(i, host)| Some((i, host.clone()?))).collect()
+    }
+
+    pub(crate) fn set_weather(&self, weather: Weather) {
+        self.inner.lock().weather = weather;
+    }
+
+    pub(crate) fn cut(&self, links: impl IntoIterator<Item = (usize, usize)>) {
+        self.inner.lock().cut.extend(links);
+    }
+
+    pub(crate) fn mend(&self) {
+        self.inner.lock().cut.clear();
+    }
+
+    /// Draws how a message fares: `None` when it is lost.
+    fn fate(&self) -> Option<Duration> {
+        let inner = &mut *self.inner.lock();
+        let (rng, weather) = (&mut inner.rng, inner.weather);
+        let delay_ms = match rng.chance(weather.late, 1000) {
+            true => rng.below(LATE_MS_MAX),
+            // Never none, or two masters that disagree could talk for ever in one instant.
+            false => 1 + rng.below(weather.delay_ms_max),
+        };
+        let lost = rng.chance(weather.lost, 1000);
+        (!lost).then(|| Duration::from_millis(delay_ms))
+    }
+
+    fn draw(&self, permille: u64) -> bool {
+        self.inner.lock().rng.chance(permille, 1000)
+    }
+
+    fn is_cut(&self, from: usize, to: usize) -> bool {
+        self.inner.lock().cut.contains(&(from, to))
+    }
+
+    /// One way between a client and a master, which are never cut apart. False when it got lost.
+    pub(crate) async fn cross(&self) -> bool {
+        match self.fate() {
+            Some(delay) => sleep(delay).await,
+            None => return false,
+        }
+        true
+    }
+
+    /// One way between two masters. False when the message got lost.
+    async fn travel(&self, from: usize, to: usize, what: &str) -> bool {
+        let fate = self.fate().filter(|_| !self.is_cut(from, to));
+        let Some(delay) = fate else {
+            self.trace.note(format_args!("{from}>{to} lost: {what}"));
+            return false;
+        };
+        sleep(delay).await;
+        let arrived = !self.is_cut(from, to);
+        self.trace.note(format_args!("{from}>{to} {}{what}", if arrived { "" } else { "lost: " }));
+        arrived
+    }
+
+    async fn deliver(self: Arc<Self>, link: Link, to: usize, request: PeerRequest, answer: Option<Answer>) {
+        if !self.travel(link.from, to, &name(&request)).await {
+            return;
+        }
+        let reply = match self.host(to) {
+            // The process is down, or the whole machine, which refuses nothing.
+            None if self.draw(500) => return,
+            None => Err(TransportError::Unreachable("connection refused".into())),
+            Some(host) => tokio::select! {
+                biased;
+                () = host.ended() => return,
+                reply = host.node.handle(request) => reply.map_err(as_status),
+            },
+        };
+        let what = if reply.is_ok() { "reply" } else { "error" };
+        let arrived = self.travel(to, link.from, what).await;
+        if let Some(answer) = answer.filter(|_| arrived) {
+            // The caller may have given up.
+            drop(answer.send(reply));
+        }
+    }
+}
+
+type Answer = oneshot::Sender<Result<PeerReply, TransportError>>;
+
+/// As `RaftService` and the gRPC client's reading of its codes would have it.
+fn as_status(error: Error) -> TransportError {
+    match error {
+        Error::Misdirected { .. } | Error::NotLeader => TransportError::Unreachable(error.to_string()),
+        Error::Storage(_) | Error::Fatal(_) | Error::Refused(_) | Error::Transport(_) => {
+            TransportError::Failed(error.to_string())
+        }
+    }
+}
+
+fn name(request: &PeerRequest) -> String {
+    match request {
+        PeerRequest::Append(r) => {
+            let term = r.vote.as_ref().map_or(0, |vote| vote.term);
+            let (prev, commit) = (r.prev_log_id.map(|id| id.index), r.leader_commit.map(|id| id.index));
+            format!("append t{term} {} after {prev:?}, committed {commit:?}", r.entries.len())
+        }
+        PeerRequest::Vote(r) => format!("vote t{}", r.vote.as_ref().map_or(0, |vote| vote.term)),
+        PeerRequest::PreVote(r) => format!("pre-vote t{}", r.vote.as_ref().map_or(0, |vote| vote.term)),
+        PeerRequest::Snapshot { data, .. } => format!("snapshot of {} bytes", data.len()),
+        PeerRequest::TransferLeader(_) => "transfer leadership".into(),
+        PeerRequest::Propose(r) => format!("propose {} bytes", r.txn.len()),
+        PeerRequest::ReadIndex(_) => "read index".into(),
+        PeerRequest::Beats(_) => "beats".into(),
+    }
+}
+
+/// One boot's end of the network. What it sends after its end goes nowhere.
+#[derive(Clone)]
+pub(crate) struct Link {
+    pub(crate) network: Arc<Network>,
+    pub(crate) from: usize,
+    pub(crate) life: watch::Receiver<bool>,
+}
+
+#[async_trait]
+impl Transport for Link {
+    async fn call(
+        &self,
+        _: Lane,
+        addr: &str,
+        request: PeerRequest,
+        patience: Duration,
+    ) -> Result<PeerReply, TransportError> {
+        let to: usize = addr.parse().map_err(|_| TransportError::Unreachable("no such address".into()))?;
+        let (answer, answered) = oneshot::channel();
+        if !*self.life.borrow() {
+            let network = &self.network;
+            let doubled = network.inner.lock().weather.doubled;
+            if network.draw(doubled) {
+                tokio::spawn(network.clone().deliver(self.clone(), to, request.clone(), None));
+            }
+            // A task of its own: what has been sent arrives even when the caller has given up.
+            tokio::spawn(network.clone().deliver(self.clone(), to, request, Some(answer)));
+        }
+        let reply = async {
+            match answered.await {
+                Ok(reply) if !*self.life.borrow() => reply,
+                Ok(_) | Err(_) => {
+                    sleep(KEEP_ALIVE).await;
+                    Err(TransportError::Failed("the connection broke".into()))
+                }
+            }
+        };
+        match timeout(patience, reply).await {
+            Ok(reply) => reply,
+            Err(_) => Err(TransportError::Failed("no answer in time".into())),
+        }
+    }
+}

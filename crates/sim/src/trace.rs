@@ -1,0 +1,44 @@
+//! The trace of a run: messages, writes, answers and faults as numbered lines, hashed and, when asked
+//! for, printed.
+
+use parking_lot::Mutex;
+use std::fmt::Display;
+use tokio::time::Instant;
+
+/// The number of a line: one order over everything that happened, finer than virtual time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment(pub(crate) u64);
+
+pub(crate) struct Trace {
+    started: Instant,
+    printed: bool,
+    now: Mutex<(Moment, u64)>,
+}
+
+/// FNV-1a, 64 bits: small, and the same everywhere.
+const FNV_START: u64 = 0xCBF2_9CE4_8422_2325;
+const FNV_PRIME: u64 = 0x0000_0100_0000_01B3;
+
+impl Trace {
+    pub(crate) fn new(printed: bool) -> Trace {
+        Trace { started: Instant::now(), printed, now: Mutex::new((Moment(0), FNV_START)) }
+    }
+
+    pub(crate) fn note(&self, line: impl Display) -> Moment {
+        let (moment, hash) = &mut *self.now.lock();
+        moment.0 += 1;
+        let line = format!("{:>6} {:>9.3} {line}", moment.0, self.started.elapsed().as_secs_f64());
+        for byte in line.bytes() {
+            *hash = (*hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME);
+        }
+        if self.printed {
+            println!("{line}");
+        }
+        *moment
+    }
+
+    /// The hash of all lines so far: two runs with the same one went the same way.
+    pub(crate) fn hash(&self) -> u64 {
+        self.now.lock().1
+    }
+}

@@ -1,0 +1,284 @@
+//! One run from one seed: a group is founded, used and tormented; then everything is healed and must
+//! agree; then the history is judged.
+
+use crate::client::{self, Client};
+use crate::cluster::Cluster;
+use crate::history::{End, History, Shown, What, Write, sights};
+use crate::invariants;
+use crate::mix::{Fault, Mix, Weather, pick};
+use crate::{KINDS, Options, Report};
+use raft_node::Node;
+use state::{View, snapshot};
+use std::sync::Arc;
+use std::time::Duration;
+use stdx::Rng;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+/// An empty group of three is complete by then.
+const FOUND_MAX: Duration = Duration::from_secs(20);
+/// Under faults.
+const TORMENT: Duration = Duration::from_secs(20);
+/// After healing, all must agree by then: some elections, a snapshot, a rejoin.
+const HEAL_MAX: Duration = Duration::from_secs(15);
+/// Clients finish what they have begun: five tries of three seconds.
+const FINISH_MAX: Duration = Duration::from_secs(30);
+/// A write has reached every master by then: some heartbeats.
+const SPREAD: Duration = Duration::from_millis(200);
+/// And then nothing may change any more.
+const SETTLE: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Torment,
+    Settling,
+    Over,
+}
+
+pub(crate) async fn play(options: Options) -> Report {
+    let mut rng = Rng::new(options.seed);
+    let mix = Mix::draw(&mut rng);
+    let cluster = Cluster::new(mix, Rng::new(rng.next_u64()), options.twin, options.printed);
+    cluster.trace.note(format_args!("{:?}", cluster.mix));
+    let mut counts = Counts::default();
+    if timeout(FOUND_MAX, cluster.found()).await.is_err() {
+        cluster.problem(format!("the group was not founded within {FOUND_MAX:?}"));
+    } else {
+        run(&cluster, &mut rng, &mut counts).await;
+    }
+    for i in 0..cluster.n_masters() {
+        cluster.crash(i);
+    }
+    let history = cluster.history.lock();
+    let mut wrong = history.problems.clone();
+    wrong.extend(invariants::check(&history));
+    Report { seed: options.seed, trace: cluster.trace.hash(), story: counts.story(&cluster.mix, &history), wrong }
+}
+
+#[derive(Default)]
+struct Counts {
+    n_faults: u64,
+    n_crashes: u64,
+    n_wipes: u64,
+    term: u64,
+}
+
+impl Counts {
+    fn story(&self, mix: &Mix, history: &History) -> String {
+        let ended = |wanted: fn(&End) -> bool| {
+            let writes = history
+                .operations
+                .iter()
+                .filter(|op| matches!(&op.what, What::Write(Write { end, .. }) if wanted(end)));
+            writes.count()
+        };
+        let n_reads = history.operations.iter().filter(|op| matches!(op.what, What::Read { .. })).count();
+        let n_lists = history.watched.values().flatten().filter(|shown| matches!(shown, Shown::Listed { .. })).count();
+        format!(
+            "{} masters, {} faults, {} crashes, {} wipes, term {}; {} writes applied, {} refused, {} never, {} unknown, \
+             {n_reads} reads, {n_lists} lists",
+            mix.n_masters,
+            self.n_faults,
+            self.n_crashes,
+            self.n_wipes,
+            self.term,
+            ended(|end| matches!(end, End::Applied(_))),
+            ended(|end| matches!(end, End::Refused(_))),
+            ended(|end| *end == End::Never),
+            ended(|end| *end == End::Unknown),
+        )
+    }
+}
+
+async fn run(cluster: &Arc<Cluster>, rng: &mut Rng, counts: &mut Counts) {
+    let until = Instant::now() + TORMENT;
+    let phase = watch::Sender::new(Phase::Torment);
+    let (mut users, mut watchers) = (JoinSet::new(), JoinSet::new());
+    for i in 0..cluster.mix.n_clients {
+        users.spawn(Client::new(cluster, format!("client {i}")).run(until));
+    }
+    for i in 0..cluster.n_masters() {
+        users.spawn(client::manage(cluster.clone(), i, until));
+    }
+    for (number, kind) in KINDS.iter().enumerate() {
+        watchers.spawn(client::watch(cluster.clone(), number as u64, *kind, phase.subscribe()));
+    }
+    let repairs = torment(cluster, rng, until, counts).await;
+    heal(cluster, repairs).await;
+    phase.send_replace(Phase::Settling);
+    if timeout(FINISH_MAX, users.join_all()).await.is_err() {
+        cluster.problem("a client never came to an end".into());
+    }
+    agree(cluster).await;
+    let up = cluster.network.up();
+    counts.term = up.iter().map(|(_, host)| host.node.status().term).max().unwrap_or(0);
+    phase.send_replace(Phase::Over);
+    if timeout(SETTLE, watchers.join_all()).await.is_err() {
+        cluster.problem("a watcher never came to an end".into());
+    }
+}
+
+/// Does what the mix holds until the time is over; returns the repairs still under way.
+async fn torment(cluster: &Arc<Cluster>, rng: &mut Rng, until: Instant, counts: &mut Counts) -> JoinSet<()> {
+    let mut repairs = JoinSet::new();
+    cluster.network.set_weather(cluster.mix.weather);
+    loop {
+        let calm = Duration::from_millis(50 + rng.below(cluster.mix.calm_ms_max));
+        if Instant::now() + calm >= until {
+            tokio::time::sleep_until(until).await;
+            return repairs;
+        }
+        sleep(calm).await;
+        let Some(fault) = cluster.mix.next_fault(rng) else { continue };
+        // Half of what happens happens to the leader, where it matters most.
+        let any = rng.below(cluster.n_masters() as u64) as usize;
+        let i = if rng.chance(1, 2) { cluster.leader().unwrap_or(any) } else { any };
+        let back_in = Duration::from_millis(rng.below(2_000));
+        cluster.trace.note(format_args!("{fault:?} {i}"));
+        counts.n_faults += 1;
+        match fault {
+            Fault::Crash => counts.n_crashes += crash(cluster, &[i], back_in, &mut repairs),
+            Fault::Blackout => {
+                let all: Vec<usize> = (0..cluster.n_masters()).collect();
+                counts.n_crashes += crash(cluster, &all, back_in, &mut repairs);
+            }
+            Fault::Stop => drop(repairs.spawn(stop(cluster.clone(), i, back_in))),
+            Fault::HandOver => drop(repairs.spawn(hand_over(cluster.clone(), i))),
+            Fault::Cut => cluster.network.cut(links(cluster.n_masters(), rng)),
+            Fault::Weather => cluster.network.set_weather(Weather::draw(rng)),
+            Fault::BadDisk => cluster.fail_next_write(i, rng.chance(1, 2)),
+            Fault::Wipe => {
+                // One at a time: two lost disks of three are more than a group can bear.
+                if cluster.members().len() == cluster.n_masters() && cluster.crash(i) {
+                    counts.n_wipes += 1;
+                    cluster.wipe(i);
+                    repairs.spawn(start_after(cluster.clone(), i, back_in));
+                    let cluster = cluster.clone();
+                    repairs.spawn(async move { cluster.take_in(i).await });
+                }
+            }
+            Fault::Mend => cluster.network.mend(),
+        }
+    }
+}
+
+fn crash(cluster: &Arc<Cluster>, masters: &[usize], back_in: Duration, repairs: &mut JoinSet<()>) -> u64 {
+    let mut n_crashed = 0;
+    for i in masters {
+        if cluster.crash(*i) {
+            n_crashed += 1;
+            repairs.spawn(start_after(cluster.clone(), *i, back_in));
+        }
+    }
+    n_crashed
+}
+
+async fn start_after(cluster: Arc<Cluster>, i: usize, delay: Duration) {
+    sleep(delay).await;
+    cluster.start(i).await;
+}
+
+async fn hand_over(cluster: Arc<Cluster>, i: usize) {
+    let Some(host) = cluster.network.host(i) else { return };
+    tokio::select! {
+        biased;
+        () = host.ended() => {}
+        () = host.node.hand_over() => {}
+    }
+}
+
+async fn stop(cluster: Arc<Cluster>, i: usize, back_in: Duration) {
+    let Some(host) = cluster.network.host(i) else { return };
+    hand_over(cluster.clone(), i).await;
+    if cluster.network.host(i).is_some_and(|now| now.boot == host.boot) && cluster.crash(i) {
+        start_after(cluster, i, back_in).await;
+    }
+}
+
+/// Which links to cut: around a side, one way or both, or any at all.
+fn links(n_masters: usize, rng: &mut Rng) -> Vec<(usize, usize)> {
+    let side = 1 + rng.below((1 << n_masters) - 2);
+    let within = |i: usize| side & (1 << i) != 0;
+    let style = pick(rng, &["both ways", "outwards", "any"]);
+    let all = (0..n_masters).flat_map(|i| (0..n_masters).map(move |j| (i, j))).filter(|(i, j)| i != j);
+    let chosen = all.filter(|(i, j)| match style {
+        "both ways" => within(*i) != within(*j),
+        "outwards" => within(*i) && !within(*j),
+        _ => rng.chance(1, 3),
+    });
+    chosen.collect()
+}
+
+/// Ends every fault and waits for the repairs.
+async fn heal(cluster: &Arc<Cluster>, repairs: JoinSet<()>) {
+    cluster.trace.note("everything is healed");
+    cluster.network.mend();
+    cluster.network.set_weather(Weather { delay_ms_max: 2, ..Weather::default() });
+    if timeout(HEAL_MAX, repairs.join_all()).await.is_err() {
+        cluster.problem(format!("{HEAL_MAX:?} after healing, some master is not back as a member"));
+    }
+}
+
+/// Every master answers, and they all hold the same, to the byte; and nothing moves after that.
+async fn agree(cluster: &Arc<Cluster>) {
+    let deadline = Instant::now() + HEAL_MAX;
+    let mut client = Client::new(cluster, "last client".into());
+    loop {
+        let mut n_answered = 0;
+        for i in 0..cluster.n_masters() {
+            n_answered += usize::from(client.read(i).await);
+        }
+        let written = client.write().await;
+        sleep(SPREAD).await;
+        let differ = difference(cluster);
+        if written && n_answered == cluster.n_masters() && differ.is_none() {
+            break;
+        }
+        if Instant::now() > deadline {
+            return cluster.problem(format!(
+                "no agreement {HEAL_MAX:?} after healing: written {written}, {n_answered} masters answer reads, {differ:?}"
+            ));
+        }
+    }
+    sleep(SETTLE).await;
+    if let Some(difference) = difference(cluster) {
+        cluster.problem(format!("the masters agreed, and then no more: {difference}"));
+    }
+    for i in 0..cluster.n_masters() {
+        cluster.tell(i);
+    }
+    let history = cluster.history.lock();
+    let truth = crate::history::Past::of(&history).objects("", history.last_revision());
+    drop(history);
+    for (i, host) in cluster.network.up() {
+        let mut held = sights(&host.node.store().view());
+        held.sort_by(|a, b| a.name.cmp(&b.name));
+        if held != truth {
+            cluster.problem(format!("master-{i} holds {held:?}, where {truth:?} was applied"));
+        }
+    }
+}
+
+/// In what the masters differ, if in anything.
+fn difference(cluster: &Cluster) -> Option<String> {
+    let nodes: Vec<Node> = cluster.network.up().into_iter().map(|(_, host)| host.node).collect();
+    if nodes.len() < cluster.n_masters() {
+        return Some(format!("{} masters are up", nodes.len()));
+    }
+    let views: Vec<View> = nodes.iter().map(|node| node.store().view()).collect();
+    let images: Vec<Vec<u8>> = views.iter().map(|view| snapshot::encode(view.state())).collect();
+    let applied: Vec<u64> = nodes.iter().map(|node| node.status().applied_index).collect();
+    let voters: Vec<usize> =
+        nodes.iter().map(|node| node.status().members.iter().filter(|m| m.voter).count()).collect();
+    let members: Vec<usize> = nodes.iter().map(|node| node.status().members.len()).collect();
+    let leaders: Vec<Option<u64>> = nodes.iter().map(|node| node.status().leader).collect();
+    let same = images.windows(2).all(|pair| pair[0] == pair[1])
+        && applied.windows(2).all(|pair| pair[0] == pair[1])
+        && leaders.windows(2).all(|pair| pair[0] == pair[1] && pair[0].is_some())
+        && voters.iter().chain(&members).all(|n| *n == cluster.n_masters());
+    let revisions: Vec<u64> = views.iter().map(|view| view.revision().0).collect();
+    (!same).then(|| {
+        format!("revisions {revisions:?}, applied {applied:?}, leaders {leaders:?}, voters {voters:?} of {members:?}")
+    })
+}
