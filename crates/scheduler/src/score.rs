@@ -1,133 +1,83 @@
 //! Scores: which of the fitting nodes is best? Kubernetes' plugins and default weights; each plugin
 //! gives every node 0..=100.
+//!
+//! Rules: kubernetes.io/docs/reference/scheduling/config and …/concepts/scheduling-eviction.
 
-use crate::filter::domain_counts;
-use crate::model::{Model, NodeInfo, PodInfo};
+use crate::{Case, NodeInfo, affinity, resources, spread};
+use std::cmp::Reverse;
 
-type Score = fn(&Model, &PodInfo, &[&NodeInfo]) -> Vec<f64>;
+/// Gives each of the nodes its points.
+type Score = fn(&Case, &[&NodeInfo]) -> Vec<i64>;
 
-/// Weights: kubernetes.io/docs/reference/scheduling/config.
-const SCORES: &[(&str, f64, Score)] = &[
-    ("TaintToleration", 3.0, taints),
-    ("NodeAffinity", 2.0, node_affinity),
-    ("NodeResourcesFit", 1.0, least_allocated),
-    ("NodeResourcesBalancedAllocation", 1.0, balanced),
-    ("PodTopologySpread", 2.0, spread),
-    ("InterPodAffinity", 2.0, pod_affinity),
+/// Name, weight and points of each plugin.
+pub(crate) const SCORES: &[(&str, i64, Score)] = &[
+    ("TaintToleration", 3, taints),
+    ("NodeAffinity", 2, node_affinity),
+    ("NodeResourcesFit", 1, resources::least_allocated),
+    ("PodTopologySpread", 2, spread::score),
+    ("InterPodAffinity", 2, affinity::score),
+    ("NodeResourcesBalancedAllocation", 1, resources::balanced),
+    ("ImageLocality", 1, images),
 ];
 
-/// What a pod without requests is taken to use, for scoring only.
-const CPU_DEFAULT_MILLI: i64 = 100;
-const MEMORY_DEFAULT_BYTES: i64 = 200 << 20;
+/// What each plugin gives each node, unweighted.
+pub(crate) fn table(case: &Case, nodes: &[&NodeInfo]) -> Vec<Vec<i64>> {
+    SCORES.iter().map(|(_, _, score)| score(case, nodes)).collect()
+}
 
 /// The best node; ties go to the node with fewer pods, then to the name.
-pub(crate) fn best<'a>(model: &Model, pod: &PodInfo, nodes: &[&'a NodeInfo]) -> Option<&'a NodeInfo> {
-    let mut totals = vec![0.0; nodes.len()];
-    for (_, weight, score) in SCORES {
-        for (total, score) in totals.iter_mut().zip(score(model, pod, nodes)) {
-            *total += weight * score;
-        }
+pub(crate) fn best<'a>(case: &Case, nodes: &[&'a NodeInfo]) -> Option<&'a NodeInfo> {
+    if nodes.len() <= 1 {
+        return nodes.first().copied();
     }
-    let rank = |i: usize| (totals[i] * 1000.0).round() as i64;
-    let n_pods = |i: usize| model.placed_on(&nodes[i].name).count();
-    (0..nodes.len())
-        .min_by(|a, b| {
-            let by_score = rank(*b).cmp(&rank(*a));
-            by_score.then_with(|| n_pods(*a).cmp(&n_pods(*b))).then_with(|| nodes[*a].name.cmp(&nodes[*b].name))
-        })
-        .map(|i| nodes[i])
+    let table = table(case, nodes);
+    let total = |i: usize| SCORES.iter().zip(&table).map(|((_, weight, _), scores)| weight * scores[i]).sum::<i64>();
+    let rank = |i: &usize| (Reverse(total(*i)), case.model.n_pods_on(&nodes[*i].name), &nodes[*i].name);
+    (0..nodes.len()).min_by_key(rank).map(|i| nodes[i])
 }
 
 /// Stretches raw values to 0..=100; `reverse` makes the smallest the best.
-fn normalize(raw: Vec<f64>, reverse: bool) -> Vec<f64> {
-    let max = raw.iter().copied().fold(0.0, f64::max);
-    let scaled = raw.into_iter().map(|value| if max > 0.0 { value * 100.0 / max } else { 0.0 });
-    scaled.map(|value| if reverse { 100.0 - value } else { value }).collect()
+fn normalize(raw: &[i64], reverse: bool) -> Vec<i64> {
+    let max = raw.iter().copied().max().unwrap_or(0);
+    let scaled = |value: &i64| if max > 0 { 100 * value / max } else { 0 };
+    raw.iter().map(scaled).map(|value| if reverse { 100 - value } else { value }).collect()
 }
 
-fn taints(_: &Model, pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec<f64> {
+/// TaintToleration: fewer PreferNoSchedule taints that the pod does not tolerate.
+fn taints(case: &Case, nodes: &[&NodeInfo]) -> Vec<i64> {
     let disliked = |node: &&NodeInfo| {
-        node.taints.iter().filter(|t| t.effect == "PreferNoSchedule" && !pod.tolerates(t)).count() as f64
+        let taints = node.taints.iter().filter(|taint| taint.effect == "PreferNoSchedule");
+        taints.filter(|taint| !case.pod.tolerates(taint)).count() as i64
     };
-    normalize(nodes.iter().map(disliked).collect(), true)
+    normalize(&nodes.iter().map(disliked).collect::<Vec<i64>>(), true)
 }
 
-fn node_affinity(_: &Model, pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec<f64> {
-    let weight = |node: &&NodeInfo| {
-        let matching = pod.node_preferences.iter().filter(|(_, term)| term.matches(node));
-        matching.map(|(weight, _)| *weight as f64).sum()
+/// NodeAffinity: the summed weights of the preferences that the node matches.
+fn node_affinity(case: &Case, nodes: &[&NodeInfo]) -> Vec<i64> {
+    let weight = |node: &&NodeInfo| -> i64 {
+        let matching = case.pod.node_preferences.iter().filter(|(_, term)| node.matches(term));
+        matching.map(|(weight, _)| weight).sum()
     };
-    normalize(nodes.iter().map(weight).collect(), false)
+    normalize(&nodes.iter().map(weight).collect::<Vec<i64>>(), false)
 }
 
-/// The fraction of CPU and of memory in use once the pod is there.
-fn fractions(model: &Model, pod: &PodInfo, node: &NodeInfo) -> [f64; 2] {
-    let default = |name: &str| if name == "cpu" { CPU_DEFAULT_MILLI } else { MEMORY_DEFAULT_BYTES };
-    let asked = |pod: &PodInfo, name: &str| pod.requests.get(name).copied().unwrap_or_else(|| default(name));
-    ["cpu", "memory"].map(|name| {
-        let placed: i64 = model.placed_on(&node.name).map(|other| asked(other, name)).sum();
-        let capacity = node.allocatable.get(name).copied().unwrap_or(0);
-        if capacity <= 0 { 1.0 } else { ((placed + asked(pod, name)) as f64 / capacity as f64).min(1.0) }
-    })
-}
+/// Images below this size are not worth a preference, and above that (per container) no more of one.
+const IMAGE_MIN: i64 = 23 << 20;
+const IMAGE_MAX: i64 = 1000 << 20;
 
-fn least_allocated(model: &Model, pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec<f64> {
-    let free = |node: &&NodeInfo| fractions(model, pod, node).iter().map(|used| (1.0 - used) * 50.0).sum();
-    nodes.iter().map(free).collect()
-}
-
-fn balanced(model: &Model, pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec<f64> {
-    // A pod that asks for nothing balances nothing.
-    if !["cpu", "memory"].iter().any(|name| pod.requests.contains_key(*name)) {
-        return vec![0.0; nodes.len()];
-    }
-    let even = |node: &&NodeInfo| {
-        let [cpu, memory] = fractions(model, pod, node);
-        // The standard deviation of two values is half their distance.
-        (1.0 - (cpu - memory).abs() / 2.0) * 100.0
+/// ImageLocality: bytes of the pod's images that the node holds, each image scaled by the part of
+/// all nodes that hold it, so that the one node with an image does not draw every pod.
+fn images(case: &Case, nodes: &[&NodeInfo]) -> Vec<i64> {
+    let n_nodes = case.model.nodes().count() as f64;
+    let max = IMAGE_MAX * case.pod.images.len() as i64;
+    let held = |node: &&NodeInfo| {
+        let bytes = |image: &String| {
+            let size = *node.images.get(image)? as f64;
+            let n_holders = case.model.nodes().filter(|node| node.images.contains_key(image)).count() as f64;
+            Some((size * n_holders / n_nodes) as i64)
+        };
+        let sum: i64 = case.pod.images.iter().filter_map(bytes).sum();
+        100 * (sum.clamp(IMAGE_MIN, max.max(IMAGE_MIN)) - IMAGE_MIN) / (max - IMAGE_MIN).max(1)
     };
-    nodes.iter().map(even).collect()
-}
-
-fn spread(model: &Model, pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec<f64> {
-    let soft: Vec<_> = pod.spread.iter().filter(|constraint| !constraint.hard).collect();
-    if soft.is_empty() {
-        return vec![0.0; nodes.len()];
-    }
-    let mut raw = vec![0.0; nodes.len()];
-    for constraint in soft {
-        let counts = domain_counts(model, pod, constraint);
-        // More domains make each matter more, as in Kubernetes.
-        let weight = ((counts.len() + 2) as f64).ln();
-        for (raw, node) in raw.iter_mut().zip(nodes) {
-            let domain = node.labels.get(constraint.topology_key.as_str());
-            let worst = counts.values().copied().max().unwrap_or(0) + 1;
-            let here = domain.map_or(worst, |domain| counts.get(domain.as_str()).copied().unwrap_or(0));
-            *raw += here as f64 * weight;
-        }
-    }
-    normalize(raw, true)
-}
-
-fn pod_affinity(model: &Model, pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec<f64> {
-    let own = pod.key.namespace.as_str();
-    let mut raw = vec![0.0; nodes.len()];
-    for (other, place) in model.placed() {
-        let theirs = other.key.namespace.as_str();
-        // Own preferences, the placed pods' preferences about this one, and their hard affinity.
-        let mine = pod.preferences.iter().filter(|(_, term)| model.term_matches(term, own, other));
-        let about_me = other.preferences.iter().filter(|(_, term)| model.term_matches(term, theirs, pod));
-        let hard = other.affinity.iter().filter(|term| model.term_matches(term, theirs, pod));
-        let weighted = mine.chain(about_me).map(|(weight, term)| (*weight, term)).chain(hard.map(|term| (1, term)));
-        for (weight, term) in weighted {
-            let Some(domain) = place.labels.get(term.topology_key.as_str()) else { continue };
-            for (raw, node) in raw.iter_mut().zip(nodes) {
-                if node.labels.get(term.topology_key.as_str()) == Some(domain) {
-                    *raw += weight as f64;
-                }
-            }
-        }
-    }
-    let (min, max) = raw.iter().fold((0.0_f64, 0.0_f64), |(min, max), v| (min.min(*v), max.max(*v)));
-    raw.into_iter().map(|value| if max > min { (value - min) * 100.0 / (max - min) } else { 0.0 }).collect()
+    nodes.iter().map(held).collect()
 }

@@ -1,346 +1,223 @@
-//! One case or more for every rule, in a small language:
-//! `node NAME [cpu=N] [label=value …] [taint=k:Effect] [cordoned]`, `pod NAME [on NODE] [label=value …]`
-//! and JSON for what has structure. The answer lists the decisions.
+//! One case or more for every rule, in a small language, one object a line:
+//!
+//! `node NAME [cpu=N] [memory=N] [pods=N] [has=RESOURCE:N] [taint=KEY[=VALUE]:EFFECT] [image=NAME:MB]
+//! [cordoned] [LABEL=VALUE …]`; every node has its hostname label.
+//! `pod [NAMESPACE/]NAME [on NODE] [cpu=N] [memory=N] [wants=RESOURCE:N] [port=N] [priority=N]
+//! [at=SECOND] [of=SET] [LABEL=VALUE …] [:: JSON of the spec]`
+//! `waiting :: JSON` goes into the spec of every pod without a node below it.
+//! `namespace NAME [LABEL=VALUE …]` and `set NAME [LABEL=VALUE …]`, a ReplicaSet and its selector.
+//!
+//! The answer lists the decisions.
+
+mod filters;
+mod order;
+mod scores;
+mod verdicts;
 
 use super::*;
-use expect_test::{Expect, expect};
-use objects::{Value, ValueExt, json, record, registry};
+use expect_test::Expect;
+use objects::{KindId, Value, ValueExt, json, patch, record, registry};
 use state::{LeaderId, Op, State, Txn, View};
 
-fn check(fixture: &str, spec: Value, expected: Expect) {
-    let mut state = State::new();
-    let mut add = |kind, namespace: &str, object: Value| {
-        let key = Key::new(kind, namespace, object.text("metadata.name"));
-        let op = Op::Create { key, object: record::encode(&object) };
-        state.apply(LeaderId::default(), &Txn { ops: vec![op], ..Txn::default() });
-    };
-    add(registry::NAMESPACE, "", json!({"metadata": {"name": "default", "labels": {"team": "a"}}}));
-    for line in fixture.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let name = words[1];
-        let mut labels = serde_json::Map::new();
-        let mut object = match words[0] {
-            "node" => json!({"metadata": {"name": name}, "spec": {},
-                "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10"}}}),
-            _ => json!({"metadata": {"name": name, "namespace": "default"},
-                "spec": {"schedulerName": NAME, "containers": [{"name": "c"}]}, "status": {"phase": "Pending"}}),
-        };
-        // A pod on a node gets no extra spec; a waiting one gets the case's.
-        let placed = words.get(2) == Some(&"on");
-        if words[0] == "pod" {
-            let extra = if placed { json!({}) } else { spec.clone() };
-            for (field, value) in extra.as_object().unwrap() {
-                object.set(&format!("spec.{field}"), value.clone());
-            }
-        } else {
-            labels.insert("kubernetes.io/hostname".into(), name.into());
+/// What a fixture describes.
+#[derive(Default)]
+struct World {
+    state: State,
+    waiting: Value,
+}
+
+/// The words of a line that are not labels, taken by `take`; the others are the object's labels.
+fn read_words<'a>(words: impl Iterator<Item = &'a str>, mut take: impl FnMut(&str, &str) -> bool) -> Value {
+    let mut labels = serde_json::Map::new();
+    for word in words {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        if !take(key, value) {
+            labels.insert(key.into(), value.into());
         }
-        let mut rest = words[2..].iter();
-        while let Some(word) = rest.next() {
-            match word.split_once('=') {
-                None if *word == "on" => object.set("spec.nodeName", *rest.next().unwrap()),
-                None if *word == "cordoned" => object.set("spec.unschedulable", true),
-                Some(("cpu", amount)) if words[0] == "node" => object.set("status.allocatable.cpu", amount),
-                Some(("pods", amount)) => object.set("status.allocatable.pods", amount),
-                Some((resource @ ("cpu" | "memory"), amount)) => {
-                    object["spec"]["containers"][0].set(&format!("resources.requests.{resource}"), amount);
-                }
-                Some(("port", port)) => {
-                    let port: i64 = port.parse().unwrap();
-                    object["spec"]["containers"][0].set("ports", json!([{"hostPort": port, "protocol": "TCP"}]));
-                }
-                Some(("priority", priority)) => object.set("spec.priority", priority.parse::<i64>().unwrap()),
-                Some(("taint", taint)) => {
-                    let (key, effect) = taint.split_once(':').unwrap();
-                    object.set("spec.taints", json!([{"key": key, "effect": effect}]));
-                }
-                Some(("refuses", app)) => object.set(
-                    "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution",
-                    json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": app}}}]),
-                ),
-                Some((key, value)) => drop(labels.insert(key.into(), value.into())),
-                None => panic!("what is {word}?"),
-            }
-        }
-        object.set("metadata.labels", labels);
-        let (kind, namespace) = if words[0] == "node" { (registry::NODE, "") } else { (registry::POD, "default") };
-        add(kind, namespace, object);
     }
-    let mut model = Model::default();
-    model.sync(&View::new(state));
+    labels.into()
+}
+
+fn number(text: &str) -> i64 {
+    text.parse().unwrap_or_else(|_| panic!("{text} is not a number"))
+}
+
+fn push(object: &mut Value, path: &str, item: Value) {
+    let mut items = object.items(path).to_vec();
+    items.push(item);
+    object.set(path, items);
+}
+
+fn node(words: &[&str]) -> Value {
+    let name = words[0];
+    let mut node = json!({"metadata": {"name": name}, "spec": {},
+        "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10"}}});
+    let labels = read_words(words[1..].iter().copied(), |key, value| {
+        match key {
+            "cordoned" => node.set("spec.unschedulable", true),
+            "cpu" | "memory" | "pods" => node.set(&format!("status.allocatable.{key}"), value),
+            "has" => {
+                let (resource, amount) = value.split_once(':').unwrap();
+                node.object("status.allocatable").insert(resource.into(), amount.into());
+            }
+            "taint" => {
+                let (taint, effect) = value.split_once(':').unwrap();
+                let (key, value) = taint.split_once('=').unwrap_or((taint, ""));
+                push(&mut node, "spec.taints", json!({"key": key, "value": value, "effect": effect}));
+            }
+            "image" => {
+                let (name, mb) = value.rsplit_once(':').unwrap();
+                push(&mut node, "status.images", json!({"names": [name], "sizeBytes": number(mb) << 20}));
+            }
+            _ => return false,
+        }
+        true
+    });
+    node.set("metadata.labels", labels);
+    node.object("metadata.labels").insert("kubernetes.io/hostname".into(), name.into());
+    node
+}
+
+fn pod(words: &[&str], spec: &str, waiting: &Value) -> Value {
+    let (namespace, name) = words[0].split_once('/').unwrap_or(("default", words[0]));
+    let mut pod = json!({"metadata": {"name": name, "namespace": namespace}, "status": {"phase": "Pending"},
+        "spec": {"schedulerName": NAME, "containers": [{"name": "c", "image": "i"}]}});
+    let mut rest = &words[1..];
+    if let ["on", node, others @ ..] = rest {
+        pod.set("spec.nodeName", *node);
+        rest = others;
+    } else {
+        let mut extra = waiting.clone();
+        std::mem::swap(&mut extra, &mut pod["spec"]);
+        patch::merge_patch(&mut extra, &pod["spec"]).unwrap();
+        pod["spec"] = extra;
+    }
+    let labels = read_words(rest.iter().copied(), |key, value| {
+        let container = &mut pod["spec"]["containers"][0];
+        match key {
+            "cpu" | "memory" => container.set(&format!("resources.requests.{key}"), value),
+            "wants" => {
+                let (resource, amount) = value.split_once(':').unwrap();
+                container.object("resources.requests").insert(resource.into(), amount.into());
+            }
+            "port" => push(container, "ports", json!({"hostPort": number(value), "protocol": "TCP"})),
+            "priority" => pod.set("spec.priority", number(value)),
+            "at" => pod.set("metadata.creationTimestamp", objects::Timestamp(number(value) * 1000).rfc3339()),
+            "of" => pod.set(
+                "metadata.ownerReferences",
+                json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": value, "uid": value, "controller": true}]),
+            ),
+            _ => return false,
+        }
+        true
+    });
+    pod.set("metadata.labels", labels);
+    if !spec.is_empty() {
+        let extra: Value = serde_json::from_str(spec).unwrap_or_else(|error| panic!("{spec}: {error}"));
+        patch::merge_patch(&mut pod["spec"], &extra).unwrap();
+    }
+    pod
+}
+
+impl World {
+    fn of(fixture: &str) -> World {
+        let mut world = World { state: State::new(), waiting: json!({}) };
+        world.read("namespace default");
+        world.read(fixture);
+        world
+    }
+
+    fn read(&mut self, fixture: &str) {
+        for line in fixture.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let (line, spec) = line.split_once("::").unwrap_or((line, ""));
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let labels = |words: &[&str]| read_words(words.iter().copied(), |_, _| false);
+            let (kind, object) = match words[0] {
+                "node" => (registry::NODE, node(&words[1..])),
+                "pod" => (registry::POD, pod(&words[1..], spec.trim(), &self.waiting)),
+                "namespace" => {
+                    let metadata = json!({"name": words[1], "labels": labels(&words[2..])});
+                    (registry::NAMESPACE, json!({"metadata": metadata}))
+                }
+                "set" => {
+                    let selector = json!({"matchLabels": labels(&words[2..])});
+                    let object = json!({"metadata": {"name": words[1], "namespace": "default"},
+                        "spec": {"selector": selector}});
+                    (registry::REPLICA_SET, object)
+                }
+                "waiting" => {
+                    self.waiting = serde_json::from_str(spec).unwrap_or_else(|error| panic!("{spec}: {error}"));
+                    continue;
+                }
+                word => panic!("what is {word}?"),
+            };
+            self.put(kind, object);
+        }
+    }
+
+    fn apply(&mut self, op: Op) {
+        let applied = self.state.apply(LeaderId::default(), &Txn { ops: vec![op], ..Txn::default() });
+        assert!(matches!(applied.outcome, state::Outcome::Applied(_)), "{:?}", applied.outcome);
+    }
+
+    /// Creates an object, or replaces the one of its name.
+    fn put(&mut self, kind: KindId, object: Value) {
+        let key = Key::new(kind, object.text("metadata.namespace"), object.text("metadata.name"));
+        let before = View::new(self.state.clone()).get(&key).map(|record| record.header.revision);
+        let object = record::encode(&object);
+        self.apply(match before {
+            None => Op::Create { key, object },
+            Some(assumed) => Op::Update { key, assumed, object },
+        });
+    }
+
+    fn remove_pod(&mut self, name: &str) {
+        let key = Key::new(registry::POD, "default", name);
+        let assumed = self.view().get(&key).unwrap().header.revision;
+        self.apply(Op::Delete { key, assumed });
+    }
+
+    fn change_pod(&mut self, name: &str, change: impl FnOnce(&mut Value)) {
+        let mut pod = self.view().get(&Key::new(registry::POD, "default", name)).unwrap().value();
+        change(&mut pod);
+        self.put(registry::POD, pod);
+    }
+
+    fn view(&self) -> View {
+        View::new(self.state.clone())
+    }
+
+    fn model(&self) -> Model {
+        let mut model = Model::default();
+        model.sync(&self.view());
+        model
+    }
+}
+
+fn told(decisions: Vec<Decision>) -> String {
     let text = |decision: Decision| match decision {
         Decision::Bind { pod, node } => format!("{} -> {node}\n", pod.name),
         Decision::Unschedulable { pod, message } => format!("{}: {message}\n", pod.name),
+        Decision::Gated { pod } => format!("{} is gated\n", pod.name),
     };
-    expected.assert_eq(&place(&mut model).into_iter().map(text).collect::<String>());
+    decisions.into_iter().map(text).collect()
 }
 
-fn affinity(family: &str, key: &str, app: &str) -> Value {
-    json!({"affinity": {family: {"requiredDuringSchedulingIgnoredDuringExecution": [
-        {"topologyKey": key, "labelSelector": {"matchLabels": {"app": app}}}]}}})
+/// Places what waits and compares the decisions.
+fn check(fixture: &str, expected: Expect) {
+    let mut model = World::of(fixture).model();
+    expected.assert_eq(&told(place(&mut model, usize::MAX)));
+    assert!(model.sums_are_true());
 }
 
-const HOST: &str = "kubernetes.io/hostname";
-
-#[test]
-fn no_nodes() {
-    check(
-        "pod x",
-        json!({}),
-        expect![[r#"
-        x: no nodes available to schedule pods
-    "#]],
-    );
-}
-
-#[test]
-fn node_unschedulable() {
-    check(
-        "node a cordoned\n node b\n pod x",
-        json!({}),
-        expect![[r#"
-        x -> b
-    "#]],
-    );
-    check(
-        "node a cordoned\n pod x",
-        json!({}),
-        expect![[r#"
-        x: 0/1 nodes are available: 1 node(s) were unschedulable.
-    "#]],
-    );
-}
-
-#[test]
-fn node_resources_fit() {
-    check(
-        "node a cpu=2\n node b cpu=1\n pod y on a cpu=1\n pod x cpu=1500m",
-        json!({}),
-        expect![[r#"
-        x: 0/2 nodes are available: 2 Insufficient cpu.
-    "#]],
-    );
-    check(
-        "node a pods=1\n pod y on a\n pod x memory=9Gi",
-        json!({}),
-        expect![[r#"
-        x: 0/1 nodes are available: 1 Insufficient memory, 1 Too many pods.
-    "#]],
-    );
-}
-
-#[test]
-fn taint_toleration() {
-    check(
-        "node a taint=gpu:NoSchedule\n pod x",
-        json!({}),
-        expect![[r#"
-        x: 0/1 nodes are available: 1 node(s) had untolerated taint(s).
-    "#]],
-    );
-    let tolerates = json!({"tolerations": [{"key": "gpu", "operator": "Exists"}]});
-    check(
-        "node a taint=gpu:NoSchedule\n pod x",
-        tolerates,
-        expect![[r#"
-        x -> a
-    "#]],
-    );
-    check(
-        "node a taint=old:PreferNoSchedule\n node b\n pod x",
-        json!({}),
-        expect![[r#"
-        x -> b
-    "#]],
-    );
-}
-
-#[test]
-fn node_affinity() {
-    let ssd = json!({"nodeSelector": {"disk": "ssd"}});
-    check(
-        "node a disk=hdd\n node b disk=ssd\n pod x",
-        ssd.clone(),
-        expect![[r#"
-        x -> b
-    "#]],
-    );
-    check(
-        "node a disk=hdd\n pod x",
-        ssd,
-        expect![[r#"
-        x: 0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.
-    "#]],
-    );
-    let required = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
-        "nodeSelectorTerms": [{"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["4"]}]}]}}}});
-    check(
-        "node a cores=4\n node b cores=8\n pod x",
-        required,
-        expect![[r#"
-        x -> b
-    "#]],
-    );
-    let by_name = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
-        "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["b"]}]}]}}}});
-    check(
-        "node a\n node b\n pod x",
-        by_name,
-        expect![[r#"
-        x -> b
-    "#]],
-    );
-    let preferred = json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
-        {"weight": 10, "preference": {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}}]}}});
-    check(
-        "node a\n node b disk=ssd\n pod x",
-        preferred,
-        expect![[r#"
-        x -> b
-    "#]],
-    );
-}
-
-#[test]
-fn node_ports() {
-    check(
-        "node a\n pod y on a port=80\n pod x port=80",
-        json!({}),
-        expect![[r#"
-        x: 0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.
-    "#]],
-    );
-}
-
-#[test]
-fn required_anti_affinity_one_per_host() {
-    let nodes = "node a\n node b\n node c\n";
-    let pods = "pod p1 app=w\n pod p2 app=w\n pod p3 app=w\n pod p4 app=w";
-    check(
-        &format!("{nodes}{pods}"),
-        affinity("podAntiAffinity", HOST, "w"),
-        expect![[r#"
-        p1 -> a
-        p2 -> b
-        p3 -> c
-        p4: 0/3 nodes are available: 3 node(s) didn't match pod anti-affinity rules.
-    "#]],
-    );
-}
-
-#[test]
-fn anti_affinity_is_symmetric() {
-    check(
-        "node a\n pod y on a app=db refuses=web\n pod x app=web",
-        json!({}),
-        expect![[r#"
-        x: 0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules.
-    "#]],
-    );
-}
-
-#[test]
-fn required_affinity() {
-    let near_db = affinity("podAffinity", "zone", "db");
-    check(
-        "node a zone=1\n node b zone=2\n node c zone=2\n pod y on b app=db\n pod z on b\n pod x app=web",
-        near_db.clone(),
-        expect![[r#"
-        x -> c
-    "#]],
-    );
-    check(
-        "node a zone=1\n pod x app=web",
-        near_db,
-        expect![[r#"
-        x: 0/1 nodes are available: 1 node(s) didn't match pod affinity rules.
-    "#]],
-    );
-    // The first of a group that wants to be with itself starts the group.
-    check(
-        "node a zone=1\n pod x app=db\n pod y app=db",
-        affinity("podAffinity", "zone", "db"),
-        expect![[r#"
-        x -> a
-        y -> a
-    "#]],
-    );
-}
-
-#[test]
-fn preferred_anti_affinity_spreads_evenly() {
-    let spec = json!({"affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
-        {"weight": 100, "podAffinityTerm": {"topologyKey": HOST, "labelSelector": {"matchLabels": {"app": "w"}}}}]}}});
-    let pods: String = (1..=6).map(|i| format!("pod p{i} app=w\n")).collect();
-    check(
-        &format!("node a\n node b\n node c\n {pods}"),
-        spec,
-        expect![[r#"
-        p1 -> a
-        p2 -> b
-        p3 -> c
-        p4 -> a
-        p5 -> b
-        p6 -> c
-    "#]],
-    );
-}
-
-#[test]
-fn topology_spread() {
-    let spread = |when: &str| {
-        json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
-        "whenUnsatisfiable": when, "labelSelector": {"matchLabels": {"app": "w"}}}]})
-    };
-    let fixture = "node a zone=1\n node b zone=2 cordoned\n pod y on a app=w\n pod x app=w";
-    check(
-        fixture,
-        spread("DoNotSchedule"),
-        expect![[r#"
-        x: 0/2 nodes are available: 1 node(s) didn't match pod topology spread constraints, 1 node(s) were unschedulable.
-    "#]],
-    );
-    check(
-        fixture,
-        spread("ScheduleAnyway"),
-        expect![[r#"
-        x -> a
-    "#]],
-    );
-    check(
-        "node a zone=1\n node b\n pod x app=w",
-        spread("DoNotSchedule"),
-        expect![[r#"
-        x -> a
-    "#]],
-    );
-}
-
-#[test]
-fn priority_goes_first() {
-    check(
-        "node a pods=1\n pod low\n pod high priority=9",
-        json!({}),
-        expect![[r#"
-        high -> a
-        low: 0/1 nodes are available: 1 Too many pods.
-    "#]],
-    );
-}
-
-#[test]
-fn the_emptier_node_wins() {
-    check(
-        "node a\n node b\n pod y on a cpu=2\n pod x cpu=1",
-        json!({}),
-        expect![[r#"
-        x -> b
-    "#]],
-    );
-}
-
-#[test]
-fn gated_and_foreign_pods_are_left_alone() {
-    check("node a\n pod x", json!({"schedulingGates": [{"name": "g"}]}), expect![[""]]);
-    check("node a\n pod x", json!({"schedulerName": "mine"}), expect![[""]]);
+/// What one plugin gives the fitting nodes for the first pod that waits.
+fn points(fixture: &str, plugin: &str, expected: Expect) {
+    let model = World::of(fixture).model();
+    let pod = model.waiting().next().expect("a pod waits");
+    let case = Case::new(&model, pod);
+    let nodes: Vec<&NodeInfo> = model.nodes().filter(|node| filter::fits(&case, node).is_ok()).collect();
+    let at = score::SCORES.iter().position(|(name, _, _)| *name == plugin).expect("the plugin has that name");
+    let points = score::table(&case, &nodes).swap_remove(at);
+    let text: Vec<String> = nodes.iter().zip(points).map(|(node, n)| format!("{} {n}", node.name)).collect();
+    expected.assert_eq(&text.join(", "));
 }
