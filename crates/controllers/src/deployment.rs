@@ -1,43 +1,74 @@
 //! Deployment: rolls its ReplicaSets from one template to the next.
 //!
+//! This file keeps the sets: which are the deployment's, which is the newest, their revisions, their
+//! history, and the new one that a new template asks for. `rollout` decides their sizes and status.
+//!
 //! Rules: kubernetes.io/docs/concepts/workloads/controllers/deployment.
 
-use crate::events::event;
-use crate::replicaset::owner_reference;
+use crate::claim::{claim, owner_reference};
+use crate::replicaset::pods_of;
+use crate::rollout;
 use crate::{Context, Plan};
-use objects::{Key, Record, Timestamp, Value, ValueExt, json, registry};
+use objects::selector::Selector;
+use objects::{Key, Record, Value, ValueExt, json, registry};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 const COMPONENT: &str = "deployment-controller";
 const HASH_LABEL: &str = "pod-template-hash";
 const REVISION: &str = "deployment.kubernetes.io/revision";
-const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
-const MAX: &str = "deployment.kubernetes.io/max-replicas";
 const HISTORY: &str = "deployment.kubernetes.io/revision-history";
-/// How often a Recreate rollout looks whether its old pods are gone.
-const OLD_PODS_POLL_MS: i64 = 200;
+pub(crate) const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
+pub(crate) const MAX: &str = "deployment.kubernetes.io/max-replicas";
+/// Annotations of a deployment that are not its sets'.
+const OWN_ANNOTATIONS: [&str; 5] =
+    ["kubectl.kubernetes.io/last-applied-configuration", REVISION, HISTORY, DESIRED, MAX];
 
 /// A ReplicaSet of the deployment, as it is and as it should become.
-struct Set {
-    record: Arc<Record>,
-    value: Value,
+pub(crate) struct Set {
+    pub(crate) record: Arc<Record>,
+    pub(crate) value: Value,
     /// `spec.replicas` as planned so far.
-    replicas: i64,
+    pub(crate) replicas: i64,
 }
 
 impl Set {
-    fn status(&self, field: &str) -> i64 {
+    fn new(record: Arc<Record>) -> Set {
+        let value = record.value();
+        let replicas = value.at("spec.replicas").as_i64().unwrap_or(0);
+        Set { record, value, replicas }
+    }
+
+    pub(crate) fn status(&self, field: &str) -> i64 {
         self.value.at("status").at(field).as_i64().unwrap_or(0)
     }
 
-    fn spec_replicas(&self) -> i64 {
+    pub(crate) fn spec_replicas(&self) -> i64 {
         self.value.at("spec.replicas").as_i64().unwrap_or(0)
     }
 
-    fn revision(&self) -> i64 {
-        self.value.annotation(REVISION).and_then(|text| text.parse().ok()).unwrap_or(0)
+    pub(crate) fn number(&self, annotation: &str) -> Option<i64> {
+        self.value.annotation(annotation)?.parse().ok()
     }
+
+    fn revision(&self) -> i64 {
+        self.number(REVISION).unwrap_or(0)
+    }
+}
+
+/// A deployment and its sets, oldest first.
+pub(crate) struct Rollout {
+    pub(crate) record: Arc<Record>,
+    pub(crate) value: Value,
+    pub(crate) sets: Vec<Set>,
+    /// The set of the present template.
+    pub(crate) newest: Option<usize>,
+    pub(crate) replicas: i64,
+    /// How many pods may come on top, and how many may be missing, while rolling.
+    pub(crate) surge: i64,
+    pub(crate) unavailable: i64,
+    pub(crate) paused: bool,
+    pub(crate) recreates: bool,
 }
 
 fn int_or_percent(value: &Value, of: i64, round_up: bool) -> i64 {
@@ -53,7 +84,7 @@ fn int_or_percent(value: &Value, of: i64, round_up: bool) -> i64 {
 }
 
 /// (surge, unavailable) in pods. Surge rounds up, unavailable rounds down, and both are never 0.
-fn fenceposts(deployment: &Value, replicas: i64) -> (i64, i64) {
+pub(crate) fn fenceposts(deployment: &Value, replicas: i64) -> (i64, i64) {
     let rolling = deployment.at("spec.strategy.rollingUpdate");
     if deployment.text("spec.strategy.type") != "RollingUpdate" {
         return (0, 0);
@@ -86,112 +117,80 @@ fn bare_template(template: &Value) -> Value {
 pub(crate) fn reconcile(key: &Key, context: &mut Context) -> Plan {
     let mut plan = Plan::default();
     let Some(record) = context.view.get(key).cloned() else { return plan };
-    let deployment = record.value();
-    let controls = |set: &&Arc<Record>| set.header.controller().is_some_and(|owner| owner.uid == record.header.uid);
-    let owned = context.view.owned_by(&record.header.uid).filter(|r| r.key.kind == registry::REPLICA_SET);
-    let mut sets: Vec<Set> = owned
-        .filter(controls)
-        .map(|record| {
-            let value = record.value();
-            let replicas = value.at("spec.replicas").as_i64().unwrap_or(0);
-            Set { record: record.clone(), value, replicas }
-        })
-        .collect();
+    let value = record.value();
+    let Some(selector) = Selector::from_object(value.at("spec.selector")) else { return plan };
+    let records = claim(&record, &selector, registry::REPLICA_SET, |_| true, context.view, &mut plan);
+    let mut sets: Vec<Set> = records.into_iter().map(Set::new).collect();
     sets.sort_by_key(|set| (set.record.header.created, set.record.key.clone()));
-    if record.header.deletion.is_some() {
-        write_status(&record, deployment, &sets, None, context, &mut plan);
+    let template = bare_template(value.at("spec.template"));
+    let replicas = value.at("spec.replicas").as_i64().unwrap_or(1);
+    let (surge, unavailable) = fenceposts(&value, replicas);
+    let mut rollout = Rollout {
+        newest: sets.iter().position(|set| bare_template(set.value.at("spec.template")) == template),
+        paused: value.at("spec.paused") == true,
+        recreates: value.text("spec.strategy.type") == "Recreate",
+        record,
+        sets,
+        replicas,
+        surge,
+        unavailable,
+        value,
+    };
+    let mut next = rollout.value.clone();
+    if rollout.record.header.deletion.is_some() {
+        rollout::write_status(&rollout, next, None, context, &mut plan);
         return plan;
     }
-    let template = bare_template(deployment.at("spec.template"));
-    let newest = sets.iter().position(|set| bare_template(set.value.at("spec.template")) == template);
-    let paused = deployment.at("spec.paused") == true;
-    let replicas = deployment.at("spec.replicas").as_i64().unwrap_or(1);
-    let mut next = deployment.clone();
-    let max_revision = sets.iter().enumerate().filter(|(i, _)| Some(*i) != newest).map(|(_, s)| s.revision()).max();
-    let revision = max_revision.unwrap_or(0) + 1;
-    match newest {
-        None if !paused && ready_for_new(&deployment, &sets, context) => {
-            if !create_set(&record, &deployment, &sets, revision, context, &mut plan) {
-                let collisions = deployment.at("status.collisionCount").as_i64().unwrap_or(0) + 1;
-                next.set("status.collisionCount", collisions);
-            }
+    let scales_only = rollout.paused || rollout.is_scaled_elsewhere();
+    let mut created = None;
+    if scales_only {
+        rollout.scale_in_proportion();
+    } else if rollout.recreates {
+        let waits = rollout.retire() || old_pods_left(&rollout, context);
+        match rollout.newest {
+            Some(newest) if !waits => rollout.sets[newest].replicas = replicas,
+            None if !waits => created = create_set(&rollout, replicas, &mut next, context, &mut plan),
+            _ => {}
         }
-        _ => {}
+    } else if rollout.newest.is_some() {
+        rollout.roll();
+    } else {
+        let first = rollout.room_for_new();
+        created = create_set(&rollout, first, &mut next, context, &mut plan);
     }
-    if let Some(newest) = newest {
-        let scaled_elsewhere = sets.iter().any(|set| {
-            let desired = set.value.annotation(DESIRED).and_then(|text| text.parse::<i64>().ok());
-            set.spec_replicas() > 0 && desired.is_some_and(|desired| desired != replicas)
-        });
-        if paused || scaled_elsewhere {
-            scale_in_proportion(&deployment, &mut sets, newest, replicas);
-        } else if deployment.text("spec.strategy.type") == "Recreate" {
-            recreate(&mut sets, newest, replicas, context);
-        } else {
-            roll(&deployment, &mut sets, newest, replicas);
-        }
-        let bump = sets[newest].revision() < revision;
-        if !paused || bump {
-            next.object("metadata.annotations")
-                .insert(REVISION.into(), if bump { revision } else { sets[newest].revision() }.to_string().into());
-        }
-        write_sets(&record, &deployment, &sets, newest, if bump { revision } else { 0 }, context, &mut plan);
-        clean_up(&deployment, &sets, newest, &mut plan);
-    } else if paused && !sets.is_empty() {
-        // Paused before the new template had a set: the old ones still follow `replicas`.
-        let latest = sets.len() - 1;
-        scale_in_proportion(&deployment, &mut sets, latest, replicas);
-        write_sets(&record, &deployment, &sets, usize::MAX, 0, context, &mut plan);
-    } else if deployment.text("spec.strategy.type") == "Recreate" && !paused {
-        sets.iter_mut().for_each(|set| set.replicas = 0);
-        write_sets(&record, &deployment, &sets, usize::MAX, 0, context, &mut plan);
+    write_sets(&rollout, &mut next, context, &mut plan);
+    if rollout.paused || rollout.is_complete() {
+        clean_up(&rollout, &mut plan);
     }
-    if deployment.text("spec.strategy.type") == "Recreate" && !paused && old_pods_left(&sets, newest, context) {
-        // The last old pod's end changes no set's status: nothing else would wake this key.
-        plan.wake_after(OLD_PODS_POLL_MS);
-    }
-    write_status(&record, next, &sets, newest, context, &mut plan);
+    rollout::write_status(&rollout, next, created, context, &mut plan);
     plan
 }
 
-/// Whether a pod of any set but the newest still runs.
-fn old_pods_left(sets: &[Set], newest: Option<usize>, context: &Context) -> bool {
-    sets.iter().enumerate().filter(|(i, _)| Some(*i) != newest).any(|(_, set)| {
-        let pods = crate::replicaset::pods_of(context.view, &set.record);
-        pods.iter().any(|pod| !matches!(pod.header.phase.as_deref(), Some("Succeeded" | "Failed")))
-    })
+/// Whether a pod of any set but the newest still runs, be it on its way out.
+fn old_pods_left(rollout: &Rollout, context: &Context) -> bool {
+    let runs = |pod: &Arc<Record>| !matches!(pod.header.phase.as_deref(), Some("Succeeded" | "Failed"));
+    rollout.olds().any(|i| pods_of(context.view, &rollout.sets[i].record).any(runs))
 }
 
-/// Recreate makes the new set only once no old pod runs any more.
-fn ready_for_new(deployment: &Value, sets: &[Set], context: &Context) -> bool {
-    deployment.text("spec.strategy.type") != "Recreate"
-        || (sets.iter().all(|set| set.spec_replicas() == 0) && !old_pods_left(sets, None, context))
-}
-
+/// Makes the set of a new template; its name, or nothing when another object has that name: then the
+/// next try hashes to another one.
 fn create_set(
-    record: &Record,
-    deployment: &Value,
-    sets: &[Set],
-    revision: i64,
+    rollout: &Rollout,
+    replicas: i64,
+    next: &mut Value,
     context: &mut Context,
     plan: &mut Plan,
-) -> bool {
+) -> Option<String> {
+    let (record, deployment) = (&rollout.record, &rollout.value);
     let collisions = deployment.at("status.collisionCount").as_i64().unwrap_or(0);
     let mut template = deployment.at("spec.template").clone();
     let hash = template_hash(&template, collisions);
     let base: String = record.key.name.chars().take(63 - 1 - hash.len()).collect();
     let name = format!("{base}-{hash}");
-    let key = Key::new(registry::REPLICA_SET, &record.key.namespace, &name);
-    if context.view.get(&key).is_some() {
-        return false;
+    if context.view.get(&Key::new(registry::REPLICA_SET, &record.key.namespace, &name)).is_some() {
+        next.set("status.collisionCount", collisions + 1);
+        return None;
     }
-    let replicas = deployment.at("spec.replicas").as_i64().unwrap_or(1);
-    let (surge, _) = fenceposts(deployment, replicas);
-    let others: i64 = sets.iter().map(|set| set.replicas).sum();
-    let first = match deployment.text("spec.strategy.type") {
-        "RollingUpdate" => replicas.min((replicas + surge - others).max(0)),
-        _ => replicas,
-    };
     template.object("metadata.labels").insert(HASH_LABEL.into(), hash.as_str().into());
     let mut selector = deployment.at("spec.selector").clone();
     selector.object("matchLabels").insert(HASH_LABEL.into(), hash.as_str().into());
@@ -200,286 +199,94 @@ fn create_set(
             "name": name, "namespace": record.key.namespace.as_str(), "labels": template.at("metadata.labels"),
             "ownerReferences": [owner_reference(record)],
         },
-        "spec": {"replicas": first, "selector": selector, "template": template},
+        "spec": {"replicas": replicas, "selector": selector, "template": template},
     });
     if !deployment.at("spec.minReadySeconds").is_null() {
         set.set("spec.minReadySeconds", deployment.at("spec.minReadySeconds").clone());
     }
-    set.set("metadata.annotations", annotations(deployment, replicas, surge, revision));
+    let revision = rollout.sets.iter().map(Set::revision).max().unwrap_or(0) + 1;
+    copy_annotations(rollout, &mut set);
+    set.object("metadata.annotations").insert(REVISION.into(), revision.to_string().into());
+    next.object("metadata.annotations").insert(REVISION.into(), revision.to_string().into());
     plan.create(registry::REPLICA_SET, set);
-    scaled_event(record, &name, 0, first, context, plan);
-    true
+    tell_scaled(rollout, &name, 0, replicas, context, plan);
+    Some(name)
 }
 
-fn annotations(deployment: &Value, replicas: i64, surge: i64, revision: i64) -> Value {
-    let mut kept = deployment.at("metadata.annotations").as_object().cloned().unwrap_or_default();
-    kept.remove("kubectl.kubernetes.io/last-applied-configuration");
-    kept.remove(HISTORY);
-    kept.insert(REVISION.into(), revision.to_string().into());
-    kept.insert(DESIRED.into(), replicas.to_string().into());
-    kept.insert(MAX.into(), (replicas + surge).to_string().into());
-    Value::Object(kept)
+/// What the newest set takes over from its deployment.
+fn copy_annotations(rollout: &Rollout, set: &mut Value) {
+    let own = rollout.value.at("metadata.annotations").as_object().into_iter().flatten();
+    let copied: Vec<_> = own.filter(|(key, _)| !OWN_ANNOTATIONS.contains(&key.as_str())).collect();
+    let annotations = set.object("metadata.annotations");
+    annotations.extend(copied.into_iter().map(|(key, value)| (key.clone(), value.clone())));
+    note_sizes(rollout, set);
 }
 
-fn scaled_event(record: &Record, set: &str, from: i64, to: i64, context: &mut Context, plan: &mut Plan) {
-    if from == to {
-        return;
-    }
-    let way = if to > from { "up" } else { "down" };
-    let message = format!("Scaled {way} replica set {set} from {from} to {to}");
-    let note = event(record, COMPONENT, "Normal", "ScalingReplicaSet", &message, context.now, context.rng);
-    plan.create(registry::EVENT, note);
+/// The sizes that a later change of `replicas` is measured against.
+fn note_sizes(rollout: &Rollout, set: &mut Value) {
+    let annotations = set.object("metadata.annotations");
+    annotations.insert(DESIRED.into(), rollout.replicas.to_string().into());
+    annotations.insert(MAX.into(), (rollout.replicas + rollout.surge).to_string().into());
 }
 
-/// One step of a rolling update: up within the surge, down within what may be unavailable.
-fn roll(deployment: &Value, sets: &mut [Set], newest: usize, replicas: i64) {
-    let (surge, unavailable) = fenceposts(deployment, replicas);
-    let total: i64 = sets.iter().map(|set| set.replicas).sum();
-    let current = sets[newest].replicas;
-    if current > replicas {
-        sets[newest].replicas = replicas;
-    } else if current < replicas {
-        let room = replicas + surge - total;
-        sets[newest].replicas = current + room.max(0).min(replicas - current);
-    }
-    let min_available = replicas - unavailable;
-    let available: i64 = sets.iter().map(|set| set.status("availableReplicas")).sum();
-    let new_unavailable = sets[newest].spec_replicas() - sets[newest].status("availableReplicas");
-    let mut may_go = total - min_available - new_unavailable;
-    let mut olds: Vec<usize> = (0..sets.len()).filter(|i| *i != newest && sets[*i].replicas > 0).collect();
-    olds.sort_by_key(|i| (sets[*i].record.header.created, *i));
-    // Pods that serve nobody go first.
-    for i in &olds {
-        let unhealthy = sets[*i].replicas - sets[*i].status("availableReplicas");
-        let gone = unhealthy.min(may_go).max(0);
-        sets[*i].replicas -= gone;
-        may_go -= gone;
-    }
-    let mut spare = (available - min_available).min(may_go).max(0);
-    for i in olds {
-        let gone = sets[i].replicas.min(spare);
-        sets[i].replicas -= gone;
-        spare -= gone;
+fn tell_scaled(rollout: &Rollout, set: &str, from: i64, to: i64, context: &Context, plan: &mut Plan) {
+    if from != to {
+        let way = if to > from { "up" } else { "down" };
+        let message = format!("Scaled {way} replica set {set} from {from} to {to}");
+        plan.tell(&rollout.record, COMPONENT, ("Normal", "ScalingReplicaSet", &message), context);
     }
 }
 
-fn recreate(sets: &mut [Set], newest: usize, replicas: i64, context: &Context) {
-    for (_, set) in sets.iter_mut().enumerate().filter(|(i, _)| *i != newest) {
-        set.replicas = 0;
-    }
-    if !old_pods_left(sets, Some(newest), context) {
-        sets[newest].replicas = replicas;
-    }
-}
-
-/// A change of `replicas` in the middle of a rollout is shared out in proportion to the sets' sizes.
-fn scale_in_proportion(deployment: &Value, sets: &mut [Set], newest: usize, replicas: i64) {
-    let (surge, _) = fenceposts(deployment, replicas);
-    let mut active: Vec<usize> = (0..sets.len()).filter(|i| sets[*i].replicas > 0).collect();
-    if active.len() <= 1 {
-        let only = active.first().copied().unwrap_or(newest);
-        sets[only].replicas = replicas;
-        return;
-    }
-    let total: i64 = sets.iter().map(|set| set.replicas).sum();
-    let allowed = if replicas > 0 { replicas + surge } else { 0 };
-    let mut left = allowed - total;
-    active.sort_by_key(|i| (-sets[*i].replicas, *i));
-    for i in &active {
-        let before: i64 = sets[*i].value.annotation(MAX).and_then(|t| t.parse().ok()).unwrap_or(total).max(1);
-        let share = (sets[*i].replicas * allowed * 2 + before).div_euclid(before * 2) - sets[*i].replicas;
-        let change = if left >= 0 { share.clamp(0, left) } else { share.clamp(left, 0) };
-        sets[*i].replicas += change;
-        left -= change;
-    }
-    let first = active[0];
-    sets[first].replicas = (sets[first].replicas + left).max(0);
-}
-
-fn write_sets(
-    record: &Record,
-    deployment: &Value,
-    sets: &[Set],
-    newest: usize,
-    bumped: i64,
-    context: &mut Context,
-    plan: &mut Plan,
-) {
-    let replicas = deployment.at("spec.replicas").as_i64().unwrap_or(1);
-    let (surge, _) = fenceposts(deployment, replicas);
-    for (i, set) in sets.iter().enumerate() {
+/// Writes what has changed of each set: its size and, for the newest, its revision and what it takes
+/// over from the deployment.
+fn write_sets(rollout: &Rollout, deployment: &mut Value, context: &Context, plan: &mut Plan) {
+    let old_max = rollout.olds().map(|i| rollout.sets[i].revision()).max().unwrap_or(0);
+    for (i, set) in rollout.sets.iter().enumerate() {
         let mut next = set.value.clone();
-        next.set("spec.replicas", set.replicas);
-        if i == newest {
-            let mut kept = annotations(deployment, replicas, surge, set.revision());
-            let mut history = set.value.annotation(HISTORY).unwrap_or("").to_string();
-            if bumped > 0 {
-                // A rollback: the set keeps the numbers it had.
-                if set.revision() > 0 {
-                    history = match history.as_str() {
-                        "" => set.revision().to_string(),
-                        earlier => format!("{earlier},{}", set.revision()),
-                    };
+        if set.replicas != set.spec_replicas() {
+            next.set("spec.replicas", set.replicas);
+        }
+        if Some(i) == rollout.newest {
+            copy_annotations(rollout, &mut next);
+            let annotations = next.object("metadata.annotations");
+            if set.revision() <= old_max {
+                // A rollback: the set gets the next number and keeps those it had in its history.
+                let history: Vec<String> = [set.value.annotation(HISTORY), set.value.annotation(REVISION)]
+                    .into_iter()
+                    .flatten()
+                    .map(ToString::to_string)
+                    .collect();
+                if !history.is_empty() {
+                    annotations.insert(HISTORY.into(), history.join(",").into());
                 }
-                kept[REVISION] = bumped.to_string().into();
+                annotations.insert(REVISION.into(), (old_max + 1).to_string().into());
             }
-            if !history.is_empty() {
-                kept[HISTORY] = history.into();
-            }
-            next.set("metadata.annotations", kept);
-            if !deployment.at("spec.minReadySeconds").is_null() {
-                next.set("spec.minReadySeconds", deployment.at("spec.minReadySeconds").clone());
+            let revision = annotations[REVISION].clone();
+            deployment.object("metadata.annotations").insert(REVISION.into(), revision);
+            match rollout.value.at("spec.minReadySeconds") {
+                Value::Null => drop(next.remove_at("spec.minReadySeconds")),
+                seconds => next.set("spec.minReadySeconds", seconds.clone()),
             }
         } else if set.replicas > 0 {
-            let annotations = next.object("metadata.annotations");
-            annotations.insert(DESIRED.into(), replicas.to_string().into());
-            annotations.insert(MAX.into(), (replicas + surge).to_string().into());
+            note_sizes(rollout, &mut next);
         }
         if next != set.value {
             plan.update(&set.record, next);
-            scaled_event(record, &set.record.key.name, set.spec_replicas(), set.replicas, context, plan);
+            tell_scaled(rollout, &set.record.key.name, set.spec_replicas(), set.replicas, context, plan);
         }
     }
 }
 
-/// Old, empty sets beyond the history limit go, oldest revision first.
-fn clean_up(deployment: &Value, sets: &[Set], newest: usize, plan: &mut Plan) {
-    let limit = deployment.at("spec.revisionHistoryLimit").as_i64().unwrap_or(10);
-    let complete = is_complete(deployment, &sets[newest], sets);
-    if !complete && deployment.at("spec.paused") != true {
-        return;
-    }
-    let empty = |set: &Set| set.replicas == 0 && set.spec_replicas() == 0 && set.status("replicas") == 0;
-    let mut old: Vec<&Set> =
-        sets.iter().enumerate().filter(|(i, set)| *i != newest && empty(set)).map(|(_, set)| set).collect();
+/// Old sets beyond the history limit go, oldest revision first, when nothing of them runs.
+fn clean_up(rollout: &Rollout, plan: &mut Plan) {
+    let limit = rollout.value.at("spec.revisionHistoryLimit").as_i64().unwrap_or(10).max(0) as usize;
+    let mut old: Vec<&Set> = rollout.olds().map(|i| &rollout.sets[i]).collect();
+    old.retain(|set| set.record.header.deletion.is_none());
     old.sort_by_key(|set| set.revision());
-    let n_excess = (old.len() as i64 - limit).max(0) as usize;
-    for set in old.into_iter().take(n_excess).filter(|set| set.record.header.deletion.is_none()) {
+    let n_excess = old.len().saturating_sub(limit);
+    let is_idle = |set: &&Set| set.replicas == 0 && set.spec_replicas() == 0 && set.status("replicas") == 0;
+    let is_observed = |set: &&Set| set.status("observedGeneration") >= set.record.header.generation;
+    for set in old.into_iter().take(n_excess).filter(is_idle).filter(is_observed) {
         plan.delete(&set.record, None);
     }
-}
-
-fn is_complete(deployment: &Value, newest: &Set, sets: &[Set]) -> bool {
-    let replicas = deployment.at("spec.replicas").as_i64().unwrap_or(1);
-    let total: i64 = sets.iter().map(|set| set.status("replicas")).sum();
-    newest.status("replicas") == replicas && newest.status("availableReplicas") == replicas && total == replicas
-}
-
-fn condition(ty: &str, status: &str, reason: &str, message: &str, old: Option<&Value>, now: Timestamp) -> Value {
-    let same = old.is_some_and(|old| old.text("status") == status);
-    let transition = match old {
-        Some(old) if same => old.text("lastTransitionTime").to_string(),
-        _ => now.rfc3339(),
-    };
-    json!({
-        "type": ty, "status": status, "reason": reason, "message": message,
-        "lastUpdateTime": now.rfc3339(), "lastTransitionTime": transition,
-    })
-}
-
-fn write_status(
-    record: &Arc<Record>,
-    mut next: Value,
-    sets: &[Set],
-    newest: Option<usize>,
-    context: &Context,
-    plan: &mut Plan,
-) {
-    let old = record.value();
-    let replicas = next.at("spec.replicas").as_i64().unwrap_or(1);
-    let sum = |field: &str| sets.iter().map(|set| set.status(field)).sum::<i64>();
-    let available = sum("availableReplicas");
-    let updated = newest.map_or(0, |newest| sets[newest].status("replicas"));
-    let wanted: i64 = sets.iter().map(|set| set.replicas).sum();
-    let counts = [
-        ("replicas", sum("replicas")),
-        ("updatedReplicas", updated),
-        ("readyReplicas", sum("readyReplicas")),
-        ("availableReplicas", available),
-        ("unavailableReplicas", (wanted.max(replicas) - available).max(0)),
-    ];
-    for (field, count) in counts {
-        match count {
-            0 => drop(next.remove_at(&format!("status.{field}"))),
-            count => next.set(&format!("status.{field}"), count),
-        }
-    }
-    next.set("status.observedGeneration", record.header.generation);
-    let find = |ty: &str| old.items("status.conditions").iter().find(|c| c.text("type") == ty).cloned();
-    let (_, unavailable) = fenceposts(&next, replicas);
-    let (was_available, was_progressing) = (find("Available"), find("Progressing"));
-    let now = context.now;
-    let available_now = match available >= replicas - unavailable {
-        true => ("True", "MinimumReplicasAvailable", "Deployment has minimum availability."),
-        false => ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability."),
-    };
-    let mut conditions = vec![keep_or(was_available.as_ref(), |old| {
-        condition("Available", available_now.0, available_now.1, available_now.2, old, now)
-    })];
-    conditions.extend(progressing(&old, &next, sets, newest, was_progressing.as_ref(), now, plan));
-    next.set("status.conditions", conditions);
-    if next.at("status") != old.at("status") || next.at("metadata") != old.at("metadata") {
-        plan.update(record, next);
-    }
-}
-
-/// A condition that says the same keeps its times.
-fn keep_or(old: Option<&Value>, make: impl FnOnce(Option<&Value>) -> Value) -> Value {
-    let new = make(old);
-    match old {
-        Some(old) if ["status", "reason", "message"].iter().all(|f| old.text(f) == new.text(f)) => old.clone(),
-        _ => new,
-    }
-}
-
-fn progressing(
-    old: &Value,
-    next: &Value,
-    sets: &[Set],
-    newest: Option<usize>,
-    was: Option<&Value>,
-    now: Timestamp,
-    plan: &mut Plan,
-) -> Option<Value> {
-    let make = |status: &str, reason: &str, message: &str| {
-        Some(keep_or(was, |old| condition("Progressing", status, reason, message, old, now)))
-    };
-    if next.at("spec.paused") == true {
-        return make("Unknown", "DeploymentPaused", "Deployment is paused");
-    }
-    if was.is_some_and(|was| was.text("reason") == "DeploymentPaused") {
-        return make("Unknown", "DeploymentResumed", "Deployment is resumed");
-    }
-    let deadline_s = next.at("spec.progressDeadlineSeconds").as_i64().unwrap_or(600);
-    let Some(newest) = newest else {
-        return make("True", "NewReplicaSetCreated", "Created new replica set");
-    };
-    let name = &sets[newest].record.key.name;
-    if is_complete(next, &sets[newest], sets) {
-        let message = format!("ReplicaSet \"{name}\" has successfully progressed.");
-        return make("True", "NewReplicaSetAvailable", &message);
-    }
-    let number = |object: &Value, field: &str| object.at("status").at(field).as_i64().unwrap_or(0);
-    let grew =
-        ["updatedReplicas", "readyReplicas", "availableReplicas"].iter().any(|f| number(next, f) > number(old, f));
-    let shrank = number(next, "replicas") - number(next, "updatedReplicas")
-        < number(old, "replicas") - number(old, "updatedReplicas");
-    let message = format!("ReplicaSet \"{name}\" is progressing.");
-    let started_over = was.is_none_or(|was| was.text("reason") == "NewReplicaSetAvailable")
-        && number(next, "updatedReplicas") < next.at("spec.replicas").as_i64().unwrap_or(1);
-    if grew || shrank || was.is_none() || started_over {
-        return Some(condition("Progressing", "True", "ReplicaSetUpdated", &message, was, now));
-    }
-    let was = was?;
-    let last = Timestamp::parse(was.text("lastUpdateTime")).unwrap_or(now);
-    let left_ms = deadline_s * 1000 - now.since_ms(last);
-    if was.text("reason") == "NewReplicaSetAvailable" {
-        return Some(was.clone());
-    }
-    if left_ms <= 0 {
-        let message = format!("ReplicaSet \"{name}\" has timed out progressing.");
-        return make("False", "ProgressDeadlineExceeded", &message);
-    }
-    plan.wake_after(left_ms + 1000);
-    Some(was.clone())
 }

@@ -1,31 +1,80 @@
-//! Events that controllers write for people.
+//! Events for people: written, counted when they repeat, and removed when they are old.
+//!
+//! Rules: kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1.
 
-use objects::{Record, Timestamp, Value, json, registry};
-use stdx::Rng;
+use crate::{Action, Context, Plan};
+use objects::{Key, Record, Timestamp, Value, ValueExt, json, registry};
+use sha2::{Digest, Sha256};
+use state::View;
 
-/// A core/v1 Event about `record`.
-pub(crate) fn event(
-    record: &Record,
+/// As in Kubernetes: an hour after it was last seen, an event goes.
+const AGE_MAX_MS: i64 = 3_600_000;
+/// Removed in one plan; the rest follows at once.
+const BURST_MAX: usize = 500;
+/// Old events may stay this much longer, so that they go in bunches.
+const SWEEP_EVERY_MS: i64 = 60_000;
+
+/// An Event about `about`. The same word about the same thing is one object that counts.
+pub fn event(
+    view: &View,
+    about: &Record,
     component: &str,
-    ty: &str,
-    reason: &str,
-    message: &str,
+    (ty, reason, message): (&str, &str, &str),
     now: Timestamp,
-    rng: &mut Rng,
-) -> Value {
-    let kind = registry::must(record.key.kind);
-    let namespace = if record.key.namespace.is_empty() { "default" } else { record.key.namespace.as_str() };
-    json!({
-        "metadata": {
-            "name": format!("{}.{:016x}", record.key.name, rng.next_u64()), "namespace": namespace,
-        },
+) -> Action {
+    let kind = registry::must(about.key.kind);
+    let namespace = if about.key.namespace.is_empty() { "default" } else { about.key.namespace.as_str() };
+    let uid = about.header.uid.as_str();
+    let digest = Sha256::digest([uid, component, ty, reason, message].join("\n").as_bytes());
+    let mark: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    // 236 characters, a dot and 16 digits make a name of 253.
+    let base: String = about.key.name.chars().take(236).collect();
+    let name = format!("{base}.{mark}");
+    if let Some(record) = view.get(&Key::new(registry::EVENT, namespace, &name)) {
+        let mut object = record.value();
+        object.set("count", object.at("count").as_i64().unwrap_or(1) + 1);
+        object.set("lastTimestamp", now.rfc3339());
+        return Action::Update { record: record.clone(), object };
+    }
+    let object = json!({
+        "metadata": {"name": name, "namespace": namespace},
         "involvedObject": {
-            "apiVersion": kind.api_version(), "kind": kind.kind, "name": record.key.name.as_str(),
-            "namespace": record.key.namespace.as_str(), "uid": record.header.uid.as_str(),
-            "resourceVersion": record.header.revision.to_string(),
+            "apiVersion": kind.api_version(), "kind": kind.kind, "name": about.key.name.as_str(),
+            "namespace": about.key.namespace.as_str(), "uid": uid,
+            "resourceVersion": about.header.revision.to_string(),
         },
         "reason": reason, "message": message, "type": ty, "count": 1,
         "source": {"component": component}, "reportingComponent": component, "reportingInstance": "",
         "firstTimestamp": now.rfc3339(), "lastTimestamp": now.rfc3339(),
-    })
+    });
+    Action::Create { kind: registry::EVENT, object }
+}
+
+fn last_seen(event: &Value, created: Timestamp) -> Timestamp {
+    let times = ["series.lastObservedTime", "lastTimestamp", "eventTime"];
+    times.iter().filter_map(|path| Timestamp::parse(event.text(path))).max().unwrap_or(created).max(created)
+}
+
+/// Removes the old events of a namespace.
+pub(crate) fn reconcile(key: &Key, context: &mut Context) -> Plan {
+    let mut plan = Plan::default();
+    let Some(namespace) = context.view.get(key).filter(|namespace| namespace.header.deletion.is_none()) else {
+        return plan;
+    };
+    let mut next_ms = AGE_MAX_MS;
+    for record in context.view.list(registry::EVENT, &namespace.key.name, None) {
+        let created = record.header.created.unwrap_or_default();
+        let young = AGE_MAX_MS - context.now.since_ms(created);
+        let left_ms =
+            if young > 0 { young } else { AGE_MAX_MS - context.now.since_ms(last_seen(&record.value(), created)) };
+        if left_ms > 0 {
+            next_ms = next_ms.min(left_ms);
+        } else if plan.actions.len() < BURST_MAX {
+            plan.delete(record, None);
+        } else {
+            next_ms = 0;
+        }
+    }
+    plan.wake_after(if next_ms == 0 { 0 } else { next_ms.max(SWEEP_EVERY_MS) });
+    plan
 }

@@ -4,19 +4,26 @@
 //! do. A plan's actions carry the records they were decided on, so a stale one is refused by its
 //! preconditions rather than half-applied.
 
+mod claim;
 mod defaults;
 mod deployment;
 mod events;
 mod garbage;
 mod namespace;
 mod node;
+mod pods;
 mod replicaset;
+mod rollout;
+mod wakes;
 
 #[cfg(test)]
 mod tests;
 
+pub use events::event;
+pub use wakes::{all_keys, wakes};
+
 use objects::{Key, KindId, Record, Timestamp, Value, registry};
-use state::{Event, View};
+use state::View;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use stdx::Rng;
@@ -25,7 +32,7 @@ use stdx::Rng;
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// Milliseconds since each node was last heard. Nodes the leader has not heard of at all count
-    /// from when it took office.
+    /// from when it took office; a node that is missing here has only just come.
     pub silent_ms: BTreeMap<String, i64>,
     /// The cluster's CA certificate, PEM.
     pub ca: String,
@@ -49,6 +56,15 @@ pub enum Action {
     },
 }
 
+impl Action {
+    pub fn kind(&self) -> KindId {
+        match self {
+            Action::Create { kind, .. } => *kind,
+            Action::Update { record, .. } | Action::Delete { record, .. } => record.key.kind,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     pub actions: Vec<Action>,
@@ -69,6 +85,11 @@ impl Plan {
         self.actions.push(Action::Delete { record: record.clone(), grace, propagation: "Background" });
     }
 
+    /// Writes an Event about `record` for people.
+    fn tell(&mut self, record: &Record, component: &str, (ty, reason, message): (&str, &str, &str), context: &Context) {
+        self.actions.push(event(context.view, record, component, (ty, reason, message), context.now));
+    }
+
     fn wake_after(&mut self, ms: i64) {
         let ms = ms.max(1);
         self.wake_after_ms = Some(self.wake_after_ms.map_or(ms, |sooner| sooner.min(ms)));
@@ -85,100 +106,35 @@ pub struct Context<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Controller {
-    ReplicaSet,
-    Deployment,
     /// Notices dead nodes, taints them, evicts their pods.
     NodeLifecycle,
-    Namespace,
+    ReplicaSet,
+    Deployment,
     /// Collects dependents of owners that are gone, and pods of nodes that are gone.
     Garbage,
+    Namespace,
     /// Default ServiceAccount and root-CA ConfigMap of each namespace.
     Defaults,
-}
-
-impl Controller {
-    pub const ALL: [Controller; 6] = [
-        Controller::ReplicaSet,
-        Controller::Deployment,
-        Controller::NodeLifecycle,
-        Controller::Namespace,
-        Controller::Garbage,
-        Controller::Defaults,
-    ];
+    /// Removes the old events of each namespace.
+    Events,
+    /// Removes finished pods when there are too many; one key for all of them.
+    FinishedPods,
 }
 
 pub fn reconcile(controller: Controller, key: &Key, context: &mut Context) -> Plan {
     match controller {
+        Controller::NodeLifecycle => node::reconcile(key, context),
         Controller::ReplicaSet => replicaset::reconcile(key, context),
         Controller::Deployment => deployment::reconcile(key, context),
-        Controller::NodeLifecycle => node::reconcile(key, context),
-        Controller::Namespace => namespace::reconcile(key, context),
         Controller::Garbage => garbage::reconcile(key, context),
+        Controller::Namespace => namespace::reconcile(key, context),
         Controller::Defaults => defaults::reconcile(key, context),
+        Controller::Events => events::reconcile(key, context),
+        Controller::FinishedPods => pods::reconcile(context),
     }
 }
 
-/// Which keys an event makes worth another look.
-pub fn wakes(event: &Event) -> Vec<(Controller, Key)> {
-    let mut keys = Vec::new();
-    let kind = event.key.kind;
-    let own = || event.key.clone();
-    match kind {
-        registry::REPLICA_SET => keys.push((Controller::ReplicaSet, own())),
-        registry::DEPLOYMENT => keys.push((Controller::Deployment, own())),
-        registry::NODE => keys.push((Controller::NodeLifecycle, own())),
-        registry::NAMESPACE => keys.extend([(Controller::Namespace, own()), (Controller::Defaults, own())]),
-        registry::POD => {}
-        registry::SERVICE_ACCOUNT | registry::CONFIG_MAP => {
-            let namespace = Key::new(registry::NAMESPACE, "", &event.key.namespace);
-            keys.push((Controller::Defaults, namespace));
-        }
-        _ => {}
-    }
-    for record in [&event.old, &event.new].into_iter().flatten() {
-        for owner in &record.header.owners {
-            let Some(owner_kind) = registry::by_kind_name(&owner.kind) else { continue };
-            let owner_key = Key::new(owner_kind.id, &event.key.namespace, &owner.name);
-            match owner_kind.id {
-                registry::REPLICA_SET => keys.push((Controller::ReplicaSet, owner_key.clone())),
-                registry::DEPLOYMENT => keys.push((Controller::Deployment, owner_key.clone())),
-                _ => {}
-            }
-            // A dependent that goes may release an owner deleted in the foreground.
-            keys.push((Controller::Garbage, owner_key));
-        }
-        if let Some(node) = record.header.node_name.as_ref().filter(|_| kind == registry::POD) {
-            keys.push((Controller::NodeLifecycle, Key::new(registry::NODE, "", node)));
-        }
-    }
-    // What leaves may have dependents; what comes may have lost its owner; what is being deleted may
-    // wait for its dependents.
-    keys.push((Controller::Garbage, own()));
-    if event.new.is_none() && !event.key.namespace.is_empty() {
-        keys.push((Controller::Namespace, Key::new(registry::NAMESPACE, "", &event.key.namespace)));
-    }
-    keys
-}
-
-/// Every key that a new leader looks at once.
-pub fn all_keys(view: &View) -> Vec<(Controller, Key)> {
-    let mut keys = Vec::new();
-    for kind in objects::kinds() {
-        for record in view.list(kind.id, "", None) {
-            let key = record.key.clone();
-            match kind.id {
-                registry::REPLICA_SET => keys.push((Controller::ReplicaSet, key.clone())),
-                registry::DEPLOYMENT => keys.push((Controller::Deployment, key.clone())),
-                registry::NODE => keys.push((Controller::NodeLifecycle, key.clone())),
-                registry::NAMESPACE => {
-                    keys.extend([(Controller::Namespace, key.clone()), (Controller::Defaults, key.clone())]);
-                }
-                _ => {}
-            }
-            if !record.header.owners.is_empty() || record.header.deletion.is_some() || kind.id == registry::POD {
-                keys.push((Controller::Garbage, key));
-            }
-        }
-    }
-    keys
+/// The one key of `Controller::FinishedPods`.
+fn all_pods() -> Key {
+    Key::new(registry::POD, "", "")
 }
