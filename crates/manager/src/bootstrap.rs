@@ -1,6 +1,6 @@
 //! What a new cluster starts with: its system namespaces.
 
-use crate::{Failure, propose};
+use crate::proposals::{Failure, propose};
 use api::Context;
 use front::Front;
 use objects::{Key, json, registry};

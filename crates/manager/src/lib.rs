@@ -3,21 +3,27 @@
 //!
 //! Active while this master leads, has applied everything of earlier terms and hears from a quorum.
 //! Every proposal is fenced with the leader id it was made under, so a stale leader's plans die with
-//! it, however late they arrive.
+//! it, however late they arrive. A proposal is answered once it is applied here: the next look at its
+//! key sees it.
 
 mod bootstrap;
 mod placing;
+mod proposals;
 mod queue;
 
-use api::Context as ApiContext;
-use controllers::{Action, Context, Facts};
+#[cfg(test)]
+mod tests;
+
+use controllers::{Context, Facts, Plan};
 use front::Front;
 use futures::stream::{FuturesUnordered, StreamExt};
-use objects::{KindId, Revision, registry};
-use queue::Queue;
-use state::{LeaderId, Op, Outcome, Txn, View};
+use objects::Revision;
+use proposals::{Failure, carry_out};
+use queue::{Item, Queue};
+use state::{LeaderId, View};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Where the leader's facts come from: the sessions' heartbeats.
 pub trait FactSource: Send + Sync + 'static {
@@ -26,21 +32,12 @@ pub trait FactSource: Send + Sync + 'static {
     fn took_office(&self);
 }
 
-/// Proposals of one plan in flight at once.
-const IN_FLIGHT_MAX: usize = 64;
-/// Keys reconciled before the scheduler gets another turn.
+/// Plans being carried out at once, each of another key.
+const PLANS_MAX: usize = 32;
+/// Keys looked at before the rest of this task gets another turn.
 const KEYS_PER_TURN: usize = 50;
-
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    /// The world had changed, or the leader has: look again.
-    #[error("the plan was refused: {0:?}")]
-    Refused(state::Refusal),
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    #[error("the API refused it: {0}")]
-    Admission(#[from] objects::Status),
-}
+/// Between two tries to make the cluster's own namespaces.
+const BOOTSTRAP_PAUSE: Duration = Duration::from_millis(200);
 
 /// Runs for ever: waits for leadership, works while it lasts.
 pub async fn run(front: Front, facts: Arc<dyn FactSource>) {
@@ -54,151 +51,121 @@ pub async fn run(front: Front, facts: Arc<dyn FactSource>) {
         tracing::info!(term = leader.term, "leading: scheduler and controllers start");
         facts.took_office();
         let mut watched = leadership.clone();
+        let deposed = async { drop(watched.wait_for(|now| now.active != Some(leader)).await) };
+        let work = async {
+            lead(&front, &*facts, leader).await;
+            // Another leader was met before it was heard of: nothing is left to do in this office.
+            std::future::pending().await
+        };
         tokio::select! {
-            () = lead(&front, &*facts, leader) => {}
-            _ = async { drop(watched.wait_for(|now| now.active != Some(leader)).await) } => {}
+            () = work => {}
+            () = deposed => {}
         }
         tracing::info!(term = leader.term, "no longer leading: scheduler and controllers stop");
     }
 }
 
+/// Works until another leader is known to be in office.
 async fn lead(front: &Front, facts: &dyn FactSource, leader: LeaderId) {
-    if let Err(error) = bootstrap::ensure(front, leader).await {
+    while let Err(error) = bootstrap::ensure(front, leader).await {
+        if error.is_fence() {
+            return;
+        }
         tracing::warn!(%error, "the cluster's own namespaces could not be made yet");
+        tokio::time::sleep(BOOTSTRAP_PAUSE).await;
     }
+    tokio::select! {
+        () = control(front, facts, leader) => {}
+        () = placing::run(front, leader) => {}
+    }
+}
+
+/// All that wakes the controllers.
+enum Wake {
+    /// There is a newer revision.
+    Changed,
+    /// A plan has been carried out.
+    Done(Item, Result<(), Failure>),
+    /// A key asked to be looked at by now, or is waiting to be.
+    Due,
+    /// The store is gone: this master is stopping.
+    Closed,
+}
+
+async fn control(front: &Front, facts: &dyn FactSource, leader: LeaderId) {
     let mut revisions = front.store.revisions();
-    let mut position = revisions.borrow_and_update().to_owned();
-    let mut queue = Queue::default();
-    let mut view = front.store.view();
-    position = position.min(view.revision());
-    controllers::all_keys(&view).into_iter().for_each(|key| queue.push(key));
-    let mut placing = placing::Placing::default();
-    let mut place = true;
+    revisions.borrow_and_update();
+    let view = front.store.view();
+    let (mut position, mut queue) = (view.revision(), Queue::default());
+    controllers::all_keys(&view).into_iter().for_each(|item| queue.push(item));
+    drop(view);
+    let mut plans = FuturesUnordered::new();
     loop {
-        if place {
-            placing.run(front, leader, &view).await;
-            place = false;
-        }
+        let known = facts.facts();
         for _ in 0..KEYS_PER_TURN {
-            let Some((controller, key)) = queue.pop() else { break };
-            let plan = {
-                let known = facts.facts();
-                let mut rng = front.rng();
-                let view = front.store.view();
-                let mut context = Context { view: &view, facts: &known, now: front.now(), rng: &mut rng };
-                controllers::reconcile(controller, &key, &mut context)
-            };
+            if plans.len() >= PLANS_MAX {
+                break;
+            }
+            let Some(item) = queue.pop(Instant::now()) else { break };
+            let plan = look(front, &known, &item);
             if let Some(ms) = plan.wake_after_ms {
-                queue.push_after((controller, key.clone()), Duration::from_millis(ms as u64));
+                queue.push_at(item.clone(), Instant::now() + Duration::from_millis(ms as u64));
             }
-            match carry_out(front, leader, plan.actions).await {
-                Ok(()) => queue.succeeded(&(controller, key)),
-                Err(Failure::Refused(state::Refusal::Fenced)) => return,
-                Err(Failure::Refused(refusal)) => {
-                    tracing::debug!(%key, ?controller, ?refusal, "a plan was refused; looking again");
-                    queue.push_after((controller, key), Duration::from_millis(5));
-                }
-                Err(error) => {
-                    tracing::warn!(%key, ?controller, %error, "a plan could not be carried out");
-                    queue.failed((controller, key));
-                }
+            if plan.actions.is_empty() {
+                queue.done(&item);
+            } else {
+                plans.push(async move { (item, carry_out(front, leader, plan.actions).await) });
             }
         }
-        let idle = !queue.has_ready();
-        tokio::select! {
+        let more = plans.len() < PLANS_MAX && queue.has_ready(Instant::now());
+        let wake = tokio::select! {
             biased;
-            changed = revisions.changed() => if changed.is_err() { return },
-            () = queue.wait(), if idle => {}
-            () = std::future::ready(()), if !idle => {}
-        }
-        view = front.store.view();
-        if view.revision() > position {
-            place |= look(&view, position, &mut queue);
-            position = view.revision();
+            Some((item, result)) = plans.next() => Wake::Done(item, result),
+            changed = revisions.changed() => if changed.is_ok() { Wake::Changed } else { Wake::Closed },
+            () = tokio::task::yield_now(), if more => Wake::Due,
+            () = queue.wait(), if plans.len() < PLANS_MAX => Wake::Due,
+        };
+        match wake {
+            Wake::Changed => {
+                let view = front.store.view();
+                wake_keys(&view, position, &mut queue);
+                position = view.revision();
+            }
+            Wake::Done(_, Err(error)) if error.is_fence() => return,
+            Wake::Done(item, result) => conclude(&mut queue, item, result),
+            Wake::Due => {}
+            Wake::Closed => return,
         }
     }
 }
 
-/// Queues what the events since `position` touch; true when the scheduler should look too.
-fn look(view: &View, position: Revision, queue: &mut Queue) -> bool {
-    let mut place = false;
+fn look(front: &Front, facts: &Facts, (controller, key): &Item) -> Plan {
+    let (view, mut rng) = (front.store.view(), front.rng());
+    let mut context = Context { view: &view, facts, now: front.now(), rng: &mut rng };
+    controllers::reconcile(*controller, key, &mut context)
+}
+
+fn conclude(queue: &mut Queue, item: Item, result: Result<(), Failure>) {
+    let (controller, key) = &item;
+    match result {
+        Ok(()) => return queue.done(&item),
+        Err(Failure::Refused(refusal)) => {
+            tracing::debug!(%key, ?controller, ?refusal, "a plan was refused; looking again");
+        }
+        Err(error) => tracing::warn!(%key, ?controller, %error, "a plan could not be carried out"),
+    }
+    queue.failed(&item, Instant::now());
+}
+
+/// Queues what the events since `position` touch.
+fn wake_keys(view: &View, position: Revision, queue: &mut Queue) {
     for kind in objects::kinds() {
         match view.events_after(kind.id, position) {
             Ok(events) => {
-                place |= !events.is_empty() && matters_to_placement(kind.id);
-                events.iter().flat_map(|event| controllers::wakes(event)).for_each(|key| queue.push(key));
+                events.iter().flat_map(|event| controllers::wakes(event, view)).for_each(|item| queue.push(item));
             }
             // Too far behind (a snapshot was installed): look at everything.
-            Err(_) => {
-                controllers::all_keys(view).into_iter().for_each(|key| queue.push(key));
-                return true;
-            }
+            Err(_) => return controllers::all_keys(view).into_iter().for_each(|item| queue.push(item)),
         }
-    }
-    place
-}
-
-fn matters_to_placement(kind: KindId) -> bool {
-    [registry::POD, registry::NODE, registry::NAMESPACE].contains(&kind)
-}
-
-/// The operation of an action, decided on the newest view; `None` when nothing is left to do.
-fn transaction(front: &Front, action: Action) -> Result<Option<Txn>, Failure> {
-    let mut rng = front.rng();
-    let mut context = ApiContext { now: front.now(), rng: &mut rng };
-    let (op, checks): (Option<Op>, _) = match action {
-        Action::Create { kind, object } => {
-            let view = front.store.view();
-            let (op, checks) = api::creation(object, registry::must(kind), &view, &mut context)?;
-            (Some(op), checks)
-        }
-        Action::Update { record, object } => (api::change(&record, object), Vec::new()),
-        Action::Delete { record, grace, propagation } => {
-            (api::deletion(&record, grace, propagation, &context), Vec::new())
-        }
-    };
-    Ok(op.map(|op| Txn { ops: vec![op], checks, ..Txn::default() }))
-}
-
-async fn carry_out(front: &Front, leader: LeaderId, actions: Vec<Action>) -> Result<(), Failure> {
-    let mut pending = FuturesUnordered::new();
-    let mut result = Ok(());
-    for action in actions {
-        let is_event = matches!(&action, Action::Create { kind, .. } if *kind == registry::EVENT);
-        let txn = match transaction(front, action) {
-            Ok(Some(txn)) => txn,
-            Ok(None) => continue,
-            Err(error) if is_event => {
-                tracing::debug!(%error, "an event could not be written");
-                continue;
-            }
-            Err(error) => {
-                result = Err(error);
-                continue;
-            }
-        };
-        if pending.len() == IN_FLIGHT_MAX {
-            note(&mut result, pending.next().await);
-        }
-        pending.push(propose(front, leader, txn));
-    }
-    while let Some(done) = pending.next().await {
-        note(&mut result, Some(done));
-    }
-    result
-}
-
-fn note(result: &mut Result<(), Failure>, done: Option<Result<(), Failure>>) {
-    match done {
-        // What is there already, or gone already, is as planned or will be seen at the next look.
-        Some(Err(error)) => *result = Err(error),
-        Some(Ok(())) | None => {}
-    }
-}
-
-pub(crate) async fn propose(front: &Front, leader: LeaderId, txn: Txn) -> Result<(), Failure> {
-    match front.store.propose_as(leader, txn).await? {
-        Outcome::Applied(_) => Ok(()),
-        Outcome::Refused(refusal) => Err(Failure::Refused(refusal)),
     }
 }

@@ -1,82 +1,160 @@
 //! Carries the scheduler's decisions out: bindings, and the word to those that fit nowhere.
 
-use crate::{Failure, propose};
+use crate::proposals::{propose_all, transaction};
 use front::Front;
-use futures::stream::{FuturesUnordered, StreamExt};
-use objects::{Key, Record, Value, ValueExt, json, record, registry};
-use scheduler::{Decision, Model};
+use objects::{Key, Record, Timestamp, Value, ValueExt, json, record, registry};
+use scheduler::{Decision, Model, News, Verdicts};
 use state::{LeaderId, Op, Txn, View};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
-/// Bindings in flight at once; group commit makes them share syncs.
-const IN_FLIGHT_MAX: usize = 256;
+/// Pods placed in one round, so that the first are bound before the last are decided.
+const ROUND_MAX: usize = 500;
+/// A round whose proposals failed for reasons of ours is followed by another one then.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+/// Rounds shorter than this need no pause between them.
+const ROUND_SHORT: Duration = Duration::from_millis(10);
+
+const COMPONENT: &str = scheduler::NAME;
 
 #[derive(Default)]
-pub(crate) struct Placing {
+struct Placing {
     model: Model,
+    verdicts: Verdicts,
+    /// Verdicts that have not been told yet, by pod.
+    held: BTreeMap<Key, String>,
+}
+
+/// When the next round must come, if nothing happens before.
+#[derive(Debug, PartialEq)]
+enum Next {
+    Now,
+    After(Duration),
+    OnChange,
+}
+
+/// Places pods whenever something has changed that they could depend on, until the leader is
+/// another.
+pub(crate) async fn run(front: &Front, leader: LeaderId) {
+    let mut pods = front.store.watch(registry::POD);
+    let mut nodes = front.store.watch(registry::NODE);
+    let mut namespaces = front.store.watch(registry::NAMESPACE);
+    let mut placing = Placing::default();
+    loop {
+        for changes in [&mut pods, &mut nodes, &mut namespaces] {
+            changes.borrow_and_update();
+        }
+        let view = front.store.view();
+        let started = Instant::now();
+        let decisions = placing.decide(&view);
+        let took = started.elapsed();
+        let Some(next) = placing.carry_out(front, leader, &view, decisions).await else { return };
+        if next == Next::Now {
+            continue;
+        }
+        // Pods that fit nowhere are decided on again with every change; that may take a third of
+        // the time, not all of it.
+        if took > ROUND_SHORT {
+            tokio::time::sleep_until(started + took * 3).await;
+        }
+        let due = async {
+            match next {
+                Next::After(delay) => tokio::time::sleep(delay).await,
+                Next::Now | Next::OnChange => std::future::pending().await,
+            }
+        };
+        let closed = tokio::select! {
+            changed = pods.changed() => changed.is_err(),
+            changed = nodes.changed() => changed.is_err(),
+            changed = namespaces.changed() => changed.is_err(),
+            () = due => false,
+        };
+        if closed {
+            return;
+        }
+    }
 }
 
 impl Placing {
-    /// Places everything that waits.
-    pub(crate) async fn run(&mut self, front: &Front, leader: LeaderId, view: &View) {
+    fn decide(&mut self, view: &View) -> Vec<Decision> {
         self.model.sync(view);
-        if self.model.waiting().next().is_none() {
-            return;
-        }
-        let decisions = scheduler::place(&mut self.model);
-        let mut pending = FuturesUnordered::new();
+        let model = &self.model;
+        self.verdicts.retain(|pod| model.waits(pod));
+        self.held.retain(|pod, _| model.waits(pod));
+        scheduler::place(&mut self.model, ROUND_MAX)
+    }
+
+    /// Proposes what was decided; nothing when another leader is in office.
+    async fn carry_out(
+        &mut self,
+        front: &Front,
+        leader: LeaderId,
+        view: &View,
+        decisions: Vec<Decision>,
+    ) -> Option<Next> {
+        let mut next = if decisions.len() >= ROUND_MAX { Next::Now } else { Next::OnChange };
+        let (mut txns, mut bound, mut told) = (Vec::new(), Vec::new(), Vec::new());
         for decision in decisions {
-            if pending.len() >= IN_FLIGHT_MAX {
-                self.note(pending.next().await);
+            match decision {
+                Decision::Bind { pod, node } => {
+                    self.held.remove(&pod);
+                    txns.extend(binding(front, view, &pod, &node));
+                    bound.push(pod);
+                }
+                Decision::Unschedulable { pod, message } => drop(self.held.insert(pod, message)),
+                // A gated pod that is changed meanwhile is looked at again for that.
+                Decision::Gated { pod } => told.extend(gate(front, view, &pod).map(|txn| (None, txn))),
             }
-            pending.push(carry_out(front, leader, view, decision));
         }
-        while let Some(done) = pending.next().await {
-            self.note(Some(done));
-        }
-    }
-
-    /// A refused binding frees the place it was given; the pod's event brings it back.
-    fn note(&mut self, done: Option<Result<(), (Key, Failure)>>) {
-        if let Some(Err((pod, error))) = done {
-            tracing::debug!(%pod, %error, "a binding was refused");
-            self.model.forget(&pod);
-        }
-    }
-}
-
-async fn carry_out(front: &Front, leader: LeaderId, view: &View, decision: Decision) -> Result<(), (Key, Failure)> {
-    let (key, txn) = match &decision {
-        Decision::Bind { pod, node } => {
-            let Some(record) = view.get(pod) else { return Ok(()) };
-            let mut object = record.value();
-            api::bind_object(&mut object, node, front.now());
-            let bind = Op::Update { key: pod.clone(), assumed: record.header.revision, object: encode(object) };
-            let message = format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
-            (
-                pod.clone(),
-                Txn { ops: vec![bind, event(front, record, "Normal", "Scheduled", &message)], ..Txn::default() },
-            )
-        }
-        Decision::Unschedulable { pod, message } => {
-            let Some(record) = view.get(pod) else { return Ok(()) };
-            let mut object = record.value();
-            let conditions = object.items("status.conditions");
-            let said = conditions.iter().any(|c| c.text("type") == "PodScheduled" && c.text("message") == message);
-            if said {
-                return Ok(());
+        let now = front.now();
+        let mut soonest_ms = None;
+        self.held.retain(|pod, message| {
+            let Some(record) = view.get(pod) else { return false };
+            match self.verdicts.judge(pod, &said(record), message, now) {
+                News::Old => false,
+                News::Tell => {
+                    told.push((Some(pod.clone()), verdict(front, view, record, message, now)));
+                    true
+                }
+                News::After { ms } => {
+                    soonest_ms = Some(soonest_ms.map_or(ms, |sooner: i64| sooner.min(ms)));
+                    true
+                }
             }
-            api::set_condition(
-                &mut object,
-                json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
-                    "lastTransitionTime": front.now().rfc3339()}),
-            );
-            let tell = Op::Update { key: pod.clone(), assumed: record.header.revision, object: encode(object) };
-            let ops = vec![tell, event(front, record, "Warning", "FailedScheduling", message)];
-            (pod.clone(), Txn { ops, ..Txn::default() })
+        });
+        let (about, words): (Vec<Option<Key>>, Vec<Txn>) = told.into_iter().unzip();
+        txns.extend(words);
+        let answers = propose_all(front, leader, txns).await;
+        let mut failed = false;
+        for (pod, answer) in bound.iter().map(Some).chain(about.iter().map(Option::as_ref)).zip(answers) {
+            let is_binding = pod.is_some_and(|pod| !self.held.contains_key(pod));
+            match (pod, answer) {
+                (_, Err(error)) if error.is_fence() => return None,
+                (Some(pod), Ok(())) if !is_binding => {
+                    self.held.remove(pod);
+                    self.verdicts.told(pod, now);
+                }
+                (Some(pod), Err(error)) => {
+                    tracing::debug!(%pod, %error, "a decision was refused");
+                    failed = true;
+                    if is_binding {
+                        // The place it was given is free again.
+                        self.model.forget(pod);
+                    }
+                }
+                (None, Err(error)) => tracing::debug!(%error, "a gated pod was not marked"),
+                (_, Ok(())) => {}
+            }
         }
-    };
-    propose(front, leader, txn).await.map_err(|error| (key, error))
+        if next == Next::OnChange || failed {
+            let retry = failed.then_some(RETRY_AFTER);
+            let word = soonest_ms.map(|ms| Duration::from_millis(ms as u64));
+            next = retry.into_iter().chain(word).min().map_or(Next::OnChange, Next::After);
+        }
+        Some(next)
+    }
 }
 
 fn encode(mut object: Value) -> bytes::Bytes {
@@ -84,21 +162,62 @@ fn encode(mut object: Value) -> bytes::Bytes {
     record::encode(&object)
 }
 
-/// The event of a decision, in the same transaction as the decision.
-fn event(front: &Front, about: &Arc<Record>, ty: &str, reason: &str, message: &str) -> Op {
-    let mut rng = front.rng();
-    let now = front.now().rfc3339();
-    let name = format!("{}.{:016x}", about.key.name, rng.next_u64());
-    let object = json!({
-        "apiVersion": "v1", "kind": "Event",
-        "metadata": {"name": name, "namespace": about.key.namespace.as_str(), "uid": rng.uuid(), "creationTimestamp": now},
-        "involvedObject": {"apiVersion": "v1", "kind": "Pod", "name": about.key.name.as_str(),
-            "namespace": about.key.namespace.as_str(), "uid": about.header.uid.as_str(),
-            "resourceVersion": about.header.revision.to_string()},
-        "reason": reason, "message": message, "type": ty, "count": 1,
-        "source": {"component": scheduler::NAME}, "reportingComponent": scheduler::NAME, "reportingInstance": "",
-        "firstTimestamp": now, "lastTimestamp": now,
-    });
-    let key = Key::new(registry::EVENT, &about.key.namespace, &name);
-    Op::Create { key, object: record::encode(&object) }
+fn update(record: &Record, object: Value) -> Op {
+    Op::Update { key: record.key.clone(), assumed: record.header.revision, object: encode(object) }
+}
+
+/// The operation of an event, to go with the decision it tells of.
+fn event(front: &Front, view: &View, about: &Arc<Record>, word: (&str, &str, &str)) -> Option<Op> {
+    let action = controllers::event(view, about, COMPONENT, word, front.now());
+    match transaction(front, action) {
+        Ok(txn) => txn.and_then(|txn| txn.ops.into_iter().next()),
+        Err(error) => {
+            tracing::debug!(%error, "an event could not be written");
+            None
+        }
+    }
+}
+
+/// `None` only for a pod that is not in the view it was placed by.
+fn binding(front: &Front, view: &View, pod: &Key, node: &str) -> Option<Txn> {
+    let record = view.get(pod)?;
+    let mut object = record.value();
+    api::bind_object(&mut object, node, front.now());
+    let message = format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
+    let mut ops = vec![update(record, object)];
+    ops.extend(event(front, view, record, ("Normal", "Scheduled", &message)));
+    Some(Txn { ops, ..Txn::default() })
+}
+
+/// What a pod's PodScheduled condition says.
+fn said(record: &Record) -> String {
+    let pod = record.value();
+    let condition = pod.items("status.conditions").iter().find(|c| c.text("type") == "PodScheduled");
+    condition.map(|c| c.text("message").to_string()).unwrap_or_default()
+}
+
+fn unscheduled(record: &Record, reason: &str, message: &str, now: Timestamp) -> Op {
+    let mut object = record.value();
+    let conditions = object.items("status.conditions");
+    let same = conditions.iter().find(|c| c.text("type") == "PodScheduled" && c.text("status") == "False");
+    let since = same.map_or_else(|| now.rfc3339(), |c| c.text("lastTransitionTime").to_string());
+    api::set_condition(
+        &mut object,
+        json!({"type": "PodScheduled", "status": "False", "reason": reason, "message": message,
+            "lastTransitionTime": since}),
+    );
+    update(record, object)
+}
+
+fn verdict(front: &Front, view: &View, record: &Arc<Record>, message: &str, now: Timestamp) -> Txn {
+    let mut ops = vec![unscheduled(record, "Unschedulable", message, now)];
+    ops.extend(event(front, view, record, ("Warning", "FailedScheduling", message)));
+    Txn { ops, ..Txn::default() }
+}
+
+fn gate(front: &Front, view: &View, pod: &Key) -> Option<Txn> {
+    let message = "Scheduling is blocked due to non-empty scheduling gates";
+    let record = view.get(pod).filter(|record| said(record) != message)?;
+    let ops = vec![unscheduled(record, "SchedulingGated", message, front.now())];
+    Some(Txn { ops, ..Txn::default() })
 }
