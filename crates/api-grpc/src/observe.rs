@@ -3,7 +3,7 @@
 use crate::status::to_tonic;
 use crate::{identity, request, streams};
 use api::Verb;
-use api::watch::Change;
+use api::watch::{Change, Watch};
 use front::{Answer, Front};
 use objects::{Record, Timestamp, Value, ValueExt};
 use protos::objects::Key;
@@ -11,6 +11,7 @@ use protos::observe as pb;
 use protos::observe::container::{Kind, State};
 use protos::observe::container_event::Type;
 use protos::observe::observe_server::{Observe, ObserveServer};
+use state::View;
 use tonic::{Response, Status};
 
 pub struct ObserveService {
@@ -44,19 +45,15 @@ impl Observe for ObserveService {
             return Err(Status::internal("not a watch"));
         };
         // Before the first SYNCED of a stream without a past there is no point to resume from.
-        let mut resumable = raw.after_revision > 0;
-        let step = move |watch: &mut api::watch::Watch, view: &state::View| {
-            let changes = watch.changes(view)?;
-            let events = changes.iter().filter_map(|change| event(change, resumable)).collect();
-            resumable = true;
-            Ok(events)
-        };
-        let synced = |watch: &api::watch::Watch| pb::ContainerEvent {
+        let resumes = raw.after_revision > 0;
+        let tell = move |change: &Change, first: bool| event(change, resumes || !first);
+        let synced = |watch: &Watch| pb::ContainerEvent {
             r#type: Type::Synced.into(),
             revision: watch.position().0,
             containers: Vec::new(),
         };
-        Ok(Response::new(streams::follow(self.front.clone(), watch, step, synced)))
+        let step = |watch: &mut Watch, view: &View| watch.changes(view);
+        Ok(Response::new(streams::follow(self.front.clone(), watch, step, tell, synced)))
     }
 }
 

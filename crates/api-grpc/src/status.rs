@@ -64,6 +64,10 @@ pub(crate) fn with_details(status: Status) -> Status {
     if !status.details().is_empty() || status.code() == Code::Ok {
         return status;
     }
+    // tonic's word for a message that is too long, which this face has for revisions.
+    if status.code() == Code::OutOfRange {
+        return to_tonic(&objects::Status::too_large(api::BODY_BYTES_MAX));
+    }
     let row = CODES.iter().find(|(_, _, code)| *code == status.code());
     let (rest, reason, _) = row.copied().unwrap_or((500, "InternalError", Code::Internal));
     let details = details(rest, reason, status.code());

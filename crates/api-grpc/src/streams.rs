@@ -39,16 +39,18 @@ fn event(shown: &Shown) -> pb::WatchEvent {
 }
 
 pub(crate) fn watch(front: Front, watch: Watch) -> Outgoing<pb::WatchEvent> {
-    let step = |watch: &mut Watch, view: &View| Ok(watch.next(view)?.iter().map(event).collect());
-    follow(front, watch, step, |watch| event(&watch.bookmark()))
+    let step = |watch: &mut Watch, view: &View| watch.next(view);
+    follow(front, watch, step, |shown, _| Some(event(shown)), |watch| event(&watch.bookmark()))
 }
 
-/// Carries a watch on until its reader goes: what `step` makes of each change, and `position` after the
-/// first step and whenever nothing was told for a while.
-pub(crate) fn follow<T: Send + 'static>(
+/// Carries a watch on until its reader goes: the changes that `step` takes, as `tell` puts them (it hears
+/// whether they are the first step's), and `position` after the first step and whenever nothing was told
+/// for a while. Changes are put into words one by one, as fast as the reader takes them.
+pub(crate) fn follow<C: Send + 'static, T: Send + 'static>(
     front: Front,
     mut watch: Watch,
-    mut step: impl FnMut(&mut Watch, &View) -> Result<Vec<T>, objects::Status> + Send + 'static,
+    step: impl Fn(&mut Watch, &View) -> Result<Vec<C>, objects::Status> + Send + 'static,
+    tell: impl Fn(&C, bool) -> Option<T> + Send + 'static,
     position: impl Fn(&Watch) -> T + Send + 'static,
 ) -> Outgoing<T> {
     let (sender, receiver) = mpsc::channel(EVENTS_MAX);
@@ -56,19 +58,23 @@ pub(crate) fn follow<T: Send + 'static>(
         let mut changed = front.store.watch(watch.served.kind.id);
         // The first answer says from where: a resuming watcher hears its position at once.
         let mut tell_at = Instant::now();
+        let mut first = true;
         loop {
             // Marked as seen before the view is taken: a change in between wakes the loop again.
             changed.borrow_and_update();
-            let told = match step(&mut watch, &front.store.view()) {
-                Ok(told) => told,
+            let changes = match step(&mut watch, &front.store.view()) {
+                Ok(changes) => changes,
                 Err(status) => return drop(sender.send(Err(to_tonic(&status))).await),
             };
-            let quiet = told.is_empty();
-            for one in told {
-                if sender.send(Ok(one)).await.is_err() {
+            let mut quiet = true;
+            for change in changes {
+                let Some(told) = tell(&change, first) else { continue };
+                if sender.send(Ok(told)).await.is_err() {
                     return;
                 }
+                quiet = false;
             }
+            first = false;
             // Changes that the filter hides must not keep the position from moving on.
             if Instant::now() >= tell_at {
                 if sender.send(Ok(position(&watch))).await.is_err() {

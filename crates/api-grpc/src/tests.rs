@@ -195,13 +195,19 @@ async fn refusals_carry_their_reason_and_the_fields() {
             Aborted Conflict 409
         "#]],
     );
-    let delete =
-        pb::DeleteRequest { key: key("configmaps", "a"), precondition_revision: 1, ..Default::default() };
+    let delete = pb::DeleteRequest { key: key("configmaps", "a"), precondition_revision: 1, ..Default::default() };
     check(
         &client.delete(delete).await.unwrap_err(),
         expect![[r#"
             Aborted Conflict 409
               preconditions.resourceVersion: Operation cannot be fulfilled on configmaps "a": the ResourceVersion in the precondition (1) does not match the ResourceVersion in record (2). The object might have been modified
+        "#]],
+    );
+    // Larger than a message may be, which tonic itself refuses.
+    check(
+        &face.create("configmaps", json!({"data": {"a": "x".repeat(4 << 20)}})).await.unwrap_err(),
+        expect![[r#"
+            InvalidArgument RequestEntityTooLarge 413
         "#]],
     );
     let unknown = tonic::client::Grpc::new(face.channel.clone());
@@ -244,7 +250,8 @@ async fn nobody_is_answered_beyond_his_rights() {
 async fn a_refusal_without_details_gets_those_of_its_code() {
     use tower::ServiceExt;
     let answer = |service: axum::Router, path: &'static str, timeout: &'static str| async move {
-        let request = http::Request::post(path).header("content-type", "application/grpc").header("grpc-timeout", timeout);
+        let request =
+            http::Request::post(path).header("content-type", "application/grpc").header("grpc-timeout", timeout);
         let response = service.oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
         Status::from_header_map(response.headers()).unwrap()
     };
@@ -258,9 +265,8 @@ async fn a_refusal_without_details_gets_those_of_its_code() {
               try again in 350ms
         "#]],
     );
-    let silent = axum::Router::new()
-        .fallback(|| std::future::pending::<String>())
-        .layer(axum::middleware::from_fn(envelope));
+    let silent =
+        axum::Router::new().fallback(|| std::future::pending::<String>()).layer(axum::middleware::from_fn(envelope));
     check(
         &answer(silent, "/balsa.cluster.v1.Cluster/Status", "20m").await,
         expect![[r#"
@@ -377,7 +383,10 @@ async fn seen(stream: &mut tonic::Streaming<ob::ContainerEvent>) -> String {
         };
         let last = c.last_terminated.as_ref().map_or(String::new(), |t| format!(" last={}", t.exit_code));
         let ready = if c.ready { " ready" } else { "" };
-        line.push_str(&format!(" | {}/{} on {:?} {state}{ready} restarts={}{last}", c.pod, c.name, c.node, c.restart_count));
+        line.push_str(&format!(
+            " | {}/{} on {:?} {state}{ready} restarts={}{last}",
+            c.pod, c.name, c.node, c.restart_count
+        ));
     }
     line
 }
@@ -438,7 +447,8 @@ async fn observers_are_told_of_containers() {
     }
     assert_eq!(rest[..2], trace[5..7]);
     assert!(rest[2].starts_with("SYNCED"), "{}", rest[2]);
-    let mut of_node = observe(ob::ContainersRequest { node: "n1".into(), after_revision: 3, ..Default::default() }).await;
+    let mut of_node =
+        observe(ob::ContainersRequest { node: "n1".into(), after_revision: 3, ..Default::default() }).await;
     let entered = seen(&mut of_node).await;
     assert!(entered.starts_with("STATUS 4 | a/c on \"n1\""), "a pod enters the filter when it is bound: {entered}");
 }
@@ -472,7 +482,8 @@ async fn a_master_serves_while_it_hears_a_leader() {
     let mut client = HealthClient::new(crate::health::server(&store, stop).await);
     let ask = HealthCheckRequest { service: "balsa.observe.v1.Observe".into() };
     let mut told = client.watch(ask).await.unwrap().into_inner();
-    let mut next = async || tokio::time::timeout(Duration::from_secs(5), told.next()).await.unwrap().unwrap().unwrap().status();
+    let mut next =
+        async || tokio::time::timeout(Duration::from_secs(5), told.next()).await.unwrap().unwrap().unwrap().status();
     assert_eq!(next().await, NotServing);
     led.0.send_modify(|now| now.leader = Some("master-2".into()));
     assert_eq!(next().await, Serving);

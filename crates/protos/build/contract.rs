@@ -3,9 +3,7 @@
 //! change, and by the test that renews `proto/contract.txt`.
 
 use prost_types::field_descriptor_proto::{Label, Type};
-use prost_types::{
-    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet,
-};
+use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet};
 use std::collections::BTreeSet;
 
 pub const HEAD: &str = "\
@@ -82,7 +80,9 @@ pub fn broken(committed: &str, now: &[String]) -> Vec<String> {
     let present: BTreeSet<&str> = now.iter().map(String::as_str).collect();
     let lost = committed.lines().filter(|line| !line.starts_with('#') && !line.is_empty() && !present.contains(line));
     let tell = |line: &str| match now.iter().find(|other| slot(other) == slot(line)) {
-        Some(other) => format!("{line}\n      is now {}", other.split_once(": ").map_or(other.as_str(), |(_, rest)| rest)),
+        Some(other) => {
+            format!("{line}\n      is now {}", other.split_once(": ").map_or(other.as_str(), |(_, rest)| rest))
+        }
         None => format!("{line}\n      is gone"),
     };
     lost.map(tell).collect()

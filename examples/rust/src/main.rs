@@ -40,10 +40,7 @@ impl Balsa {
         let clusters = config["clusters"].as_array().context("the kubeconfig names no cluster")?;
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(decode(&clusters[0]["cluster"]["certificate-authority-data"])?))
-            .identity(Identity::from_pem(
-                decode(&user["client-certificate-data"])?,
-                decode(&user["client-key-data"])?,
-            ));
+            .identity(Identity::from_pem(decode(&user["client-certificate-data"])?, decode(&user["client-key-data"])?));
         let channel = |entry: &Value| {
             let server = entry["cluster"]["server"].as_str().unwrap_or("").to_string();
             let endpoint = Endpoint::from_shared(server.clone())?.connect_timeout(Duration::from_secs(1));

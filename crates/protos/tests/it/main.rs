@@ -52,7 +52,12 @@ fn every_rpc_says_who_calls_it_and_how() {
                 ];
                 for (label, fact) in said {
                     assert!(!fact.is_empty(), "{}.{} lacks {label}", service.name(), method.name());
-                    assert!(fact.ends_with('.'), "{}.{}: {label} is no sentence: {fact}", service.name(), method.name());
+                    assert!(
+                        fact.ends_with('.'),
+                        "{}.{}: {label} is no sentence: {fact}",
+                        service.name(),
+                        method.name()
+                    );
                 }
                 let streams = method.client_streaming() || method.server_streaming();
                 let others = facts.deadline.starts_with("none") || facts.deadline.starts_with("the caller's");
