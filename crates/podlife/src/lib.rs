@@ -273,7 +273,7 @@ fn run(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &m
                     let (id, name) = (running.id.clone(), name.to_string());
                     step.actions.push(Action::StopContainer { id, name, grace_s: grace(pod) });
                 } else if !is_init {
-                    probes::run(container, latest.expect("it runs"), memory, now, step);
+                    probes::run(container, latest.expect("it runs"), grace(pod), memory, now, step);
                 } else {
                     inits_done = false;
                 }

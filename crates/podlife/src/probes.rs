@@ -84,7 +84,15 @@ pub(crate) fn is_ready(container: &Value, id: &str, memory: &Memory) -> bool {
 }
 
 /// Asks the probes that are due, and condemns a container whose liveness or startup probe failed.
-pub(crate) fn run(container: &Value, observed: &Observed, memory: &mut Memory, now: Timestamp, step: &mut Step) {
+/// `grace_s` is the pod's; a probe may have its own.
+pub(crate) fn run(
+    container: &Value,
+    observed: &Observed,
+    grace_s: i64,
+    memory: &mut Memory,
+    now: Timestamp,
+    step: &mut Step,
+) {
     let State::Running { started } = observed.state else { return };
     let id = &observed.id;
     for kind in [ProbeKind::Startup, ProbeKind::Liveness, ProbeKind::Readiness] {
@@ -105,7 +113,7 @@ pub(crate) fn run(container: &Value, observed: &Observed, memory: &mut Memory, n
                     kind.field().trim_end_matches("Probe")
                 );
                 step.notes.push(Note { ty: "Normal", reason: "Killing", message, container: observed.name.clone() });
-                let grace_s = own.unwrap_or(30);
+                let grace_s = own.unwrap_or(grace_s);
                 step.actions.push(Action::StopContainer { id: id.clone(), name: observed.name.clone(), grace_s });
             }
             return;

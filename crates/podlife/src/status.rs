@@ -42,8 +42,7 @@ fn container_status(pod: &Value, container: &Value, is_init: bool, world: &World
     });
     let failure = memory.failures.get(name);
     let Some(latest) = latest else {
-        let idle =
-            if !is_init && pod.at("spec.initContainers").is_array() { "PodInitializing" } else { "ContainerCreating" };
+        let idle = if pod.at("spec.initContainers").is_array() { "PodInitializing" } else { "ContainerCreating" };
         let ran = old.filter(|old| !old.text("containerID").is_empty());
         status["state"] = match (failure, ran) {
             (Some(failure), _) => failed(failure, container),
