@@ -195,9 +195,33 @@ func observeContainers(balsa *Balsa, image string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	request := &observe.ContainersRequest{Namespace: "default", LabelSelector: "run=" + balsa.run}
-	events := must(observe.NewObserveClient(balsa.conns[balsa.servers[0]]).Containers(ctx, request))
+	for try := 0; ; try++ {
+		server := balsa.servers[try%len(balsa.servers)]
+		code, err := followContainers(ctx, balsa.conns[server], request)
+		if err == nil {
+			ensure(code == 3, "the command ends with 3")
+			return
+		}
+		if !transient(err) || ctx.Err() != nil {
+			log.Fatal(err)
+		}
+		fmt.Println("the stream of container status broke; resuming")
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// followContainers tells of containers until one has terminated; returns its exit code.
+func followContainers(ctx context.Context, conn grpc.ClientConnInterface, request *observe.ContainersRequest) (int32, error) {
+	events, err := observe.NewObserveClient(conn).Containers(ctx, request)
+	if err != nil {
+		return 0, err
+	}
 	for {
-		for _, container := range must(events.Recv()).Containers {
+		event, err := events.Recv()
+		if err != nil {
+			return 0, err
+		}
+		for _, container := range event.Containers {
 			node := container.Node
 			if node == "" {
 				node = "no node yet"
@@ -210,10 +234,11 @@ func observeContainers(balsa *Balsa, image string) {
 				fmt.Println(at, "running")
 			case *observe.Container_Terminated:
 				fmt.Println(at, "terminated with exit code", state.Terminated.ExitCode)
-				ensure(state.Terminated.ExitCode == 3, "the command ends with 3")
-				return
+				return state.Terminated.ExitCode, nil
 			}
 		}
+		// A stream that breaks is resumed here, at any master.
+		request.AfterRevision = event.Revision
 	}
 }
 

@@ -168,17 +168,31 @@ def observe_containers(balsa, image):
     }
     create(balsa, "pods", pod, RUN)
     request = observe_pb2.ContainersRequest(namespace="default", label_selector=f"run={RUN}")
-    for event in balsa.call(observe_pb2_grpc.ObserveStub, "Containers", request, timeout=60):
-        for container in event.containers:
-            state = container.WhichOneof("state")
-            detail = container.waiting.reason if state == "waiting" else ""
-            if state == "terminated":
-                detail = f"with exit code {container.terminated.exit_code}"
-            print(f"container {container.pod}/{container.name} on {container.node or 'no node yet'}: {state} {detail}".rstrip())
-            if state == "terminated":
-                assert container.terminated.exit_code == 3
-                return
-    sys.exit("the stream of container status ended")
+    ends = time.monotonic() + 60
+    while True:
+        try:
+            for event in balsa.call(observe_pb2_grpc.ObserveStub, "Containers", request, timeout=60):
+                for container in event.containers:
+                    if tell(container) == "terminated":
+                        assert container.terminated.exit_code == 3
+                        return
+                # A stream that breaks is resumed here, at any master.
+                request.after_revision = event.revision
+        except grpc.RpcError as error:
+            if error.code() not in TRANSIENT or time.monotonic() > ends:
+                raise
+            print("the stream of container status broke; resuming")
+
+
+def tell(container):
+    state = container.WhichOneof("state")
+    detail = {
+        "waiting": container.waiting.reason,
+        "running": "",
+        "terminated": f"with exit code {container.terminated.exit_code}",
+    }[state]
+    print(f"container {container.pod}/{container.name} on {container.node or 'no node yet'}: {state} {detail}".rstrip())
+    return state
 
 
 class Watcher(threading.Thread):

@@ -176,29 +176,46 @@ async fn observe_containers(balsa: &Balsa, image: &str) -> Result<()> {
         },
     });
     balsa.create("pods", &pod, &balsa.run).await?;
-    let request = ContainersRequest {
+    let mut request = ContainersRequest {
         namespace: "default".into(),
         label_selector: format!("run={}", balsa.run),
         ..Default::default()
     };
-    let mut events = balsa.call(async |channel| ObserveClient::new(channel).containers(request.clone()).await).await?;
-    while let Some(event) = tokio::time::timeout(Duration::from_secs(60), events.next()).await? {
-        for container in event?.containers {
-            let node = if container.node.is_empty() { "no node yet" } else { &container.node };
-            let (state, ended) = match container.state {
-                Some(State::Running(_)) => ("running".to_string(), None),
-                Some(State::Terminated(t)) => (format!("terminated with exit code {}", t.exit_code), Some(t.exit_code)),
-                Some(State::Waiting(waiting)) => (format!("waiting {}", waiting.reason), None),
-                None => bail!("a container without a state"),
-            };
-            println!("container {}/{} on {node}: {}", container.pod, container.name, state.trim_end());
-            if let Some(code) = ended {
-                ensure!(code == 3, "the command ends with 3");
-                return Ok(());
+    let code = tokio::time::timeout(Duration::from_secs(60), async {
+        loop {
+            match follow_containers(balsa, &mut request).await {
+                Err(status) if is_transient(&status) => println!("the stream of container status broke; resuming"),
+                ended => return ended,
             }
         }
+    });
+    ensure!(code.await?? == 3, "the command ends with 3");
+    Ok(())
+}
+
+/// Tells of containers until one has terminated; returns its exit code.
+async fn follow_containers(balsa: &Balsa, request: &mut ContainersRequest) -> Result<i32, Status> {
+    let asked = request.clone();
+    let mut events = balsa.call(async |channel| ObserveClient::new(channel).containers(asked.clone()).await).await?;
+    while let Some(event) = events.next().await {
+        let event = event?;
+        for container in event.containers {
+            let node = if container.node.is_empty() { "no node yet" } else { &container.node };
+            let at = format!("container {}/{} on {node}:", container.pod, container.name);
+            match container.state {
+                Some(State::Waiting(waiting)) => println!("{}", format!("{at} waiting {}", waiting.reason).trim_end()),
+                Some(State::Running(_)) => println!("{at} running"),
+                Some(State::Terminated(terminated)) => {
+                    println!("{at} terminated with exit code {}", terminated.exit_code);
+                    return Ok(terminated.exit_code);
+                }
+                None => return Err(Status::data_loss("a container without a state")),
+            }
+        }
+        // A stream that breaks is resumed here, at any master.
+        request.after_revision = event.revision;
     }
-    bail!("the stream of container status ended")
+    Err(Status::unavailable("the stream ended"))
 }
 
 #[derive(Default)]
