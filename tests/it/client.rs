@@ -42,7 +42,7 @@ impl Writer {
     pub(crate) fn new(cluster: &Cluster, context: &str) -> Writer {
         // A broken path is found by silence, not only by an answer.
         let endpoint = endpoint(cluster, context, true)
-            .connect_timeout(Duration::from_millis(200))
+            .connect_timeout(Duration::from_millis(100))
             .timeout(Duration::from_millis(500))
             .tcp_nodelay(true);
         let client = ObjectsClient::new(endpoint.connect_lazy());

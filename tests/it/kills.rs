@@ -1,8 +1,8 @@
 //! The leader is killed with -9, again and again: idle, in the middle of a rollout, and while 200 pods
 //! are being created. A client writes every 5 ms through the common address all the while.
 //!
-//! 30 kills of each kind by default; BALSA_KILLS says otherwise. The figures are printed: run with
-//! `--nocapture`.
+//! 30 kills of each kind by default; BALSA_KILLS says otherwise. `cargo xtask bench kills` prints the
+//! figures beside their targets; a test has no opinion on times.
 
 use crate::client::Writer;
 use crate::cluster::{Cluster, IMAGE, deployment, wanted};
@@ -105,14 +105,15 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     sorted[(sorted.len() - 1) * percent / 100]
 }
 
-fn report(what: &str, costs: &[Cost]) {
+fn report(what: &str, costs: &[Cost], n_written: usize) {
     let mut gaps: Vec<Duration> = costs.iter().map(|cost| cost.write_gap).collect();
     let mut kubectl: Vec<Duration> = costs.iter().map(|cost| cost.kubectl).collect();
     gaps.sort();
     kubectl.sort();
     let ms = |duration: Duration| duration.as_millis();
+    // One line a story, for the bench to read.
     println!(
-        "{what}: {} kills; write gap p50 {} ms, p90 {} ms, max {} ms; kubectl writes again p50 {} ms, max {} ms",
+        "kills of {what}: n={} gap_p50_ms={} gap_p90_ms={} gap_max_ms={} kubectl_p50_ms={} kubectl_max_ms={} written={n_written}",
         gaps.len(),
         ms(percentile(&gaps, 50)),
         ms(percentile(&gaps, 90)),
@@ -187,14 +188,9 @@ fn beside_a_writer(cluster: &Cluster, what: &str, story: impl FnOnce(&Mutex<Writ
         told.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     });
     let written = written.into_inner().unwrap();
-    report(what, &costs);
-    println!("{what}: {} acknowledged writes", written.names.len());
+    report(what, &costs, written.names.len());
     assert_eq!(*bindings.wrong.lock().unwrap(), Vec::<String>::new());
     nothing_is_lost(cluster, &written);
-    let mut gaps: Vec<Duration> = costs.iter().map(|cost| cost.write_gap).collect();
-    gaps.sort();
-    // The promise of the product, not a timing of the test: twice the design's target.
-    assert!(percentile(&gaps, 50) < Duration::from_millis(500), "{what}: half of the write gaps are longer than 500 ms");
 }
 
 #[test]

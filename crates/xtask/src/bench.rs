@@ -1,6 +1,7 @@
-//! `cargo xtask bench idle`: what an idle cluster costs.
+//! `cargo xtask bench`: what an idle cluster costs, and what the death of a leader does.
 
-use crate::{binary, build, setup};
+use crate::setup::{self, Purpose};
+use crate::{binary, build, cargo, root};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::Command;
@@ -12,12 +13,12 @@ const TARGETS: [(&str, f64); 3] = [("master RSS, MB", 60.0), ("worker RSS, MB", 
 const SETTLE: Duration = Duration::from_secs(15);
 
 pub(crate) fn idle() -> Result<()> {
-    build(&setup::prepare()?)?;
+    build(&setup::prepare(Purpose::Run)?)?;
     let dir = std::env::temp_dir().join(format!("balsa-idle-{}", std::process::id()));
     let result = measure(&dir);
     drop(Command::new(binary()).args(["dev", "down", "--dir"]).arg(&dir).output());
     let measured = result?;
-    println!("3 masters and 3 workers, no pods, process runtime, release build");
+    println!("3 masters and 3 workers, no pods, release build; containerd's own memory is not counted");
     println!("{:<16} {:>9} {:>8}", "", "measured", "target");
     for ((what, target), value) in TARGETS.iter().zip(measured) {
         println!("{what:<16} {value:>9.1} {target:>8.0}");
@@ -46,4 +47,42 @@ fn measure(dir: &Path) -> Result<[f64; 3]> {
         Ok(most)
     };
     Ok([largest("master")?, largest("worker")?, seconds])
+}
+
+/// What design.md asks of half of the kills, in milliseconds without an acknowledged write.
+const GAP_P50_MAX_MS: u64 = 500;
+
+/// Runs the tests that kill leaders, `n` times each, and shows what they measured.
+pub(crate) fn kills(n: &str) -> Result<()> {
+    let n: usize = n.parse().with_context(|| format!("bench kills {n}: how many kills?"))?;
+    let setup = setup::prepare(Purpose::Run)?;
+    build(&setup)?;
+    eprintln!("== {n} kills of each kind (about {} min)", 1 + n / 5);
+    let mut command = cargo(&setup);
+    command.args(["test", "--release", "--locked", "--package", "tests", "--", "kills::", "--nocapture", "--test-threads=1"]);
+    command.env("RUN_SLOW_TESTS", "1").env("BALSA_BINARY", binary()).env("BALSA_KILLS", n.to_string());
+    let output = command.current_dir(root()).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut late = Vec::new();
+    println!("{:<10} {:>5} {:>24} {:>20} {:>8}", "", "kills", "write gap p50/p90/max ms", "kubectl p50/max ms", "writes");
+    for line in text.lines().filter_map(|line| line.split_once("kills of ").map(|(_, told)| told)) {
+        let (what, figures) = line.split_once(": ").context("a story names itself")?;
+        let figure = |name: &str| -> Result<u64> {
+            let value = figures.split(' ').find_map(|pair| pair.strip_prefix(&format!("{name}=")));
+            Ok(value.with_context(|| format!("{what} does not tell {name}"))?.parse()?)
+        };
+        let gap = format!("{} / {} / {}", figure("gap_p50_ms")?, figure("gap_p90_ms")?, figure("gap_max_ms")?);
+        let kubectl = format!("{} / {}", figure("kubectl_p50_ms")?, figure("kubectl_max_ms")?);
+        println!("{what:<10} {:>5} {gap:>24} {kubectl:>20} {:>8}", figure("n")?, figure("written")?);
+        if figure("gap_p50_ms")? > GAP_P50_MAX_MS {
+            late.push(what.to_string());
+        }
+    }
+    if !output.status.success() {
+        bail!("a story failed:\n{text}{}", String::from_utf8_lossy(&output.stderr));
+    }
+    if !late.is_empty() {
+        bail!("half of the write gaps are longer than {GAP_P50_MAX_MS} ms in: {}", late.join(", "));
+    }
+    Ok(())
 }

@@ -1,11 +1,14 @@
 //! `cargo xtask demo`: from a clone to a highly available cluster that loses its leader and goes on.
 
-use crate::{binary, build, root, setup};
+use crate::setup::{self, Purpose};
+use crate::{binary, build, root};
 use anyhow::{Context, Result, bail};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 const DIR: &str = ".balsa";
+/// As `cluster-configs/examples/web.yaml` asks for.
+const IMAGE: &str = "registry.local/busybox:1";
 
 fn balsa(arguments: &[&str]) -> Result<String> {
     let output = Command::new(binary()).args(arguments).current_dir(root()).output()?;
@@ -13,6 +16,21 @@ fn balsa(arguments: &[&str]) -> Result<String> {
         bail!("balsa {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a verb whose words are for the person who watches.
+fn show(arguments: &[&str]) -> Result<()> {
+    let status = Command::new(binary()).args(arguments).current_dir(root()).status()?;
+    if !status.success() {
+        bail!("balsa {} failed ({status}); `balsa dev down` clears what is there", arguments.join(" "));
+    }
+    Ok(())
+}
+
+/// How the cluster runs containers.
+fn runtime() -> Result<&'static str> {
+    let plan = std::fs::read_to_string(root().join(DIR).join("topology.json")).context("dev up left no plan")?;
+    Ok(if plan.contains("\"runtime\": \"containerd\"") { "containerd" } else { "process" })
 }
 
 fn say(text: &str) {
@@ -40,9 +58,15 @@ fn leader() -> Result<String> {
 }
 
 pub(crate) fn run() -> Result<()> {
-    build(&setup::prepare()?)?;
+    build(&setup::prepare(Purpose::Run)?)?;
     say("three masters, three workers");
-    print!("{}", balsa(&["dev", "up", "--dir", DIR])?);
+    show(&["dev", "up", "--dir", DIR])?;
+    if runtime()? == "containerd" {
+        say("an image, made of this machine's busybox: there may be no registry");
+        print!("{}", balsa(&["dev", "image", IMAGE, "/bin/busybox", "--dir", DIR])?);
+    } else {
+        println!("containers are plain processes here: real ones need root and containerd");
+    }
     say("an example: one pod a worker, by required anti-affinity");
     print!("{}", balsa(&["apply", "--dir", DIR, "-f", "cluster-configs/examples/web.yaml"])?);
     wait("three pods to run", || Ok(balsa(&["get", "pods", "--dir", DIR])?.matches("Running").count() >= 3))?;

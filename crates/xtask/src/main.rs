@@ -4,31 +4,37 @@
 mod bench;
 mod demo;
 mod setup;
+mod test;
 
 use anyhow::{Result, bail};
+use setup::Purpose;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
 const HELP: &str = "\
-cargo xtask test [--quick]  every test; --quick leaves out those that start
-                            clusters
+cargo xtask test [--quick] [--no-skips] [-- FILTER]
+                            every test; --quick leaves out those that start
+                            clusters; --no-skips fails if any was left out
 cargo xtask demo            installs what is missing, builds, starts three
                             masters and three workers, runs an example, kills
                             the leader, and leaves the cluster running
 cargo xtask bench idle      memory of an idle master and worker, and the time
                             of `dev up`
+cargo xtask bench kills [N] N leaders killed with -9 (30) idle, in a rollout,
+                            and while 200 pods are created: what each costs
 cargo xtask build           the release binary, with RocksDB from the cache";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["test"] => test(false),
-        ["test", "--quick"] => test(true),
+        ["test", flags @ ..] => test::run(flags),
         ["demo"] => demo::run(),
         ["bench", "idle"] => bench::idle(),
-        ["build"] => build(&setup::prepare()?),
+        ["bench", "kills"] => bench::kills("30"),
+        ["bench", "kills", n] => bench::kills(n),
+        ["build"] => build(&setup::prepare(Purpose::Build)?),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");
             Ok(())
@@ -69,17 +75,4 @@ pub(crate) fn build(setup: &setup::Setup) -> Result<()> {
     let mut command = cargo(setup);
     command.args(["build", "--release", "--workspace", "--locked"]);
     step("building", "about 8 min the first time on 2 cores, seconds after", &mut command)
-}
-
-fn test(quick: bool) -> Result<()> {
-    let setup = setup::prepare()?;
-    build(&setup)?;
-    let mut command = cargo(&setup);
-    command.args(["test", "--release", "--workspace", "--locked", "--no-fail-fast"]);
-    match quick {
-        true => eprintln!("skipped: the tests that start clusters (leave --quick out to run them)"),
-        false => drop(command.env("RUN_SLOW_TESTS", "1")),
-    }
-    command.env("BALSA_BINARY", binary());
-    step("testing", "about 3 min", &mut command)
 }

@@ -1,19 +1,27 @@
-//! What a build needs besides the Rust toolchain: libclang for RocksDB's bindings, and RocksDB itself,
-//! built once into a cache outside the target folder so that every clone and profile links it in
-//! seconds.
+//! What is needed besides the Rust toolchain: packages of the distribution, and RocksDB itself, built
+//! once into a cache outside the target folder so that every clone and profile links it in seconds.
 
 use crate::{root, step};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// What is going to be done; each needs what those before it need.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Purpose {
+    Build,
+    /// A cluster of real containers.
+    Run,
+    Test,
+}
+
 pub(crate) struct Setup {
     /// The folder that holds `librocksdb.a`.
     pub(crate) rocksdb: PathBuf,
 }
 
-pub(crate) fn prepare() -> Result<Setup> {
-    packages()?;
+pub(crate) fn prepare(purpose: Purpose) -> Result<Setup> {
+    packages(purpose)?;
     Ok(Setup { rocksdb: rocksdb()? })
 }
 
@@ -37,33 +45,90 @@ fn has_libclang() -> bool {
     all.into_iter().any(holds)
 }
 
-/// Installs what the distribution must provide, and says what first.
-fn packages() -> Result<()> {
-    let mut missing = Vec::new();
-    if !has_libclang() {
-        missing.extend(["libclang1", "libclang-common-14-dev"]);
+fn has_cni() -> bool {
+    ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"].iter().any(|folder| Path::new(folder).join("bridge").exists())
+}
+
+fn has_python_grpc() -> bool {
+    let imported = Command::new("/usr/bin/python3").args(["-c", "import grpc, google.protobuf"]).output();
+    imported.is_ok_and(|output| output.status.success())
+}
+
+/// What is missing for `purpose`, as (first purpose that needs it, package). An installed containerd or
+/// runc is kept, wherever it came from.
+fn missing(purpose: Purpose) -> Vec<(Purpose, &'static str)> {
+    let busybox = || Path::new("/bin/busybox").exists();
+    let table: [(Purpose, bool, &[&str]); 10] = [
+        (Purpose::Build, has_libclang(), &["libclang1", "libclang-common-14-dev"]),
+        (Purpose::Build, exists("g++"), &["g++"]),
+        (Purpose::Run, exists("containerd") && exists("ctr"), &["containerd"]),
+        (Purpose::Run, exists("runc"), &["runc"]),
+        (Purpose::Run, has_cni(), &["containernetworking-plugins"]),
+        (Purpose::Run, exists("nft"), &["nftables"]),
+        (Purpose::Run, exists("ip"), &["iproute2"]),
+        // The demo's and the tests' image is made of it.
+        (Purpose::Run, busybox(), &["busybox-static"]),
+        // The gRPC example in Python, and the stubs of the one in Go.
+        (Purpose::Test, has_python_grpc(), &["python3-grpcio", "python3-protobuf"]),
+        (
+            Purpose::Test,
+            exists("protoc") && exists("grpc_python_plugin"),
+            &["protobuf-compiler", "protobuf-compiler-grpc"],
+        ),
+    ];
+    let needed = table.into_iter().filter(|(first, have, _)| *first <= purpose && !have);
+    needed.flat_map(|(first, _, names)| names.iter().map(move |name| (first, *name))).collect()
+}
+
+/// Keeps packages from starting their services while they are installed (deb-systemd-invoke and
+/// invoke-rc.d ask this file); removed when dropped.
+struct NoServices(Option<PathBuf>);
+
+impl NoServices {
+    fn begin() -> Result<NoServices> {
+        use std::os::unix::fs::PermissionsExt;
+        let path = PathBuf::from("/usr/sbin/policy-rc.d");
+        if path.exists() {
+            return Ok(NoServices(None));
+        }
+        std::fs::write(&path, "#!/bin/sh\nexit 101\n")?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+        Ok(NoServices(Some(path)))
     }
-    if !exists("g++") {
-        missing.push("g++");
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            eprintln!("remove {} by hand: {error}", path.display());
+        }
     }
-    // The gRPC example in Python, and the stubs of the one in Go.
-    if !Command::new("/usr/bin/python3").args(["-c", "import grpc"]).output().is_ok_and(|output| output.status.success()) {
-        missing.push("python3-grpcio");
-    }
-    if !exists("protoc") || !exists("grpc_python_plugin") {
-        missing.extend(["protobuf-compiler", "protobuf-compiler-grpc"]);
-    }
+}
+
+/// Installs what the distribution must provide, and says what first. Without root only what a build
+/// needs is insisted on: clusters fall back to the process runtime.
+fn packages(purpose: Purpose) -> Result<()> {
+    let missing = missing(purpose);
     if missing.is_empty() {
         return Ok(());
     }
-    let list = missing.join(" ");
+    let names: Vec<&str> = missing.iter().map(|(_, name)| *name).collect();
+    let list = names.join(" ");
     if !is_root() || !exists("apt-get") {
-        bail!("these packages are missing: {list}. Install them, as root: apt-get install {list}");
+        let remedy = format!("these packages are missing: {list}. Install them, as root: apt-get install {list}");
+        if missing.iter().any(|(first, _)| *first == Purpose::Build) {
+            bail!("{remedy}");
+        }
+        eprintln!("{remedy}\nGoing on without them: no real containers, and tests that need them are skipped.");
+        return Ok(());
     }
     eprintln!("installing from the distribution: {list}");
+    let _quiet = NoServices::begin().context("keeping the packages' services from starting")?;
     step("package lists", "seconds", Command::new("apt-get").args(["update", "-qq"]))?;
     let mut install = Command::new("apt-get");
-    install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(missing);
+    install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(names);
     step("packages", "a minute", install.env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
