@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use controllers::Facts;
 use dispatch::{DispatchService, Hub, Liveness, Peers, RelayService};
 use front::Front;
-use front::listen::{self, Caller};
+use front::listen::{self, Caller, Ends};
 use front::workers::WorkerStream;
 use manager::FactSource;
 use objects::{Status, registry};
@@ -41,10 +41,11 @@ const JOINED: &[u8] = b"Mjoined";
 pub(crate) fn run(path: &Path) -> Result<()> {
     let config = MasterConfig::load(path)?;
     let dir = DataDir::create(&config.data_dir)?;
+    let seat = vip::Seat::take()?;
     // Consensus has threads of its own: no LIST may delay a heartbeat.
     let raft_runtime = crate::multi_thread("raft", 2)?;
     let api_runtime = crate::multi_thread("api", 2)?;
-    api_runtime.block_on(serve(config, dir, raft_runtime.handle().clone()))?;
+    api_runtime.block_on(serve(config, dir, seat, raft_runtime.handle().clone()))?;
     raft_runtime.shutdown_background();
     api_runtime.shutdown_background();
     Ok(())
@@ -85,7 +86,12 @@ async fn bind(config: &MasterConfig, port: u16) -> Result<TcpListener> {
     TcpListener::bind((host, port)).await.with_context(|| format!("listening on {host}:{port}"))
 }
 
-async fn serve(config: MasterConfig, dir: DataDir, raft_runtime: tokio::runtime::Handle) -> Result<()> {
+async fn serve(
+    config: MasterConfig,
+    dir: DataDir,
+    seat: vip::Seat,
+    raft_runtime: tokio::runtime::Handle,
+) -> Result<()> {
     let (identity, mut joining) = identity(&config, &dir).await?;
     let ca = dir.ca()?;
     let disk = Arc::new(RocksDisk::open(&dir.path("raft"))?);
@@ -141,7 +147,7 @@ async fn serve(config: MasterConfig, dir: DataDir, raft_runtime: tokio::runtime:
     let peer_stop = stop.clone();
     raft_runtime.spawn(async move {
         match TcpListener::from_std(peer_listener) {
-            Ok(listener) => listen::serve(listener, peer_tls, peer_routes, peer_stop).await,
+            Ok(listener) => listen::serve(listener, peer_tls, peer_routes, Ends::at_stop(peer_stop)).await,
             Err(error) => tracing::error!(%error, "the peer listener cannot be used"),
         }
     });
@@ -176,7 +182,8 @@ async fn serve(config: MasterConfig, dir: DataDir, raft_runtime: tokio::runtime:
     let ready = Arc::new(move || leadership.borrow().leader.is_some());
     let router = faces(grpc, api_rest::router(front.clone(), config.api_addr(), ready));
     let api_listener = bind(&config, config.api_port).await?;
-    tokio::spawn(listen::serve(api_listener, api_tls, router, stop.clone()));
+    let (leaving_sender, leaving) = watch::channel(None);
+    tokio::spawn(listen::serve(api_listener, api_tls, router, Ends { stop: stop.clone(), leaving }));
     tracing::info!(name = %identity.name, api = %config.api_addr(), peer = %config.peer_addr(), "master started");
 
     let own = Member { name: identity.name.clone(), peer_addr: config.peer_addr(), api_addr: config.api_addr() };
@@ -202,7 +209,7 @@ async fn serve(config: MasterConfig, dir: DataDir, raft_runtime: tokio::runtime:
             names.sort();
             u32::try_from(names.iter().position(|name| *name == own).unwrap_or(names.len())).unwrap_or(u32::MAX)
         };
-        tokio::spawn(vip::keep(vip, config.api_port, identity.name.clone(), store.clone(), rank));
+        tokio::spawn(vip::keep(vip, config.api_port, identity.name.clone(), store.clone(), rank, seat, leaving_sender));
     }
 
     let failed = tokio::select! {

@@ -2,14 +2,18 @@
 //!
 //! The address lies on a TUN interface that belongs to this process: when the process ends, however it
 //! ends, the kernel takes the interface and the address with it, and no dead master answers for it.
+//! Whoever is connected at the address must hear of that while it can still be said: an ending
+//! process's files are closed from the highest number down, so the interface has a number below every
+//! connection's (`Seat`).
 
 use crate::config::Vip;
 use anyhow::{Context, Result, bail};
 use std::fs::{File, OpenOptions};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 use store::{Leadership, Store};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 const INTERFACE: &str = "balsa-vip";
@@ -20,6 +24,9 @@ const ANNOUNCE_EVERY: Duration = Duration::from_millis(500);
 /// than an election, shorter than a user's patience.
 const LEADERLESS_STEP: Duration = Duration::from_millis(700);
 const PROBE_MAX: Duration = Duration::from_millis(300);
+/// Connections at the address are ended this long before it goes, so that their last segments leave
+/// under it.
+const PARTING: Duration = Duration::from_millis(30);
 
 /// What a master should do with the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +51,22 @@ fn claim(now: &Leadership, own: &str, holding: bool, leaderless: Duration, rank:
 
 nix::ioctl_write_int!(tun_set_interface, b'T', 202);
 
-/// The held address; dropping it lets go.
-struct Held {
-    _interface: File,
-    announcer: Announcer,
+/// A file number taken before any connection has one, for the interface of the address.
+pub(crate) struct Seat(OwnedFd);
+
+impl Seat {
+    pub(crate) fn take() -> Result<Seat> {
+        Ok(Seat(nobody()?.into()))
+    }
+
+    fn seat(&mut self, file: &File) -> Result<()> {
+        nix::unistd::dup2(file, &mut self.0).context("giving the VIP's interface its file number")
+    }
+}
+
+/// What sits there while the address is not held.
+fn nobody() -> Result<File> {
+    File::open("/dev/null").context("opening /dev/null")
 }
 
 async fn ip(words: &str) -> Result<()> {
@@ -74,13 +93,14 @@ fn make_interface() -> Result<File> {
     Ok(file)
 }
 
-async fn hold(vip: &Vip, address: Ipv4Addr) -> Result<Held> {
+async fn hold(vip: &Vip, address: Ipv4Addr, seat: &mut Seat) -> Result<Announcer> {
+    let announcer = Announcer::open(&vip.interface, address)?;
     let interface = make_interface()?;
     ip(&format!("addr add {address}/32 dev {INTERFACE}")).await?;
     ip(&format!("link set {INTERFACE} up")).await?;
-    let announcer = Announcer::open(&vip.interface, address)?;
+    seat.seat(&interface)?;
     announcer.announce();
-    Ok(Held { _interface: interface, announcer })
+    Ok(announcer)
 }
 
 /// Sends gratuitous ARP: "this address is at this interface".
@@ -151,12 +171,21 @@ async fn is_served(address: SocketAddr) -> bool {
 }
 
 /// Keeps the address where it belongs, for ever. `rank` counts this master among the members by name.
-pub(crate) async fn keep(vip: Vip, port: u16, own: String, store: Store, rank: impl Fn() -> u32) {
+/// `leaving` tells the listener whose connections to end.
+pub(crate) async fn keep(
+    vip: Vip,
+    port: u16,
+    own: String,
+    store: Store,
+    rank: impl Fn() -> u32,
+    mut seat: Seat,
+    leaving: watch::Sender<Option<IpAddr>>,
+) {
     let Ok(address) = vip.address.parse::<Ipv4Addr>() else {
         return tracing::error!(address = %vip.address, "the VIP is not an IPv4 address");
     };
     let mut leadership = store.leadership();
-    let mut held: Option<Held> = None;
+    let mut held: Option<Announcer> = None;
     let mut leaderless_since: Option<Instant> = None;
     let mut said = String::new();
     loop {
@@ -172,7 +201,7 @@ pub(crate) async fn keep(vip: Vip, port: u16, own: String, store: Store, rank: i
             Claim::Leave => false,
         };
         match (&held, wanted) {
-            (None, true) => match hold(&vip, address).await {
+            (None, true) => match hold(&vip, address, &mut seat).await {
                 Ok(new) => {
                     tracing::info!(%address, "holding the VIP");
                     held = Some(new);
@@ -188,9 +217,15 @@ pub(crate) async fn keep(vip: Vip, port: u16, own: String, store: Store, rank: i
             },
             (Some(_), false) => {
                 tracing::info!(%address, "letting go of the VIP");
+                leaving.send_replace(Some(address.into()));
+                tokio::time::sleep(PARTING).await;
                 held = None;
+                if let Err(error) = nobody().and_then(|nobody| seat.seat(&nobody)) {
+                    tracing::error!(error = %format!("{error:#}"), "the VIP cannot be let go of");
+                }
+                leaving.send_replace(None);
             }
-            (Some(held), true) => held.announcer.announce(),
+            (Some(announcer), true) => announcer.announce(),
             (None, false) => {}
         }
         let tick = tokio::time::sleep(ANNOUNCE_EVERY);

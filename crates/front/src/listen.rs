@@ -3,7 +3,7 @@
 use authz::Identity;
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -22,20 +22,32 @@ const CONNECTIONS_MAX: usize = 10_000;
 #[derive(Clone, Debug)]
 pub struct Caller(pub Option<Identity>);
 
-/// Serves `router` until `stop` turns true. `tls` is watched, so that renewed certificates are used
-/// for new connections.
-pub async fn serve(
-    listener: TcpListener,
-    tls: watch::Receiver<Arc<ServerConfig>>,
-    router: Router,
-    mut stop: watch::Receiver<bool>,
-) {
+/// What ends connections from outside.
+#[derive(Clone)]
+pub struct Ends {
+    /// Turns true when the process stops.
+    pub stop: watch::Receiver<bool>,
+    /// The address this process is letting go of: another is about to serve at it, and whoever is
+    /// connected to us there must hear of the end while we can still say it.
+    pub leaving: watch::Receiver<Option<IpAddr>>,
+}
+
+impl Ends {
+    /// For a listener whose address stays.
+    pub fn at_stop(stop: watch::Receiver<bool>) -> Ends {
+        Ends { stop, leaving: watch::channel(None).1 }
+    }
+}
+
+/// Serves `router` until `ends` says so. `tls` is watched, so that renewed certificates are used for
+/// new connections.
+pub async fn serve(listener: TcpListener, tls: watch::Receiver<Arc<ServerConfig>>, router: Router, mut ends: Ends) {
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
     loop {
         let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stopped(&mut stop) => return,
+            () = stopped(&mut ends.stop) => return,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -47,10 +59,15 @@ pub async fn serve(
             }
         };
         let acceptor = TlsAcceptor::from(tls.borrow().clone());
-        let (router, stop) = (router.clone(), stop.clone());
+        let (router, ends) = (router.clone(), ends.clone());
+        let own = stream.local_addr().map(|address| address.ip()).ok();
+        let mut leaving = ends.leaving.clone();
         tokio::spawn(async move {
             let _slot = slot;
-            connection(stream, peer, acceptor, router, stop).await;
+            tokio::select! {
+                () = connection(stream, peer, acceptor, router, ends.stop) => {}
+                () = left(&mut leaving, own) => tracing::debug!(%peer, "the address moves: connection ended"),
+            }
         });
     }
 }
@@ -93,6 +110,13 @@ async fn connection(
             // Long watches do not end by themselves; clients reconnect elsewhere.
             drop(tokio::time::timeout(Duration::from_millis(300), serving).await);
         }
+    }
+}
+
+/// Returns once the address `own` is being let go of.
+async fn left(leaving: &mut watch::Receiver<Option<IpAddr>>, own: Option<IpAddr>) {
+    if leaving.wait_for(|address| address.is_some() && *address == own).await.is_err() {
+        std::future::pending().await
     }
 }
 
