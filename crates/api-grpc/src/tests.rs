@@ -266,7 +266,7 @@ async fn a_refusal_without_details_gets_those_of_its_code() {
         "#]],
     );
     let silent =
-        axum::Router::new().fallback(|| std::future::pending::<String>()).layer(axum::middleware::from_fn(envelope));
+        axum::Router::new().fallback(std::future::pending::<String>).layer(axum::middleware::from_fn(envelope));
     check(
         &answer(silent, "/balsa.cluster.v1.Cluster/Status", "20m").await,
         expect![[r#"
