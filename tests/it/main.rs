@@ -1,6 +1,7 @@
 //! Black-box tests: the real binary, real processes, real kills. Those that start clusters run when
 //! RUN_SLOW_TESTS is set; `cargo xtask test` sets it.
 
+mod access;
 mod client;
 mod cluster;
 mod failover;
@@ -8,4 +9,8 @@ mod grpc;
 mod house;
 mod kills;
 mod kubectl;
+mod placing;
+mod refusals;
+mod rules;
+mod wire;
 mod workers;

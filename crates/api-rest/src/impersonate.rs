@@ -14,9 +14,13 @@ pub(crate) fn identity(view: &View, caller: Identity, headers: &HeaderMap) -> Re
     };
     let (users, groups) = (all("impersonate-user"), all("impersonate-group"));
     // What is not understood must not be ignored: the request would have the caller's own rights.
-    let other = |name: &&http::HeaderName| name.as_str() == "impersonate-uid" || name.as_str().starts_with("impersonate-extra-");
+    let other = |name: &&http::HeaderName| {
+        name.as_str() == "impersonate-uid" || name.as_str().starts_with("impersonate-extra-")
+    };
     if let Some(name) = headers.keys().find(other) {
-        return Err(Status::bad_request(format!("the header {name} is not supported here; impersonate users and groups")));
+        return Err(Status::bad_request(format!(
+            "the header {name} is not supported here; impersonate users and groups"
+        )));
     }
     let user = match users.as_slice() {
         [] if groups.is_empty() => return Ok(caller),

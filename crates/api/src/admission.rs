@@ -15,16 +15,13 @@ pub const SYSTEM_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public
 const SYSTEM_PRIORITIES: [(&str, i64); 2] =
     [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
 
-/// What is asked of a new object besides its own rules.
+/// What a new object is given before it is validated.
 pub(crate) fn admit(kind: &Kind, object: &mut Value, view: &View) -> Result<(), Status> {
-    if kind.id == registry::POD {
-        admit_pod(object, view)?;
-    }
-    admit_change(kind, object, view)
+    if kind.id == registry::POD { admit_pod(object, view) } else { Ok(()) }
 }
 
-/// What is asked of new and changed objects.
-pub(crate) fn admit_change(kind: &Kind, object: &Value, view: &View) -> Result<(), Status> {
+/// What is asked of valid objects, new or changed, in view of the others.
+pub(crate) fn check(kind: &Kind, object: &Value, view: &View) -> Result<(), Status> {
     if kind.id == registry::PRIORITY_CLASS && object.at("globalDefault") == true {
         let name = object.text("metadata.name");
         let others = view.list(kind.id, "", None).filter(|record| record.key.name != name);

@@ -127,6 +127,7 @@ fn admit_new(served: &Served, object: &mut Value, view: &View, context: &mut Con
     if !errors.is_empty() {
         return Err(Status::invalid(kind, object.text("metadata.name"), served.in_its_words(errors)));
     }
+    admission::check(kind, object, view)?;
     encoded(object)
 }
 
@@ -253,9 +254,9 @@ pub(crate) fn update(request: &Request, view: &View, _: &mut Context) -> Result<
     keep_what_clients_may_not_write(request, &mut object, &old_object);
     if request.subresource != "status" {
         (kind.default)(&mut object);
-        admission::admit_change(kind, &object, view)?;
     }
     validate_change(request, &object, &old_object)?;
+    admission::check(kind, &object, view)?;
     admission::no_escalation(&request.identity, &object, Some(&old_object), kind, view)?;
     if kind.generation_of.iter().any(|field| object.at(field) != old_object.at(field)) {
         object.set("metadata.generation", old.header.generation + 1);

@@ -133,3 +133,28 @@ impl Workers for Hub {
         Err(Status::unavailable(format!("node {} has no session with any master that answers", call.node)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_is_opened_by_the_worker_that_was_asked() {
+        let hub = Hub::new(Arc::default());
+        let (down, mut asked) = mpsc::channel(DOWN_MAX);
+        hub.register("w1", down);
+        let opening = tokio::spawn({
+            let hub = hub.clone();
+            async move { hub.open_here("w1", pb::OpenStream::default()).await }
+        });
+        let message = asked.recv().await.unwrap().unwrap().message;
+        let Some(to_worker::Message::OpenStream(open)) = message else { panic!("{message:?}") };
+        assert!(hub.opened("w2", &open.id).is_none(), "another worker was asked");
+        let (mut from_client, _to_client) = hub.opened("w1", &open.id).unwrap();
+        let stream = opening.await.unwrap().unwrap().unwrap();
+        let frame = Frame { channel: 1, data: "x".into() };
+        stream.to_worker.send(frame.clone()).await.unwrap();
+        assert_eq!(from_client.recv().await, Some(frame));
+        assert!(hub.opened("w1", &open.id).is_none(), "it is opened once");
+    }
+}

@@ -10,6 +10,12 @@
 
 use serde_json::{Value, json};
 
+/// The file of a kind; `group` when it is that of a second group in which the kind is served.
+pub fn file_name(kind: &str, group: Option<&str>) -> String {
+    let group = group.map(|group| format!(".{group}")).unwrap_or_default();
+    format!("{}{group}.txt", kind.to_lowercase())
+}
+
 /// One line of faults, and the answer that stands below it.
 #[derive(Clone, Debug)]
 pub struct Fault {

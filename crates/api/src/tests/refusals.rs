@@ -22,8 +22,7 @@ fn dir() -> PathBuf {
 }
 
 fn file_name(served: &Served) -> String {
-    let group = if served.convert.is_some() { format!(".{}", served.group) } else { String::new() };
-    format!("{}{group}.txt", served.kind.kind.to_lowercase())
+    faults::file_name(served.kind.kind, served.convert.map(|_| served.group))
 }
 
 fn classes_of(served: &Served) -> &'static [&'static str] {
