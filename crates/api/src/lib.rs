@@ -7,6 +7,7 @@
 mod accept;
 pub mod admission;
 pub mod discovery;
+pub mod events;
 mod list;
 pub mod openapi;
 mod read;

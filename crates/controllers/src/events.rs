@@ -4,7 +4,6 @@
 
 use crate::{Action, Context, Plan};
 use objects::{Key, Record, Timestamp, Value, ValueExt, json, registry};
-use sha2::{Digest, Sha256};
 use state::View;
 
 /// As in Kubernetes: an hour after it was last seen, an event goes.
@@ -24,30 +23,21 @@ pub fn event(
 ) -> Action {
     let kind = registry::must(about.key.kind);
     let namespace = if about.key.namespace.is_empty() { "default" } else { about.key.namespace.as_str() };
-    let uid = about.header.uid.as_str();
-    let digest = Sha256::digest([uid, component, ty, reason, message].join("\n").as_bytes());
-    let mark: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    // 236 characters, a dot and 16 digits make a name of 253.
-    let base: String = about.key.name.chars().take(236).collect();
-    let name = format!("{base}.{mark}");
-    if let Some(record) = view.get(&Key::new(registry::EVENT, namespace, &name)) {
-        let mut object = record.value();
-        object.set("count", object.at("count").as_i64().unwrap_or(1) + 1);
-        object.set("lastTimestamp", now.rfc3339());
-        return Action::Update { record: record.clone(), object };
-    }
-    let object = json!({
-        "metadata": {"name": name, "namespace": namespace},
+    let mut object = json!({
+        "metadata": {"namespace": namespace},
         "involvedObject": {
             "apiVersion": kind.api_version(), "kind": kind.kind, "name": about.key.name.as_str(),
-            "namespace": about.key.namespace.as_str(), "uid": uid,
+            "namespace": about.key.namespace.as_str(), "uid": about.header.uid.as_str(),
             "resourceVersion": about.header.revision.to_string(),
         },
         "reason": reason, "message": message, "type": ty, "count": 1,
         "source": {"component": component}, "reportingComponent": component, "reportingInstance": "",
         "firstTimestamp": now.rfc3339(), "lastTimestamp": now.rfc3339(),
     });
-    Action::Create { kind: registry::EVENT, object }
+    match api::events::fold(view, &mut object, now) {
+        Some(record) => Action::Update { record, object },
+        None => Action::Create { kind: registry::EVENT, object },
+    }
 }
 
 fn last_seen(event: &Value, created: Timestamp) -> Timestamp {

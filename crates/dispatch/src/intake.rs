@@ -129,11 +129,12 @@ pub(crate) async fn pod_status(front: &Front, node: &str, boot_id: &str, report:
                 return Some(Op::Delete { key: record.key.clone(), assumed: record.header.revision });
             }
         }
-        let scheduled = pod.items("status.conditions").iter().find(|c| c.text("type") == "PodScheduled").cloned();
+        // What others say of the pod stays: the scheduler, and whoever disrupts it.
+        let is_reported = |ty: &str| status.items("conditions").iter().any(|c| c.text("type") == ty);
+        let mut kept = pod.items("status.conditions").to_vec();
+        kept.retain(|c| c.text("type") == "PodScheduled" || !is_reported(c.text("type")));
         pod.set("status", status.clone());
-        if let Some(scheduled) = scheduled {
-            api::set_condition(&mut pod, scheduled);
-        }
+        kept.into_iter().for_each(|condition| api::set_condition(&mut pod, condition));
         api::change(record, pod)
     };
     update(front, &key, decide).await.map_err(|error| Status::unavailable(error.to_string()))
@@ -151,7 +152,7 @@ fn is_about(view: &View, node: &str, event: &Value) -> bool {
 }
 
 pub(crate) async fn event(front: &Front, node: &str, report: &pb::Event) -> Result<(), Status> {
-    let object = parse("event", &report.event)?;
+    let mut object = parse("event", &report.event)?;
     let mut view = front.store.view();
     if !is_about(&view, node, &object) {
         // This master may not know of the pod's binding yet.
@@ -163,7 +164,14 @@ pub(crate) async fn event(front: &Front, node: &str, report: &pb::Event) -> Resu
     }
     let mut rng = front.rng();
     let mut context = api::Context { now: front.now(), rng: &mut rng };
-    let (op, checks) = api::creation(object, registry::must(registry::EVENT), &view, &mut context)?;
-    let txn = Txn { ops: vec![op], checks, ..Txn::default() };
+    // What is said again and again (a probe that fails) is counted, not stored anew.
+    let (op, checks) = match api::events::fold(&view, &mut object, front.now()) {
+        Some(record) => (api::change(&record, object), Vec::new()),
+        None => {
+            let (op, checks) = api::creation(object, registry::must(registry::EVENT), &view, &mut context)?;
+            (Some(op), checks)
+        }
+    };
+    let txn = Txn { ops: op.into_iter().collect(), checks, ..Txn::default() };
     front.store.propose(txn).await.map(drop).map_err(|error| Status::unavailable(error.to_string()))
 }
