@@ -98,20 +98,19 @@ fn the_go_example_survives_its_leader() {
         return skip(TEST, "install Go and protobuf-compiler");
     }
     // Stubs and binary are made in a copy: the source tree stays as it is.
-    let copy = std::env::temp_dir().join(format!("balsa-example-go-{}", std::process::id()));
-    std::fs::create_dir_all(&copy).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path();
     for file in ["main.go", "go.mod", "go.sum", "stubs.sh"] {
         std::fs::copy(examples().join("go").join(file), copy.join(file)).unwrap();
     }
     let build = |program: &str, arguments: &[&str]| {
         let proto = examples().join("../proto");
-        let output = Command::new(program).args(arguments).current_dir(&copy).env("PROTO", proto).output().unwrap();
+        let output = Command::new(program).args(arguments).current_dir(copy).env("PROTO", proto).output().unwrap();
         assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     };
     build("./stubs.sh", &[]);
     build("go", &["build", "-o", "example", "."]);
     tour(TEST, &[&copy.join("example").to_string_lossy()]);
-    std::fs::remove_dir_all(&copy).unwrap();
 }
 
 #[test]
