@@ -4,6 +4,7 @@
 //! store with atomic, syncable batches), `Transport` (a call to a peer) and `Spawn` (who runs the
 //! log writer), so that the simulator can stand in for each.
 
+mod aside;
 mod codec;
 mod disk;
 mod log;

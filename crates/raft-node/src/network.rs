@@ -1,5 +1,6 @@
 //! openraft's network over the `Transport` port.
 
+use crate::aside::aside;
 use crate::codec;
 use crate::transport::{Lane, PeerReply, PeerRequest, Transport, TransportError};
 use crate::types::{Member, Snapshot, SnapshotData, TypeConfig, Vote};
@@ -117,7 +118,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let state = snapshot.snapshot;
-        let encoded = tokio::task::spawn_blocking(move || state::snapshot::encode(&state)).await;
+        let encoded = aside(move || state::snapshot::encode(&state)).await;
         let data = encoded.map_err(|error| Unreachable::<TypeConfig>::from_string(error))?.into();
         let request = PeerRequest::Snapshot {
             to: self.to().unwrap_or_default(),

@@ -1,5 +1,6 @@
 //! One master's consensus: starts openraft, answers its peers, proposes, reads, changes members.
 
+use crate::aside::aside;
 use crate::codec;
 use crate::disk::Disk;
 use crate::log::Log;
@@ -381,7 +382,7 @@ impl Node {
             }
             PeerRequest::Snapshot { vote, meta, data, .. } => {
                 let meta = codec::meta_from_bytes(&meta).map_err(Error::Storage)?;
-                let state = tokio::task::spawn_blocking(move || state::snapshot::decode(&data)).await;
+                let state = aside(move || state::snapshot::decode(&data)).await;
                 let state = state.map_err(|error| fatal(&error))?;
                 let state = state.map_err(|error| Error::Refused(error.to_string()))?;
                 let snapshot = Snapshot { meta, snapshot: state };

@@ -214,6 +214,10 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, number: u64, kind: KindId, mut 
     let who = format!("watcher {number} of {}/", kind.0);
     let mut position: Option<Revision> = None;
     loop {
+        // Now and then it is away, and the history may not wait for it.
+        if *phase.borrow() == Phase::Torment && rng.chance(1, 4) {
+            sleep(Duration::from_millis(rng.below(3_000))).await;
+        }
         let i = rng.below(cluster.n_masters() as u64) as usize;
         let Some(host) = cluster.network.host(i) else {
             sleep(Duration::from_millis(20)).await;

@@ -21,8 +21,8 @@ use tokio::time::{Instant, sleep, timeout};
 const CLIENT_PATIENCE: Duration = Duration::from_secs(3);
 /// The product must have answered by then: its deadline and a little.
 const ANSWER_MAX: Duration = Duration::from_millis(2_000);
-/// One try at taking in a member.
-const JOIN_PATIENCE: Duration = Duration::from_secs(5);
+/// One try at a change of members.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
 /// 2025-01-01, so that stamps look like stamps.
 const EPOCH_MS: i64 = 1_735_689_600_000;
 
@@ -60,6 +60,12 @@ struct Up {
     life: watch::Sender<bool>,
     /// Events up to here have been told to the history.
     told: Revision,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum MemberChange {
+    TakeIn,
+    Remove,
 }
 
 /// What a client learns of a request.
@@ -125,6 +131,10 @@ impl Cluster {
     /// All that were taken in, whether they are up or not.
     pub(crate) fn members(&self) -> Vec<usize> {
         (0..self.n_masters()).filter(|i| self.masters[*i].lock().member).collect()
+    }
+
+    pub(crate) fn is_down(&self, i: usize) -> bool {
+        matches!(self.masters[i].lock().state, State::Down)
     }
 
     /// Starts a master that is down.
@@ -319,6 +329,17 @@ impl Cluster {
 
     /// Has the leader take a master in, as the joining master would ask for, until it is done.
     pub(crate) async fn take_in(&self, i: usize) {
+        self.change_members(i, MemberChange::TakeIn).await;
+        self.masters[i].lock().member = true;
+    }
+
+    /// Has the leader remove a master, as an operator would, until it is done.
+    pub(crate) async fn remove(&self, i: usize) {
+        self.masters[i].lock().member = false;
+        self.change_members(i, MemberChange::Remove).await;
+    }
+
+    async fn change_members(&self, i: usize, change: MemberChange) {
         let id = self.masters[i].lock().id;
         loop {
             for (_, host) in self.network.up() {
@@ -326,14 +347,19 @@ impl Cluster {
                 if status.leader != Some(host.node.id()) {
                     continue;
                 }
+                let changing = async {
+                    match change {
+                        MemberChange::TakeIn => host.node.add_member(id, self.member(i)).await,
+                        MemberChange::Remove => host.node.remove_member(id).await,
+                    }
+                };
                 let done = tokio::select! {
                     biased;
                     () = host.ended() => continue,
-                    done = timeout(JOIN_PATIENCE, host.node.add_member(id, self.member(i))) => done,
+                    done = timeout(CHANGE_PATIENCE, changing) => done,
                 };
-                self.trace.note(format_args!("{} takes {} in: {done:?}", host.node.id(), label(i)));
+                self.trace.note(format_args!("{change:?} {} by {}: {done:?}", label(i), host.node.id()));
                 if matches!(done, Ok(Ok(()))) {
-                    self.masters[i].lock().member = true;
                     return;
                 }
             }

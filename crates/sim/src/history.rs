@@ -127,12 +127,6 @@ impl History {
     pub(crate) fn last_revision(&self) -> u64 {
         self.truth.keys().next_back().copied().unwrap_or(0)
     }
-
-    /// The newest revision any master had applied at `moment`.
-    pub(crate) fn revision_at(&self, moment: Moment) -> u64 {
-        let applied = self.truth.iter().rev().find(|(_, (first, _))| *first <= moment);
-        applied.map_or(0, |(revision, _)| *revision)
-    }
 }
 
 /// Every object's states over the revisions, for looking up what was true when.
@@ -163,6 +157,30 @@ impl<'a> Past<'a> {
             Some(Sight { name: name.to_string(), revision, value: value.to_string() })
         };
         names.filter_map(sight).collect()
+    }
+}
+
+/// Which revisions had been applied when, by any master.
+pub(crate) struct Applied(Vec<(Moment, u64)>);
+
+impl Applied {
+    pub(crate) fn of(history: &History) -> Applied {
+        let mut applied: Vec<(Moment, u64)> =
+            history.truth.iter().map(|(revision, (first, _))| (*first, *revision)).collect();
+        // A master may tell of later revisions before another tells of earlier ones; those had been
+        // applied by then.
+        let mut earliest = Moment(u64::MAX);
+        for (first, _) in applied.iter_mut().rev() {
+            earliest = earliest.min(*first);
+            *first = earliest;
+        }
+        Applied(applied)
+    }
+
+    /// The newest revision any master had applied at `moment`.
+    pub(crate) fn at(&self, moment: Moment) -> u64 {
+        let n_applied = self.0.partition_point(|(first, _)| *first <= moment);
+        self.0[..n_applied].last().map_or(0, |(_, revision)| *revision)
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) enum Fault {
     Stop,
     /// The leader hands over, and stays.
     HandOver,
-    /// Some masters no longer hear some others, one way or both.
+    /// Some masters no longer hear some others, one way or both, for a while.
     Cut,
     /// Loss and delay change.
     Weather,
@@ -23,8 +23,8 @@ pub(crate) enum Fault {
     BadDisk,
     /// One master loses its disk and joins again under a new id.
     Wipe,
-    /// Everything that is cut is joined.
-    Mend,
+    /// One master is removed from the group, and joins again, empty, under a new id.
+    Remove,
 }
 
 const FAULTS: [Fault; 9] = [
@@ -36,7 +36,7 @@ const FAULTS: [Fault; 9] = [
     Fault::Weather,
     Fault::BadDisk,
     Fault::Wipe,
-    Fault::Mend,
+    Fault::Remove,
 ];
 
 /// How messages fare. Rates are of a thousand.
@@ -75,7 +75,7 @@ pub(crate) fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
 impl Weather {
     pub(crate) fn draw(rng: &mut Rng) -> Weather {
         Weather {
-            lost: pick(rng, &[0, 0, 10, 50, 150]),
+            lost: pick(rng, &[0, 0, 5, 20, 100]),
             doubled: pick(rng, &[0, 0, 20]),
             delay_ms_max: pick(rng, &[1, 2, 5, 20, 60]),
             late: pick(rng, &[0, 0, 5, 20]),
@@ -85,17 +85,18 @@ impl Weather {
 
 impl Mix {
     pub(crate) fn draw(rng: &mut Rng) -> Mix {
-        let every = pick(rng, &[30, 100, 400, 10_000]);
+        let every = pick(rng, &[10, 30, 100, 10_000]);
         Mix {
             n_masters: pick(rng, &[3, 3, 3, 5]),
-            n_clients: pick(rng, &[2, 4, 8]),
+            n_clients: pick(rng, &[2, 4, 8, 8, 16, 60]),
             n_keys: pick(rng, &[2, 5, 8]),
-            think_ms_max: pick(rng, &[5, 40, 200]),
-            checkpoints: Checkpoints { every, kept: pick(rng, &[0, 20, every]) },
+            think_ms_max: pick(rng, &[2, 10, 50]),
+            checkpoints: Checkpoints { every, kept: pick(rng, &[0, 5, 20]) },
             disk_ms_max: pick(rng, &[0, 1, 5, 20]),
-            skew_ms_max: pick(rng, &[0, 0, 2_000, 30_000]),
+            // Well below the five minutes of history, or the judgement would miss events, too.
+            skew_ms_max: pick(rng, &[0, 2_000, 60_000]),
             weather: Weather::draw(rng),
-            calm_ms_max: pick(rng, &[200, 600, 2_000]),
+            calm_ms_max: pick(rng, &[200, 1_000, 3_000]),
             faults: FAULTS.map(|fault| (fault, pick(rng, &[0, 0, 1, 3]))).to_vec(),
         }
     }

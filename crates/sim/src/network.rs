@@ -5,7 +5,7 @@ use crate::trace::Trace;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use raft_node::{Error, Lane, Node, PeerReply, PeerRequest, Transport, TransportError};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use stdx::Rng;
@@ -27,8 +27,8 @@ pub(crate) struct Network {
 struct Inner {
     rng: Rng,
     weather: Weather,
-    /// (from, to): one way.
-    cut: BTreeSet<(usize, usize)>,
+    /// (from, to), one way: how many cuts lie across it.
+    cut: BTreeMap<(usize, usize), u32>,
     /// By master; `None` while it is down.
     hosts: Vec<Option<Host>>,
 }
@@ -54,7 +54,7 @@ impl Host {
 impl Network {
     pub(crate) fn new(n_masters: usize, trace: Arc<Trace>, rng: Rng) -> Arc<Network> {
         let hosts = vec![None; n_masters];
-        let inner = Inner { rng, weather: Weather::default(), cut: BTreeSet::new(), hosts };
+        let inner = Inner { rng, weather: Weather::default(), cut: BTreeMap::new(), hosts };
         Arc::new(Network { trace, inner: Mutex::new(inner) })
     }
 
@@ -80,12 +80,14 @@ impl Network {
         self.inner.lock().weather = weather;
     }
 
-    pub(crate) fn cut(&self, links: impl IntoIterator<Item = (usize, usize)>) {
-        self.inner.lock().cut.extend(links);
+    pub(crate) fn cut(&self, links: &[(usize, usize)]) {
+        let cut = &mut self.inner.lock().cut;
+        links.iter().for_each(|link| *cut.entry(*link).or_default() += 1);
     }
 
-    pub(crate) fn mend(&self) {
-        self.inner.lock().cut.clear();
+    pub(crate) fn mend(&self, links: &[(usize, usize)]) {
+        let cut = &mut self.inner.lock().cut;
+        links.iter().for_each(|link| *cut.entry(*link).or_default() -= 1);
     }
 
     /// Draws how a message fares: `None` when it is lost.
@@ -106,7 +108,7 @@ impl Network {
     }
 
     fn is_cut(&self, from: usize, to: usize) -> bool {
-        self.inner.lock().cut.contains(&(from, to))
+        self.inner.lock().cut.get(&(from, to)).is_some_and(|n_cuts| *n_cuts > 0)
     }
 
     /// One way between a client and a master, which are never cut apart. False when it got lost.

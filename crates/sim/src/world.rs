@@ -60,7 +60,7 @@ pub(crate) async fn play(options: Options) -> Report {
 struct Counts {
     n_faults: u64,
     n_crashes: u64,
-    n_wipes: u64,
+    n_changes: u64,
     term: u64,
 }
 
@@ -76,12 +76,12 @@ impl Counts {
         let n_reads = history.operations.iter().filter(|op| matches!(op.what, What::Read { .. })).count();
         let n_lists = history.watched.values().flatten().filter(|shown| matches!(shown, Shown::Listed { .. })).count();
         format!(
-            "{} masters, {} faults, {} crashes, {} wipes, term {}; {} writes applied, {} refused, {} never, {} unknown, \
+            "{} masters, {} faults, {} crashes, {} changes of members, term {}; {} writes applied, {} refused, {} never, {} unknown, \
              {n_reads} reads, {n_lists} lists",
             mix.n_masters,
             self.n_faults,
             self.n_crashes,
-            self.n_wipes,
+            self.n_changes,
             self.term,
             ended(|end| matches!(end, End::Applied(_))),
             ended(|end| matches!(end, End::Refused(_))),
@@ -134,7 +134,8 @@ async fn torment(cluster: &Arc<Cluster>, rng: &mut Rng, until: Instant, counts: 
         // Half of what happens happens to the leader, where it matters most.
         let any = rng.below(cluster.n_masters() as u64) as usize;
         let i = if rng.chance(1, 2) { cluster.leader().unwrap_or(any) } else { any };
-        let back_in = Duration::from_millis(rng.below(2_000));
+        let back_in_ms_max = pick(rng, &[100, 1_000, 5_000]);
+        let back_in = Duration::from_millis(rng.below(back_in_ms_max));
         cluster.trace.note(format_args!("{fault:?} {i}"));
         counts.n_faults += 1;
         match fault {
@@ -145,20 +146,35 @@ async fn torment(cluster: &Arc<Cluster>, rng: &mut Rng, until: Instant, counts: 
             }
             Fault::Stop => drop(repairs.spawn(stop(cluster.clone(), i, back_in))),
             Fault::HandOver => drop(repairs.spawn(hand_over(cluster.clone(), i))),
-            Fault::Cut => cluster.network.cut(links(cluster.n_masters(), rng)),
+            Fault::Cut => {
+                let links = links(cluster.n_masters(), rng);
+                cluster.trace.note(format_args!("{links:?} for {back_in:?}"));
+                cluster.network.cut(&links);
+                let network = cluster.network.clone();
+                repairs.spawn(async move {
+                    sleep(back_in).await;
+                    network.mend(&links);
+                });
+            }
             Fault::Weather => cluster.network.set_weather(Weather::draw(rng)),
             Fault::BadDisk => cluster.fail_next_write(i, rng.chance(1, 2)),
             Fault::Wipe => {
                 // One at a time: two lost disks of three are more than a group can bear.
                 if cluster.members().len() == cluster.n_masters() && cluster.crash(i) {
-                    counts.n_wipes += 1;
-                    cluster.wipe(i);
-                    repairs.spawn(start_after(cluster.clone(), i, back_in));
-                    let cluster = cluster.clone();
-                    repairs.spawn(async move { cluster.take_in(i).await });
+                    counts.n_changes += 1;
+                    repairs.spawn(rejoin(cluster.clone(), i, back_in));
                 }
             }
-            Fault::Mend => cluster.network.mend(),
+            Fault::Remove => {
+                if cluster.members().len() == cluster.n_masters() {
+                    counts.n_changes += 1;
+                    let cluster = cluster.clone();
+                    repairs.spawn(async move {
+                        cluster.remove(i).await;
+                        rejoin(cluster, i, back_in).await;
+                    });
+                }
+            }
         }
     }
 }
@@ -177,6 +193,17 @@ fn crash(cluster: &Arc<Cluster>, masters: &[usize], back_in: Duration, repairs: 
 async fn start_after(cluster: Arc<Cluster>, i: usize, delay: Duration) {
     sleep(delay).await;
     cluster.start(i).await;
+}
+
+/// A master comes back empty, as a new member.
+async fn rejoin(cluster: Arc<Cluster>, i: usize, back_in: Duration) {
+    while !cluster.is_down(i) {
+        cluster.crash(i);
+        sleep(Duration::from_millis(1)).await;
+    }
+    cluster.wipe(i);
+    start_after(cluster.clone(), i, back_in).await;
+    cluster.take_in(i).await;
 }
 
 async fn hand_over(cluster: Arc<Cluster>, i: usize) {
@@ -213,7 +240,6 @@ fn links(n_masters: usize, rng: &mut Rng) -> Vec<(usize, usize)> {
 /// Ends every fault and waits for the repairs.
 async fn heal(cluster: &Arc<Cluster>, repairs: JoinSet<()>) {
     cluster.trace.note("everything is healed");
-    cluster.network.mend();
     cluster.network.set_weather(Weather { delay_ms_max: 2, ..Weather::default() });
     if timeout(HEAL_MAX, repairs.join_all()).await.is_err() {
         cluster.problem(format!("{HEAL_MAX:?} after healing, some master is not back as a member"));

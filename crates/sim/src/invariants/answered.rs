@@ -1,71 +1,77 @@
 //! What a client was told of its write is what happened, and it happened at most once.
 
-use crate::history::{End, Fact, History, Known, Operation, Past, What, Write};
+use crate::history::{Applied, Change, End, History, Known, Operation, Past, What, Write, name_of};
 use crate::trace::Moment;
+use objects::Revision;
 use state::Refusal;
 use std::collections::BTreeMap;
 
 pub(super) fn check(history: &History) -> Vec<String> {
     let mut wrong = Vec::new();
-    let (past, known) = (Past::of(history), Known::of(history));
-    let mut by_value: BTreeMap<&str, Vec<(u64, Moment, &Fact)>> = BTreeMap::new();
-    for (revision, (applied, fact)) in &history.truth {
+    let mut happened: BTreeMap<&str, Vec<(u64, Moment)>> = BTreeMap::new();
+    for (revision, (first, fact)) in &history.truth {
         if let Some(value) = &fact.value {
-            by_value.entry(value).or_default().push((*revision, *applied, fact));
+            happened.entry(value).or_default().push((*revision, *first));
         }
     }
+    let evidence =
+        Evidence { history, past: Past::of(history), known: Known::of(history), applied: Applied::of(history) };
     for operation in &history.operations {
         let What::Write(write) = &operation.what else { continue };
-        let happened = by_value.remove(write.value.as_str()).unwrap_or_default();
-        if let Some(why) = judge(history, &past, &known, operation, write, &happened) {
+        let happened = happened.remove(write.value.as_str()).unwrap_or_default();
+        if let Some(why) = evidence.against(operation, write, &happened) {
             wrong.push(format!("{}: {} {:?} {why}", operation.who, write.value, write.changes));
         }
     }
-    wrong.extend(by_value.into_keys().map(|value| format!("nobody wrote {value:?}, which was applied")));
+    wrong.extend(happened.into_keys().map(|value| format!("nobody wrote {value:?}, which was applied")));
     wrong
 }
 
-fn judge(
-    history: &History,
-    past: &Past,
-    known: &Known,
-    operation: &Operation,
-    write: &Write,
-    happened: &[(u64, Moment, &Fact)],
-) -> Option<String> {
-    let revisions: Vec<u64> = happened.iter().map(|(revision, _, _)| *revision).collect();
-    let n_written = write.changes.iter().filter(|change| !change.deletes).count();
-    if happened.len() > n_written {
-        return Some(format!("was applied more than once, at {revisions:?}"));
-    }
-    if !happened.is_empty() && happened.len() < n_written {
-        return Some(format!("was applied in part, at {revisions:?}"));
-    }
-    match &write.end {
-        End::Unknown => None,
-        End::Applied(told) => {
-            // Deletions hold no value; they are known by their object and revision.
-            let stands = |(change, revision): (&crate::history::Change, &objects::Revision)| {
-                let value = (!change.deletes).then_some(&write.value);
-                let fact = history.truth.get(&revision.0).map(|(_, fact)| fact);
-                fact.is_some_and(|fact| fact.name == change.name && fact.value.as_ref() == value)
-            };
-            let kept = told.len() == write.changes.len() && write.changes.iter().zip(told).all(stands);
-            (!kept).then(|| format!("was acknowledged at {told:?} and is not there"))
+struct Evidence<'a> {
+    history: &'a History,
+    past: Past<'a>,
+    known: Known,
+    applied: Applied,
+}
+
+impl Evidence<'_> {
+    /// What is wrong with the answer to a write that happened at these revisions.
+    fn against(&self, operation: &Operation, write: &Write, happened: &[(u64, Moment)]) -> Option<String> {
+        let revisions: Vec<u64> = happened.iter().map(|(revision, _)| *revision).collect();
+        let n_written = write.changes.iter().filter(|change| !change.deletes).count();
+        if happened.len() > n_written {
+            return Some(format!("was applied more than once, at {revisions:?}"));
         }
-        End::Never => (!happened.is_empty()).then(|| format!("was told never to apply, and did at {revisions:?}")),
-        End::Refused(refusal) => {
-            // After a try of unknown outcome that one may still be under way; but what it had done
-            // before the last try must have been told.
-            let late = |applied: &Moment| write.doubtful && *applied > operation.tried;
-            if happened.iter().any(|(_, applied, _)| !late(applied)) {
-                return Some(format!("was told {refusal:?}, and was applied at {revisions:?}"));
+        if !happened.is_empty() && happened.len() < n_written {
+            return Some(format!("was applied in part, at {revisions:?}"));
+        }
+        match &write.end {
+            End::Unknown => None,
+            End::Applied(told) => {
+                let stands = |(change, revision)| self.stands(write, change, revision);
+                let kept = told.len() == write.changes.len() && write.changes.iter().zip(told).all(stands);
+                (!kept).then(|| format!("was acknowledged at {told:?} and is not there"))
             }
-            let window = known.before(operation.invoked)..=history.revision_at(operation.answered);
-            let (first, last) = (*window.start(), *window.end());
-            (!window.into_iter().any(|at| is_due(past, write, refusal, at)))
-                .then(|| format!("was told {refusal:?}, which was so at no revision from {first} to {last}"))
+            End::Never => (!happened.is_empty()).then(|| format!("was told never to apply, and did at {revisions:?}")),
+            End::Refused(refusal) => {
+                // After a try of unknown outcome that one may still be under way; but what it had
+                // done before the last try must have been told.
+                let late = |first: &Moment| write.doubtful && *first > operation.tried;
+                if happened.iter().any(|(_, first)| !late(first)) {
+                    return Some(format!("was told {refusal:?}, and was applied at {revisions:?}"));
+                }
+                let (first, last) = (self.known.before(operation.invoked), self.applied.at(operation.answered));
+                let due = (first..=last).any(|at| is_due(&self.past, write, refusal, at));
+                (!due).then(|| format!("was told {refusal:?}, which was so at no revision from {first} to {last}"))
+            }
         }
+    }
+
+    /// Whether the truth at a revision is this change. Deletions hold no value.
+    fn stands(&self, write: &Write, change: &Change, revision: &Revision) -> bool {
+        let value = (!change.deletes).then_some(&write.value);
+        let fact = self.history.truth.get(&revision.0).map(|(_, fact)| fact);
+        fact.is_some_and(|fact| fact.name == change.name && fact.value.as_ref() == value)
     }
 }
 
@@ -82,7 +88,7 @@ fn is_due(past: &Past, write: &Write, refusal: &Refusal, at: u64) -> bool {
         | Refusal::Forgotten
         | Refusal::Malformed(_) => return false,
     };
-    let name = crate::history::name_of(key);
+    let name = name_of(key);
     let stands = past.object(&name, at).map(|(revision, _)| revision);
     write.changes.iter().any(|change| change.name == name && due(change.assumed, stands))
 }
