@@ -4,11 +4,14 @@ use serde_json::Value;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) struct Cluster {
     pub(crate) dir: PathBuf,
+    /// In the names of its namespaces and links; remembered for when the folder is gone.
+    tag: Mutex<String>,
 }
 
 pub(crate) fn binary() -> PathBuf {
@@ -32,19 +35,42 @@ impl Cluster {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("balsa-it-{}-{n}", std::process::id()));
-        let cluster = Cluster { dir };
+        let cluster = Cluster { dir, tag: Mutex::default() };
         cluster.dev(&[&["up"], flags].concat());
+        *cluster.tag.lock().unwrap() = cluster.planned("tag");
         if cluster.runtime() == "containerd" {
             cluster.dev(&["image", IMAGE, "/bin/busybox"]);
         }
         cluster
     }
 
-    /// What the cluster chose: `containerd` or `process`.
-    pub(crate) fn runtime(&self) -> String {
+    fn planned(&self, what: &str) -> String {
         let text = std::fs::read_to_string(self.dir.join("topology.json")).expect("dev up wrote its plan");
         let plan: Value = serde_json::from_str(&text).expect("the plan is JSON");
-        plan["runtime"].as_str().expect("the plan names the runtime").to_string()
+        plan[what].as_str().expect("the plan names it").to_string()
+    }
+
+    /// What the cluster chose: `containerd` or `process`.
+    pub(crate) fn runtime(&self) -> String {
+        self.planned("runtime")
+    }
+
+    /// `namespaces` or `loopback`.
+    pub(crate) fn mode(&self) -> String {
+        self.planned("mode")
+    }
+
+    /// The process ids of the workers' own containerds.
+    pub(crate) fn containerds(&self) -> Vec<String> {
+        let logs = self.dir.display().to_string();
+        let entries = std::fs::read_dir("/proc").expect("/proc is mounted").flatten();
+        // A containerd writes to the log in its worker's folder.
+        let is_ours = |entry: &std::fs::DirEntry| {
+            let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            let log = std::fs::read_link(entry.path().join("fd/1")).unwrap_or_default();
+            name.trim() == "containerd" && log.display().to_string().starts_with(&logs)
+        };
+        entries.filter(is_ours).map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
@@ -129,7 +155,28 @@ impl Cluster {
             let bytes = std::fs::read(entry.path().join("cmdline")).ok()?;
             Some(String::from_utf8_lossy(&bytes).replace('\0', " "))
         };
-        entries.filter_map(command).filter(|line| line.contains(&own) && line.contains("balsa")).collect()
+        entries.filter_map(command).filter(|line| line.contains(&own)).collect()
+    }
+
+    /// After `dev down`: no namespace, mount, link or control group of the cluster, and none of its
+    /// daemons. (nft tables live in namespaces.)
+    pub(crate) fn left_nothing(&self, containerds: &[String]) {
+        let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let dir = self.dir.display().to_string();
+        assert!(!text("/proc/self/mounts").contains(&dir), "a mount is left");
+        let named = |folder: &str| -> Vec<String> {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        };
+        let tag = self.tag.lock().unwrap().clone();
+        for folder in ["/run/netns", "/sys/class/net"] {
+            let left: Vec<String> = named(folder).into_iter().filter(|name| name.contains(&tag)).collect();
+            assert!(left.is_empty(), "{folder} still has {left:?}");
+        }
+        for pid in containerds {
+            let comm = text(&format!("/proc/{pid}/comm"));
+            assert_ne!(comm.trim(), "containerd", "containerd {pid} still runs");
+        }
     }
 }
 
