@@ -177,7 +177,10 @@ impl Rest {
         if request.subresource == "exec" {
             return exec::exec(&self.front, request, raw).await;
         }
-        if matches!(verb, Verb::Create | Verb::Update | Verb::Patch | Verb::Delete | Verb::DeleteCollection) {
+        let writes = matches!(verb, Verb::Create | Verb::Update | Verb::Patch | Verb::Delete | Verb::DeleteCollection);
+        // What is sent to a door that is not there is not read.
+        let door = request.subresource.as_str();
+        if writes && (door.is_empty() || api::discovery::has_subresource(request.served.kind, door)) {
             read_body(&mut request, &headers, raw.into_body()).await?;
         }
         match self.front.call(&request).await? {
