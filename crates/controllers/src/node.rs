@@ -133,7 +133,9 @@ fn set_taints(node: &mut Value, ready: &str, now: Timestamp) {
 /// marked is unmarked once the node is back; its worker need not have noticed.
 fn mark_pods(node: &str, node_is_ready: bool, context: &Context, plan: &mut Plan) {
     const MARK: &str = "NodeNotReady";
-    for record in context.view.pods_of_node(node).filter(|pod| is_active(pod)) {
+    // Every change of a pod leads here: the pods of a healthy node are not all parsed each time.
+    let may_matter = |pod: &Record| !node_is_ready || str::from_utf8(&pod.json).is_ok_and(|json| json.contains(MARK));
+    for record in context.view.pods_of_node(node).filter(|pod| is_active(pod) && may_matter(pod)) {
         let mut pod = record.value();
         let ready = pod.items("status.conditions").iter().find(|c| c.text("type") == "Ready");
         let marked = ready.is_some_and(|ready| ready.text("reason") == MARK);

@@ -238,8 +238,8 @@ fn progressing(
         return Some(fresh(ty, ("True", "FoundNewReplicaSet", &message), None, now));
     };
     let old = &rollout.value;
-    let grew = |field: &&str| number(next, field) > number(old, field);
-    let grows = ["updatedReplicas", "readyReplicas", "availableReplicas"].iter().any(|field| grew(&field));
+    let grew = |field: &str| number(next, field) > number(old, field);
+    let grows = ["updatedReplicas", "readyReplicas", "availableReplicas"].iter().any(|field| grew(field));
     if grows || n_old(next) < n_old(old) {
         plan.wake_after(deadline_s * 1000 + 1000);
         let message = format!("ReplicaSet {name:?} is progressing.");

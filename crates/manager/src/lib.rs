@@ -81,6 +81,7 @@ async fn lead(front: &Front, facts: &dyn FactSource, leader: LeaderId) {
 }
 
 /// All that wakes the controllers.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
 enum Wake {
     /// There is a newer revision.
     Changed,

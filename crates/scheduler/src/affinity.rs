@@ -33,7 +33,7 @@ fn all_match(model: &Model, terms: &[PodTerm], other: &PodInfo) -> bool {
 }
 
 /// The placed pods that matter to a pod: those it may have an opinion of, or those with one of it.
-fn placed<'a>(model: &'a Model, everyone: bool) -> impl Iterator<Item = (&'a Arc<PodInfo>, &'a NodeInfo)> {
+fn placed(model: &Model, everyone: bool) -> impl Iterator<Item = (&Arc<PodInfo>, &NodeInfo)> {
     model.nodes().flat_map(move |node| {
         let all = everyone.then(|| model.pods_on(&node.name)).into_iter().flatten();
         let opinionated = (!everyone).then(|| model.opinionated_on(&node.name)).into_iter().flatten();

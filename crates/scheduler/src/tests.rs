@@ -11,6 +11,7 @@
 
 mod filters;
 mod order;
+mod properties;
 mod scores;
 mod verdicts;
 
