@@ -172,6 +172,26 @@ fn write(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
     std::fs::rename(temporary, path)
 }
 
+/// Makes a volume hold these files and no others.
+fn fill(dir: &Path, files: &[(String, Vec<u8>)], mode: u32) -> io::Result<()> {
+    for (name, bytes) in files {
+        let same = std::fs::read(dir.join(name)).is_ok_and(|old| old == *bytes);
+        if !same {
+            write(dir, name, bytes, mode)?;
+        }
+    }
+    for entry in std::fs::read_dir(dir)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let wanted = files.iter().any(|(file, _)| file.split('/').next() == Some(&name));
+        match entry.path().is_dir() {
+            _ if wanted => {}
+            true => std::fs::remove_dir_all(entry.path())?,
+            false => std::fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
+}
+
 /// The files of one source, relative to the volume.
 fn files(sources: &Sources, source: &str, spec: &Value) -> Result<Vec<(String, Vec<u8>)>, Missing> {
     match source {
@@ -265,9 +285,7 @@ pub(crate) fn mounts(
                 let path = dir.join(name);
                 std::fs::create_dir_all(&path).map_err(failed)?;
                 let mode = spec.at("defaultMode").as_u64().and_then(|mode| u32::try_from(mode).ok()).unwrap_or(0o644);
-                for (file, bytes) in files(&sources, source, spec)? {
-                    write(&path, &file, &bytes, mode).map_err(failed)?;
-                }
+                fill(&path, &files(&sources, source, spec)?, mode).map_err(failed)?;
                 path
             }
         };
@@ -406,6 +424,23 @@ mod tests {
         assert_eq!((spec.run_as_user, spec.groups, spec.drop_capabilities), (Some(5), vec![7], vec!["ALL".into()]));
         let error = security(&pod, &json!({"securityContext": {"runAsUser": 0}})).unwrap_err();
         assert!(error.contains("non-root"), "{error}");
+    }
+
+    #[test]
+    fn a_volume_follows_its_source() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = || {
+            let entries = std::fs::read_dir(dir.path()).unwrap().flatten();
+            let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+            names.sort();
+            names
+        };
+        let file = |name: &str, text: &str| (name.to_string(), text.as_bytes().to_vec());
+        fill(dir.path(), &[file("a", "1"), file("sub/b", "2")], 0o644).unwrap();
+        assert_eq!(names(), ["a", "sub"]);
+        fill(dir.path(), &[file("a", "3"), file("c", "4")], 0o644).unwrap();
+        assert_eq!(names(), ["a", "c"]);
+        assert_eq!(std::fs::read_to_string(dir.path().join("a")).unwrap(), "3");
     }
 
     #[test]

@@ -146,7 +146,12 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
         match wake {
             Wake::Assigned => {
                 let status = task.assignment.pod.at("status").clone();
-                task.assignment = assigned.borrow_and_update().clone();
+                let news = assigned.borrow_and_update().clone();
+                let referred = news.objects != task.assignment.objects;
+                task.assignment = news;
+                if referred {
+                    task.refresh_volumes(&world);
+                }
                 // What this task observed is newer than what the cluster has of it.
                 task.assignment.pod.set("status", status);
             }
@@ -188,6 +193,20 @@ impl Task<'_> {
             stopped: step.stopped,
         });
         self.reported = Some(news);
+    }
+
+    /// Brings the files of ConfigMaps and Secrets up to date under running containers; environment
+    /// variables stay as they were, as in Kubernetes.
+    fn refresh_volumes(&self, world: &World) {
+        let Some(sandbox) = world.sandbox.as_ref().filter(|_| self.shared.options.can_mount) else { return };
+        let (address, ip) = (&self.shared.options.node.address, sandbox.ips.first().cloned().unwrap_or_default());
+        for container in self.assignment.pod.items("spec.containers") {
+            let made = environment::mounts(&self.assignment, container, &self.volumes(), address, &ip);
+            if let Err(why) = made {
+                // What is missing now was there when the container started: it keeps what it has.
+                tracing::debug!(pod = %self.uid, why, "a volume is left as it was");
+            }
+        }
     }
 
     /// Removes what the pod leaves on disk.
