@@ -160,10 +160,9 @@ impl Cluster {
 
     /// After `dev down`: no namespace, mount, link or control group of the cluster, and none of its
     /// daemons. (nft tables live in namespaces.)
-    pub(crate) fn left_nothing(&self, containerds: &[String]) {
-        let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let dir = self.dir.display().to_string();
-        assert!(!text("/proc/self/mounts").contains(&dir), "a mount is left");
+    pub(crate) fn left_nothing(&self) {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("/proc is mounted");
+        assert!(!mounts.contains(&self.dir.display().to_string()), "a mount is left");
         let named = |folder: &str| -> Vec<String> {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
             entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
@@ -173,10 +172,7 @@ impl Cluster {
             let left: Vec<String> = named(folder).into_iter().filter(|name| name.contains(&tag)).collect();
             assert!(left.is_empty(), "{folder} still has {left:?}");
         }
-        for pid in containerds {
-            let comm = text(&format!("/proc/{pid}/comm"));
-            assert_ne!(comm.trim(), "containerd", "containerd {pid} still runs");
-        }
+        assert_eq!(self.containerds(), Vec::<String>::new(), "a containerd still runs");
     }
 }
 

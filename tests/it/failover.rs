@@ -149,9 +149,8 @@ fn a_cluster_survives_the_death_of_everything_and_leaves_nothing_behind() {
     }
     cluster.dev(&["up"]);
     cluster.wait("the same pods", Duration::from_secs(40), || cluster.running() == before);
-    let containerds = cluster.containerds();
     cluster.dev(&["down"]);
     assert_eq!(cluster.processes(), Vec::<String>::new());
     assert!(!cluster.dir.exists());
-    cluster.left_nothing(&containerds);
+    cluster.left_nothing();
 }
