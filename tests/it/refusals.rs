@@ -201,10 +201,16 @@ fn bodies_have_limits_and_strangeness_is_told_as_asked() {
     assert_eq!((answer.code, &answer.json()["reason"]), (413, &json!("RequestEntityTooLarge")));
     let mut client = wire.block_on(async { ObjectsClient::new(endpoint(&cluster, "master-1", true).connect_lazy()) });
     let key = pb::Key { resource: "configmaps".into(), namespace: "default".into(), ..pb::Key::default() };
-    let request = pb::WriteRequest { key: Some(key), json: huge.into(), ..pb::WriteRequest::default() };
+    let request = pb::WriteRequest { key: Some(key.clone()), json: huge.into(), ..pb::WriteRequest::default() };
     let refused = wire.block_on(client.create(request)).unwrap_err();
     // Not OUT_OF_RANGE, which would tell a watcher to list again.
     assert!([Code::InvalidArgument, Code::ResourceExhausted].contains(&refused.code()), "{refused:?}");
+    let key = pb::Key { name: "one".into(), ..key };
+    let other = json!({"metadata": {"name": "huge"}}).to_string().into();
+    let request = pb::WriteRequest { key: Some(key), json: other, ..pb::WriteRequest::default() };
+    let refused = wire.block_on(client.create(request)).unwrap_err();
+    let field = refused.get_details_bad_request().unwrap().field_violations[0].field.clone();
+    assert_eq!((refused.code(), field.as_str()), (Code::InvalidArgument, "key.name"));
     let none = wire.rest(Some(&admin), "GET", &format!("{path}/huge"), "", "").got();
     assert_eq!(none.code, 404);
 

@@ -121,13 +121,17 @@ impl ObjectsService {
     async fn write(&self, verb: Verb, raw: tonic::Request<pb::WriteRequest>) -> Result<Response<pb::Object>, Status> {
         let identity = identity(&raw)?;
         let mut raw = raw.into_inner();
-        // The name of a new object stands in the object.
-        if let Some(key) = raw.key.as_mut().filter(|_| verb == Verb::Create && raw.subresource.is_empty()) {
-            key.name.clear();
-        }
+        // The name of a new object stands in the object; one in the key must be the same.
+        let is_new = verb == Verb::Create && raw.subresource.is_empty();
+        let key_name = raw.key.as_mut().filter(|_| is_new).map(|key| std::mem::take(&mut key.name));
         let mut request = request(identity, verb, raw.key)?;
         request.subresource = raw.subresource;
         request.body = Body::parse(&raw.json).map_err(|status| to_tonic(&status))?;
+        if let Some(name) = key_name.filter(|name| !name.is_empty() && name != request.object_name()) {
+            let in_body = request.object_name();
+            let why = format!("the name of the object ({in_body}) does not match the name in the key ({name})");
+            return Err(to_tonic(&objects::Status::bad_request(why).at("key.name")));
+        }
         request.options.field_validation = strictness(&raw.field_validation);
         request.options.dry_run = raw.dry_run;
         request.client_request = request_id(&request, &raw.request_id);

@@ -3,6 +3,7 @@
 //! A worker reports for its own node only; the session says which that is.
 
 use front::Front;
+use objects::schema::schemas;
 use objects::{Key, Record, Status, Value, ValueExt, json, registry};
 use protos::dispatch as pb;
 use state::{Op, Outcome, Txn, View};
@@ -12,8 +13,15 @@ const RACES_MAX: usize = 10;
 /// Which report a pod's status came from: the worker's boot id and the report's number.
 const OBSERVATION: &str = "balsa.dev/observation";
 
-fn parse(what: &str, bytes: &[u8]) -> Result<Value, Status> {
-    serde_json::from_slice(bytes).map_err(|error| Status::bad_request(format!("{what}: {error}")))
+/// What a worker sends becomes part of an object that everybody reads: its fields must have their types.
+fn parse(what: &str, schema: &str, bytes: &[u8]) -> Result<Value, Status> {
+    let value = serde_json::from_slice(bytes).map_err(|error| Status::bad_request(format!("{what}: {error}")))?;
+    match schemas().check(schema, &value).mistyped.first() {
+        None => Ok(value),
+        Some((path, expected)) => {
+            Err(Status::bad_request(format!("{what}: {path}: Invalid value: expected {expected}")).at(path))
+        }
+    }
 }
 
 /// Proposes what `decide` makes of the record until it holds; `None` means nothing to do.
@@ -42,7 +50,7 @@ async fn update(front: &Front, key: &Key, decide: impl Fn(&Record) -> Option<Op>
 
 /// Creates or refreshes the Node of a worker that opens a session.
 pub(crate) async fn hello(front: &Front, name: &str, hello: &pb::Hello) -> Result<(), Status> {
-    let mut reported = parse("node", &hello.node)?;
+    let mut reported = parse("node", "io.k8s.api.core.v1.Node", &hello.node)?;
     if reported.text("metadata.name") != name {
         let asked = reported.text("metadata.name");
         return Err(Status::forbidden(
@@ -95,7 +103,7 @@ fn merge_node_status(node: &mut Value, status: &Value) {
 }
 
 pub(crate) async fn node_status(front: &Front, name: &str, report: &pb::NodeStatus) -> Result<(), Status> {
-    let status = parse("node status", &report.status)?;
+    let status = parse("node status", "io.k8s.api.core.v1.NodeStatus", &report.status)?;
     let key = Key::new(registry::NODE, "", name);
     let updated = update(front, &key, |record| {
         let mut node = record.value();
@@ -108,7 +116,7 @@ pub(crate) async fn node_status(front: &Front, name: &str, report: &pb::NodeStat
 /// Stores a pod's status, or removes the pod once it has stopped. An error means: not stored, the
 /// worker will say it again.
 pub(crate) async fn pod_status(front: &Front, node: &str, boot_id: &str, report: &pb::PodStatus) -> Result<(), Status> {
-    let status = parse("pod status", &report.status)?;
+    let status = parse("pod status", "io.k8s.api.core.v1.PodStatus", &report.status)?;
     let key = Key::new(registry::POD, &report.namespace, &report.name);
     let decide = |record: &Record| {
         // A pod of another uid or node is none of this worker's business.
@@ -152,7 +160,7 @@ fn is_about(view: &View, node: &str, event: &Value) -> bool {
 }
 
 pub(crate) async fn event(front: &Front, node: &str, report: &pb::Event) -> Result<(), Status> {
-    let mut object = parse("event", &report.event)?;
+    let mut object = parse("event", "io.k8s.api.core.v1.Event", &report.event)?;
     let mut view = front.store.view();
     if !is_about(&view, node, &object) {
         // This master may not know of the pod's binding yet.
@@ -174,4 +182,19 @@ pub(crate) async fn event(front: &Front, node: &str, report: &pb::Event) -> Resu
     };
     let txn = Txn { ops: op.into_iter().collect(), checks, ..Txn::default() };
     front.store.propose(txn).await.map(drop).map_err(|error| Status::unavailable(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_has_the_types_of_what_it_becomes_part_of() {
+        let pod = |text: &str| parse("pod status", "io.k8s.api.core.v1.PodStatus", text.as_bytes());
+        assert!(pod(r#"{"phase": "Running", "containerStatuses": [{"name": "c", "restartCount": 1}]}"#).is_ok());
+        let refused = pod(r#"{"phase": "Running", "containerStatuses": [{"restartCount": "1"}]}"#).unwrap_err();
+        assert_eq!(refused.message, "pod status: containerStatuses[0].restartCount: Invalid value: expected int32");
+        assert!(parse("node status", "io.k8s.api.core.v1.NodeStatus", br#"{"capacity": {"cpu": "lots"}}"#).is_err());
+        assert!(pod("[]").is_err());
+    }
 }

@@ -187,14 +187,8 @@ pub(super) fn topology_spread(spec: &Value, base: &str, errors: &mut FieldErrors
                 errors.invalid(at, constraint.at("minDomains"), why);
             }
         }
-        // Nodes that the pod's own node affinity excludes do not count, tainted ones do: the defaults.
         one_of(constraint, &path, "nodeAffinityPolicy", &["Honor", "Ignore"], errors);
         one_of(constraint, &path, "nodeTaintsPolicy", &["Honor", "Ignore"], errors);
-        for (field, only) in [("nodeAffinityPolicy", "Honor"), ("nodeTaintsPolicy", "Ignore")] {
-            if !["", only].contains(&constraint.text(field)) {
-                errors.forbidden(format!("{path}.{field}"), &format!("only {only} is supported here"));
-            }
-        }
         label_keys(constraint, &path, errors);
         selector::validate_label_selector(constraint.at("labelSelector"), &format!("{path}.labelSelector"), errors);
     }

@@ -126,9 +126,6 @@ fn projection(projected: &Value, base: &str, errors: &mut FieldErrors) {
             }
         }
     }
-    if projected.items("sources").is_empty() {
-        errors.required(format!("{base}.sources"), "");
-    }
     mode(projected, base, "defaultMode", errors);
 }
 
