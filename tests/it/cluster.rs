@@ -182,6 +182,12 @@ impl Drop for Cluster {
     }
 }
 
+/// How long the tests' pods sleep: a number that no other run on this machine has, so that their
+/// processes can be told from others'.
+pub(crate) fn mark() -> String {
+    (10_000_000 + std::process::id()).to_string()
+}
+
 /// A Deployment of `sleep`s with a fast end; `extra` is YAML of the pod spec, indented by six.
 pub(crate) fn deployment(name: &str, replicas: u32, extra: &str) -> String {
     format!(
@@ -199,8 +205,9 @@ spec:
       containers:
       - name: c
         image: registry.local/busybox:1
-        command: [sleep, \"100000\"]
-"
+        command: [sleep, \"{}\"]
+",
+        mark()
     )
 }
 

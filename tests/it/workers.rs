@@ -1,6 +1,6 @@
 //! Workers, containers and their runtime die or are cut off; pods heal.
 
-use crate::cluster::{Cluster, IMAGE, deployment, wanted};
+use crate::cluster::{Cluster, IMAGE, deployment, mark, wanted};
 use serde_json::Value;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -84,7 +84,7 @@ fn a_dead_worker_is_replaced_and_stops_what_moved_when_it_is_back() {
     cluster.wait("the old pods to be gone", PATIENCE, || {
         cluster.json(&["get", "pods"])["items"].as_array().is_some_and(|pods| pods.len() == 3)
     });
-    cluster.wait("the old containers to be gone", PATIENCE, || processes(&["sleep", "100000"]).len() == 3);
+    cluster.wait("the old containers to be gone", PATIENCE, || processes(&["sleep", &mark()]).len() == 3);
 }
 
 #[test]
@@ -103,9 +103,9 @@ fn a_worker_that_is_cut_off_is_replaced_and_stops_what_moved_before_it_reports()
     cluster.wait("replacements elsewhere", PATIENCE, || cluster.running().len() == 3 && on(&cluster, "worker-2") == 0);
     println!("a cut-off worker's pods run elsewhere after {:.1} s", started.elapsed().as_secs_f64());
     // What runs behind the cut goes on: nobody can tell it to stop.
-    assert_eq!(processes(&["sleep", "100000"]).len(), 4);
+    assert_eq!(processes(&["sleep", &mark()]).len(), 4);
     cluster.dev(&["heal"]);
-    cluster.wait("the moved pod to be stopped", PATIENCE, || processes(&["sleep", "100000"]).len() == 3);
+    cluster.wait("the moved pod to be stopped", PATIENCE, || processes(&["sleep", &mark()]).len() == 3);
     cluster.wait("its object to be gone", PATIENCE, || {
         cluster.json(&["get", "pods"])["items"].as_array().is_some_and(|pods| pods.len() == 3)
     });
@@ -158,12 +158,12 @@ fn a_killed_container_restarts_and_is_counted() {
         return;
     }
     let cluster = Cluster::up();
-    pod(&cluster, "victim", "echo started; exec sleep 31415", "");
+    pod(&cluster, "victim", &format!("echo started; exec sleep {}", mark()), "");
     cluster.wait("the pod", PATIENCE, || is_ready(&get(&cluster, "victim")));
     let output = cluster.run(&["exec", "victim", "--", "sh", "-c", "echo out; exit 7"]);
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(7), b"out\n".as_slice()));
     for n in 1..=2 {
-        processes(&["sleep 31415"]).iter().for_each(|pid| kill(pid));
+        processes(&["sleep", &mark()]).iter().for_each(|pid| kill(pid));
         cluster.wait("the restart", Duration::from_secs(60), || {
             let pod = get(&cluster, "victim");
             restarts(&pod) == n && is_ready(&pod)

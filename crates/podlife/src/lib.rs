@@ -249,6 +249,8 @@ fn run(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &m
             }
             return;
         }
+        // Everything ran, ended or got lost, and nothing runs twice.
+        None if !may_start(pod) => return,
         None => {
             match memory.failures.get("") {
                 Some(failure) if now < retry_at(failure) => step.wake_at(retry_at(failure)),
@@ -257,6 +259,10 @@ fn run(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &m
             return;
         }
     }
+    // Of attempts that are gone nothing is remembered.
+    let known = |id: &String| world.containers.iter().any(|container| container.id == *id);
+    memory.probes.retain(|(id, _), _| known(id));
+    memory.condemned.retain(known);
     let mut inits_done = true;
     for (container, is_init) in containers(pod) {
         let name = container.text("name");
@@ -310,6 +316,12 @@ fn run(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &m
 fn next_sandbox(pod: &Value) -> u32 {
     let restarts = containers(pod).filter_map(|(c, _)| status::old_status(pod, c.text("name")));
     restarts.filter_map(|old| old.at("restartCount").as_u64()).max().map_or(0, |n| n as u32 + 1)
+}
+
+/// Whether any container may be started here: without a restart policy, what ran does not run again.
+fn may_start(pod: &Value) -> bool {
+    let ran = |name: &str| status::old_status(pod, name).is_some_and(|old| !old.text("containerID").is_empty());
+    pod.text("spec.restartPolicy") != "Never" || containers(pod).any(|(container, _)| !ran(container.text("name")))
 }
 
 /// Whether a pod whose sandbox is gone has anything left to do.

@@ -104,18 +104,18 @@ pub(crate) fn run(
         }
         let state = memory.probes.entry((id.clone(), kind)).or_default();
         if kind != ProbeKind::Readiness && state.passed == Some(false) {
+            // Told once; stopped until it has ended, as a runtime that is down forgets what it was asked.
             if !memory.condemned.contains(id) {
                 memory.condemned.push(id.clone());
-                let own = probe.at("terminationGracePeriodSeconds").as_i64();
                 let message = format!(
                     "Container {} failed {} probe, will be restarted",
                     observed.name,
                     kind.field().trim_end_matches("Probe")
                 );
                 step.notes.push(Note { ty: "Normal", reason: "Killing", message, container: observed.name.clone() });
-                let grace_s = own.unwrap_or(grace_s);
-                step.actions.push(Action::StopContainer { id: id.clone(), name: observed.name.clone(), grace_s });
             }
+            let grace_s = probe.at("terminationGracePeriodSeconds").as_i64().unwrap_or(grace_s);
+            step.actions.push(Action::StopContainer { id: id.clone(), name: observed.name.clone(), grace_s });
             return;
         }
         if state.in_flight {

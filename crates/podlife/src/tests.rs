@@ -781,8 +781,6 @@ fn what_ran_under_never_and_was_lost_has_failed() {
           sandbox s0
           start c0
         Running c:ready#0 wake=-
-          sandbox s1
-          stop s1
         Failed c:ContainerStatusUnknown#0 wake=-
     "#]]);
 }
