@@ -106,12 +106,48 @@ fn quorumless(cluster: &Cluster) {
     });
 }
 
+/// A master keeps 20,000 entries behind its last checkpoint, which it makes every 10,000.
+const ENTRIES: usize = 31_000;
+const WRITERS: usize = 64;
+
+fn write_past_the_log(cluster: &Cluster) {
+    use protos::objects as pb;
+    use protos::objects::objects_client::ObjectsClient;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let context = cluster.leader();
+    let started = Instant::now();
+    runtime.block_on(async {
+        let channel = crate::client::endpoint(cluster, &context, true).connect_lazy();
+        let writer = |i: usize| {
+            let mut client = ObjectsClient::new(channel.clone());
+            async move {
+                let name = format!("past-{i}");
+                let json = serde_json::json!({"metadata": {"name": name}}).to_string();
+                let key = Some(crate::client::key("configmaps", ""));
+                let create = pb::WriteRequest { key, json: json.into(), ..Default::default() };
+                client.create(create).await.unwrap();
+                for n in 0..ENTRIES / WRITERS {
+                    let patch = serde_json::json!({"data": {"n": n.to_string()}}).to_string().into();
+                    let key = Some(crate::client::key("configmaps", &name));
+                    client.patch(pb::PatchRequest { key, patch, ..Default::default() }).await.unwrap();
+                }
+            }
+        };
+        let writers: Vec<_> = (0..WRITERS).map(|i| tokio::spawn(writer(i))).collect();
+        for writer in writers {
+            writer.await.unwrap();
+        }
+    });
+    let rate = ENTRIES as f64 / started.elapsed().as_secs_f64();
+    println!("{ENTRIES} writes by {WRITERS} clients with two of three masters: {rate:.0} a second");
+}
+
 #[test]
 fn a_master_with_a_lost_disk_is_refused_and_rejoins_as_new() {
     if !wanted("a_master_with_a_lost_disk_is_refused_and_rejoins_as_new") {
         return;
     }
-    let cluster = Cluster::up();
+    let cluster = Cluster::up_with(&["--workers", "0"]);
     let victim = ["master-2", "master-3"].into_iter().find(|name| *name != cluster.leader()).unwrap();
     let id = |cluster: &Cluster| {
         let members = cluster.json(&["status"])["members"].clone();
@@ -126,12 +162,16 @@ fn a_master_with_a_lost_disk_is_refused_and_rejoins_as_new() {
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && told.contains("An emptied disk must not vote again"), "{told}");
     std::fs::remove_dir_all(&data).unwrap();
+    // More entries than a log keeps: who starts with nothing cannot be caught up from it.
+    write_past_the_log(&cluster);
     cluster.dev(&["start", victim]);
     cluster.wait("the new member", Duration::from_secs(20), || {
         let members = cluster.json(&["status"])["members"].clone();
         let all = members.as_array().unwrap();
         all.len() == 3 && all.iter().all(|m| m["voter"] == true) && id(&cluster) != old
     });
+    let log = std::fs::read_to_string(cluster.dir.join("nodes").join(victim).join("log")).unwrap();
+    assert!(log.contains("caught up by snapshot"), "{log}");
 }
 
 #[test]

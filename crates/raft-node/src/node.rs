@@ -382,12 +382,14 @@ impl Node {
             }
             PeerRequest::Snapshot { vote, meta, data, .. } => {
                 let meta = codec::meta_from_bytes(&meta).map_err(Error::Storage)?;
+                let n_bytes = data.len();
                 let state = aside(move || state::snapshot::decode(&data)).await;
                 let state = state.map_err(|error| fatal(&error))?;
                 let state = state.map_err(|error| Error::Refused(error.to_string()))?;
                 let snapshot = Snapshot { meta, snapshot: state };
                 let reply = inner.raft.install_full_snapshot(codec::vote_from_pb(Some(vote)), snapshot).await;
                 let vote = reply.map_err(|error| fatal(&error))?.vote;
+                tracing::info!(n_bytes, "caught up by snapshot: the log here ended before the leader's begins");
                 PeerReply::Snapshot(pb::SnapshotResponse { vote: Some(codec::vote_to_pb(&vote)) })
             }
             PeerRequest::TransferLeader(request) => {
