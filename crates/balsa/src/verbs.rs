@@ -190,18 +190,30 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
     }
 }
 
+/// How long a server may take for a connection: first little, as one that is dead or has just lost the
+/// common address may not say so; then more, as a busy one is slow.
+const CONNECT_PATIENCE: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(2)];
+
+async fn connect(access: &Access, server: &str, patience: Duration) -> Result<Channel> {
+    let connecting = crate::join::channel(server, Some(&access.credential), &access.ca);
+    match tokio::time::timeout(patience, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => bail!("{server} takes no connection within {} ms", patience.as_millis()),
+    }
+}
+
 /// A connection to the first server that takes one.
 pub(crate) async fn channel(access: &Access) -> Result<Channel> {
     let mut last = None;
-    for server in &access.servers {
-        let connecting = crate::join::channel(server, Some(&access.credential), &access.ca);
-        match tokio::time::timeout(Duration::from_secs(1), connecting).await {
-            Ok(Ok(channel)) => return Ok(channel),
-            Ok(Err(error)) => last = Some(error),
-            Err(_) => {}
+    for patience in CONNECT_PATIENCE {
+        for server in &access.servers {
+            match connect(access, server, patience).await {
+                Ok(channel) => return Ok(channel),
+                Err(error) => last = Some(error),
+            }
         }
     }
-    Err(last.unwrap_or_else(|| anyhow::anyhow!("no server takes a connection"))).context("no master answers")
+    Err(last.unwrap_or_else(|| anyhow::anyhow!("no server is named"))).context("no master answers")
 }
 
 fn print_members(status: &pb::StatusResponse) {
@@ -236,26 +248,30 @@ pub(crate) fn call<T>(
 ) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut last = None;
-        for server in &access.servers {
-            let connecting = crate::join::channel(server, Some(&access.credential), &access.ca);
-            let channel = match tokio::time::timeout(Duration::from_secs(1), connecting).await {
-                Ok(Ok(channel)) => channel,
-                Ok(Err(error)) => {
-                    last = Some(error);
-                    continue;
+        let (mut last, mut answered) = (None, false);
+        for patience in CONNECT_PATIENCE {
+            for server in &access.servers {
+                let channel = match connect(access, server, patience).await {
+                    Ok(channel) => channel,
+                    Err(error) => {
+                        last = last.or(Some(error));
+                        continue;
+                    }
+                };
+                answered = true;
+                match tokio::time::timeout(Duration::from_secs(5), attempt(channel)).await {
+                    Ok(Ok(response)) => return Ok(response.into_inner()),
+                    // The connection broke, or this master cannot serve it: another may. Writes carry a
+                    // request id, so that one that was applied after all is not applied again.
+                    Ok(Err(status)) if status.code() == tonic::Code::Unavailable || is_broken(&status) => {
+                        last = Some(status.into())
+                    }
+                    Ok(Err(status)) => bail!("{}", status.message()),
+                    Err(_) => last = Some(anyhow::anyhow!("{server} does not answer")),
                 }
-                Err(_) => continue,
-            };
-            match tokio::time::timeout(Duration::from_secs(5), attempt(channel)).await {
-                Ok(Ok(response)) => return Ok(response.into_inner()),
-                // The connection broke, or this master cannot serve it: another may. Writes carry a
-                // request id, so that one that was applied after all is not applied again.
-                Ok(Err(status)) if status.code() == tonic::Code::Unavailable || is_broken(&status) => {
-                    last = Some(status.into())
-                }
-                Ok(Err(status)) => bail!("{}", status.message()),
-                Err(_) => last = Some(anyhow::anyhow!("{server} does not answer")),
+            }
+            if answered {
+                break;
             }
         }
         Err(last.unwrap_or_else(|| anyhow::anyhow!("no server is named"))).context("no master answers")

@@ -127,7 +127,12 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
         }
         Verb::Cut { names, dir } => Cluster::open(&dir)?.cut(&names),
         Verb::Heal { names, dir } => Cluster::open(&dir)?.heal(&names),
-        Verb::Load { image, dir } => Cluster::open(&dir)?.load(&image),
+        Verb::Load { image, dir } => {
+            let cluster = Cluster::open(&dir)?;
+            cluster.load(&image)?;
+            println!("{} is on {}", image.display(), cluster.workers().join(", "));
+            Ok(())
+        }
         Verb::Image { name, programs, out, dir } => make_image(&name, &programs, out.as_deref(), &dir),
         Verb::Pause { name, dir } => Cluster::open(&dir)?.signal(&name, Signal::SIGSTOP),
         Verb::Resume { name, dir } => Cluster::open(&dir)?.signal(&name, Signal::SIGCONT),
@@ -270,7 +275,6 @@ impl Cluster {
             let socket = Daemon::socket(&self.data(&name).run_dir()?);
             runtime.block_on(import(&socket, &image)).with_context(|| format!("giving the image to {name}"))?;
         }
-        println!("{} is on {}", image.display(), self.workers().join(", "));
         Ok(())
     }
 
@@ -575,7 +579,9 @@ fn make_image(name: &str, programs: &[PathBuf], out: Option<&Path>, dir: &Path) 
     image::write(&recipe, &path)?;
     let loaded = cluster.load(&path);
     std::fs::remove_file(&path)?;
-    loaded
+    loaded?;
+    println!("{name} is on {}", cluster.workers().join(", "));
+    Ok(())
 }
 
 fn down(dir: &Path) -> Result<()> {
