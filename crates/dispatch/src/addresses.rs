@@ -129,7 +129,9 @@ pub(crate) async fn ensure(front: &Front, name: &str) -> Result<(), Status> {
         let pieces = choose(&networks, &given.collect(), exists, name).map_err(Status::unavailable)?;
         // A piece taken over from a node that is gone is no longer that node's.
         for (key, value) in &data {
-            if key.starts_with(NODE_PREFIX) && split(value.as_str().unwrap_or("")).iter().any(|piece| pieces.contains(piece)) {
+            if key.starts_with(NODE_PREFIX)
+                && split(value.as_str().unwrap_or("")).iter().any(|piece| pieces.contains(piece))
+            {
                 stored.object("data").remove(key);
             }
         }
