@@ -192,6 +192,28 @@ fn fill(dir: &Path, files: &[(String, Vec<u8>)], mode: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// A path inside a volume, made where it is missing. A container that had the volume before may have
+/// put links there that lead out of it: none is followed.
+fn beneath(volume: &Path, sub: &str) -> Result<PathBuf, Missing> {
+    let failed = |error: io::Error| format!("failed to prepare subPath {sub:?}: {error}");
+    let mut path = volume.to_path_buf();
+    for part in Path::new(sub).components() {
+        let std::path::Component::Normal(part) = part else {
+            return Err(format!("subPath {sub:?} must be a relative path without '..'"));
+        };
+        path.push(part);
+        match path.symlink_metadata() {
+            Ok(meta) if meta.is_symlink() => {
+                return Err(format!("subPath {sub:?} is a symbolic link or leads through one; none is followed"));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::create_dir(&path).map_err(failed)?,
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(path)
+}
+
 /// The files of one source, relative to the volume.
 fn files(sources: &Sources, source: &str, spec: &Value) -> Result<Vec<(String, Vec<u8>)>, Missing> {
     match source {
@@ -291,9 +313,12 @@ pub(crate) fn mounts(
         };
         let host = match mount.text("subPath") {
             "" => host,
-            sub => host.join(sub),
+            sub => beneath(&host, sub)?,
         };
-        mounts.push(Mount { host, container: mount.text("mountPath").into(), read_only: mount.at("readOnly") == true });
+        // What is made from objects is theirs: a container only reads it.
+        let made = !["hostPath", "emptyDir"].contains(&source.as_str());
+        let read_only = made || mount.at("readOnly") == true;
+        mounts.push(Mount { host, container: mount.text("mountPath").into(), read_only });
     }
     Ok(mounts)
 }
@@ -344,13 +369,26 @@ pub(crate) fn dns(pod: &Value, resolv_conf: &str) -> Dns {
     dns
 }
 
+pub(crate) fn must_not_be_root(pod: &Value, container: &Value) -> bool {
+    let said = |at: &Value| at.at("securityContext.runAsNonRoot").as_bool();
+    said(container).or(said(pod.at("spec"))).unwrap_or(false)
+}
+
+/// Whether an image's user is certainly not root.
+pub(crate) fn check_not_root(user: &str) -> Result<(), Missing> {
+    match user.parse::<i64>() {
+        Ok(0) => Err("container has runAsNonRoot and image will run as root".into()),
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!("container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root")),
+    }
+}
+
 /// The security context of a container: its own, else the pod's.
 pub(crate) fn security(pod: &Value, container: &Value) -> Result<ContainerSpec, Missing> {
     let (own, shared) = (container.at("securityContext"), pod.at("spec.securityContext"));
     let number = |field: &str| own.at(field).as_i64().or(shared.at(field).as_i64());
     let user = number("runAsUser");
-    let non_root = own.at("runAsNonRoot").as_bool().or(shared.at("runAsNonRoot").as_bool()).unwrap_or(false);
-    if non_root && user == Some(0) {
+    if must_not_be_root(pod, container) && user == Some(0) {
         return Err("container's runAsUser breaks non-root policy".into());
     }
     let texts = |field: &str| {
@@ -424,6 +462,17 @@ mod tests {
         assert_eq!((spec.run_as_user, spec.groups, spec.drop_capabilities), (Some(5), vec![7], vec!["ALL".into()]));
         let error = security(&pod, &json!({"securityContext": {"runAsUser": 0}})).unwrap_err();
         assert!(error.contains("non-root"), "{error}");
+    }
+
+    #[test]
+    fn a_sub_path_stays_in_its_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc", dir.path().join("out")).unwrap();
+        assert_eq!(beneath(dir.path(), "a/b").unwrap(), dir.path().join("a/b"));
+        assert!(dir.path().join("a/b").is_dir());
+        for sub in ["out", "out/ssl", "../x", "/etc"] {
+            assert!(beneath(dir.path(), sub).is_err(), "{sub}");
+        }
     }
 
     #[test]

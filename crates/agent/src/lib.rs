@@ -133,7 +133,7 @@ impl Shared {
     }
 
     /// Keeps the assignments for a restart without masters.
-    fn save(&self) {
+    pub(crate) fn save(&self) {
         let _saving = self.saving.lock();
         let pods: Vec<Value> = self
             .pods

@@ -1,12 +1,13 @@
 //! One pod's task: steps `podlife`, performs what it asks, reports what it sees.
 
 use crate::{Assignment, Shared, environment, node, probe};
-use objects::{Quantity, Value, ValueExt};
+use objects::{Quantity, Timestamp, Value, ValueExt};
 use podlife::{Action, Failure, Memory, Note, Observed, ProbeKind, Sandbox, State, Step, World};
 use protos::dispatch as pb;
 use protos::dispatch::from_worker;
-use runtime::{ContainerSpec, ContainerState, Error, SandboxInfo, SandboxSpec};
+use runtime::{ContainerSpec, ContainerState, Error, Image, SandboxInfo, SandboxSpec};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,8 @@ enum Wake {
     World,
     Timer,
     Answered(String, String, ProbeKind, Result<(), String>),
+    /// An image, and what became of its pull.
+    Pulled(String, Result<(), String>),
     /// The sender of assignments is gone: the worker is stopping.
     Ended,
 }
@@ -62,6 +65,15 @@ fn world_of(list: &[SandboxInfo], uid: &str) -> World {
     }
 }
 
+/// A pull that was asked for: since when, and its result once it is over.
+struct Pull {
+    since: Timestamp,
+    result: Option<Result<(), String>>,
+}
+
+/// Why a container does not start yet: no failure, its image is on its way.
+const PULLING: &str = "Pulling";
+
 struct Task<'a> {
     shared: &'a Arc<Shared>,
     assignment: Assignment,
@@ -70,6 +82,9 @@ struct Task<'a> {
     sequence: u64,
     reported: Option<(Value, bool)>,
     answers: mpsc::Sender<(String, String, ProbeKind, Result<(), String>)>,
+    /// By image. A pull may take minutes, in which the pod must still be probed, and stopped.
+    pulls: BTreeMap<String, Pull>,
+    pulled: mpsc::Sender<(String, Result<(), String>)>,
     n_events: std::sync::atomic::AtomicU64,
 }
 
@@ -78,6 +93,7 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
     let assignment = assigned.borrow_and_update().clone();
     let uid = assignment.uid();
     let (answers, mut answered) = mpsc::channel(16);
+    let (pulled, mut pulls) = mpsc::channel(16);
     let mut task = Task {
         shared,
         assignment,
@@ -86,6 +102,8 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
         sequence: 0,
         reported: None,
         answers,
+        pulls: BTreeMap::new(),
+        pulled,
         n_events: Default::default(),
     };
     let mut worlds = shared.worlds.subscribe();
@@ -120,9 +138,7 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
             shared.refresh().await;
         }
         for action in rest {
-            let is_probe = matches!(action, Action::Probe { .. });
-            task.perform(action, &world).await;
-            if !is_probe {
+            if task.perform(action, &world).await {
                 acted = true;
                 shared.refresh().await;
             }
@@ -142,6 +158,7 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
             _ = worlds.changed() => Wake::World,
             () = timer => Wake::Timer,
             Some((container, id, kind, answer)) = answered.recv() => Wake::Answered(container, id, kind, answer),
+            Some((image, result)) = pulls.recv() => Wake::Pulled(image, result),
         };
         match wake {
             Wake::Assigned => {
@@ -153,12 +170,18 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
                     task.refresh_volumes(&world);
                 }
                 // What this task observed is newer than what the cluster has of it.
-                task.assignment.pod.set("status", status);
+                task.assignment.pod.set("status", status.clone());
+                task.remember(&status);
             }
             Wake::Answered(container, id, kind, answer) => {
                 let spec = task.container(&container);
                 if let Some(note) = podlife::answered(&spec, &id, kind, answer, &mut task.memory) {
                     task.tell(&note).await;
+                }
+            }
+            Wake::Pulled(image, result) => {
+                if let Some(pull) = task.pulls.get_mut(&image) {
+                    pull.result = Some(result);
                 }
             }
             Wake::World | Wake::Timer => {}
@@ -192,7 +215,20 @@ impl Task<'_> {
             status: step.status.to_string().into(),
             stopped: step.stopped,
         });
+        self.remember(&news.0);
         self.reported = Some(news);
+    }
+
+    /// Keeps the pod's status with its assignment: the next worker goes on from it.
+    fn remember(&self, status: &Value) {
+        if let Some(sender) = self.shared.pods.lock().get(&self.uid) {
+            // Nobody is woken: this task knows.
+            sender.send_if_modified(|assignment| {
+                assignment.pod.set("status", status.clone());
+                false
+            });
+        }
+        self.shared.save();
     }
 
     /// Brings the files of ConfigMaps and Secrets up to date under running containers; environment
@@ -290,7 +326,8 @@ impl Task<'_> {
         self.memory.failures.insert(container.into(), failure);
     }
 
-    async fn perform(&mut self, action: Action, world: &World) {
+    /// Carries an action out; whether it may have changed what the runtime tells.
+    async fn perform(&mut self, action: Action, world: &World) -> bool {
         let runtime = self.shared.options.runtime.clone();
         match action {
             Action::StartSandbox { attempt } => match runtime.start_sandbox(&self.sandbox_spec(attempt)).await {
@@ -312,6 +349,7 @@ impl Task<'_> {
             Action::StopContainer { .. } => self.stop(vec![action]).await,
             Action::StartContainer { name, attempt } => match self.start(&name, attempt, world).await {
                 Ok(()) => drop(self.memory.failures.remove(&name)),
+                Err((PULLING, _)) => return false,
                 Err((reason, message)) => {
                     self.note("Warning", "Failed", format!("Error: {message}"), &name).await;
                     self.fail(&name, reason, message);
@@ -325,8 +363,10 @@ impl Task<'_> {
                     let answer = probe::ask(&*runtime, &spec, &id, kind, &ip).await;
                     drop(answers.send((container, id, kind, answer)).await);
                 });
+                return false;
             }
         }
+        true
     }
 
     /// Stops containers side by side.
@@ -373,12 +413,16 @@ impl Task<'_> {
                 Vec::new()
             }
         };
+        let security = environment::security(&self.assignment.pod, &container).map_err(config)?;
         self.image(name, &image, container.text("imagePullPolicy")).await?;
+        if environment::must_not_be_root(&self.assignment.pod, &container) && security.run_as_user.is_none() {
+            let user = self.inspect(&image).await?.unwrap_or_default().user;
+            environment::check_not_root(&user).map_err(config)?;
+        }
         let words = |field: &str| -> Vec<String> {
             container.items(field).iter().map(|word| environment::expand(word.as_str().unwrap_or(""), &env)).collect()
         };
         let amount = |path: &str| Quantity::parse(container.text(path));
-        let security = environment::security(&self.assignment.pod, &container).map_err(config)?;
         let spec = ContainerSpec {
             name: name.into(),
             attempt,
@@ -406,9 +450,27 @@ impl Task<'_> {
         Ok(())
     }
 
+    async fn inspect(&self, image: &str) -> Result<Option<Image>, (&'static str, String)> {
+        let told = self.shared.options.runtime.image(image).await;
+        told.map_err(|error| ("ImageInspectError", error.to_string()))
+    }
+
+    /// Starts pulling an image; the task is woken with the result.
+    fn pull(&mut self, image: &str) {
+        self.pulls.insert(image.into(), Pull { since: self.shared.now(), result: None });
+        let (runtime, pulled) = (self.shared.options.runtime.clone(), self.pulled.clone());
+        let image = image.to_string();
+        tokio::spawn(async move {
+            let result = match tokio::time::timeout(PULL_MAX, runtime.pull_image(&image)).await {
+                Ok(result) => result.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("not pulled within {} s", PULL_MAX.as_secs())),
+            };
+            drop(pulled.send((image, result)).await);
+        });
+    }
+
     async fn image(&mut self, name: &str, image: &str, policy: &str) -> Result<(), (&'static str, String)> {
-        let runtime = self.shared.options.runtime.clone();
-        let present = runtime.image_present(image).await.map_err(|error| ("ImageInspectError", error.to_string()))?;
+        let present = self.inspect(image).await?.is_some();
         match (policy, present) {
             ("Never", false) => {
                 let message = format!("Container image {image:?} is not present with pull policy of Never");
@@ -420,13 +482,19 @@ impl Task<'_> {
                 Ok(())
             }
             (_, present) => {
-                self.note("Normal", "Pulling", format!("Pulling image {image:?}"), name).await;
-                let started = self.shared.now();
-                let pulled = match tokio::time::timeout(PULL_MAX, runtime.pull_image(image)).await {
-                    Ok(result) => result.map_err(|error| error.to_string()),
-                    Err(_) => Err(format!("not pulled within {} s", PULL_MAX.as_secs())),
+                let (since, pulled) = match self.pulls.remove(image) {
+                    Some(Pull { since, result: Some(result) }) => (since, result),
+                    Some(under_way) => {
+                        self.pulls.insert(image.into(), under_way);
+                        return Err((PULLING, String::new()));
+                    }
+                    None => {
+                        self.note("Normal", "Pulling", format!("Pulling image {image:?}"), name).await;
+                        self.pull(image);
+                        return Err((PULLING, String::new()));
+                    }
                 };
-                let took = self.shared.now().since_ms(started);
+                let took = self.shared.now().since_ms(since);
                 match pulled {
                     Ok(()) => {
                         let message = format!("Successfully pulled image {image:?} in {took}ms");

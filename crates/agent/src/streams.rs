@@ -2,7 +2,7 @@
 
 use crate::{Shared, logs, session};
 use futures::StreamExt;
-use objects::{Value, ValueExt};
+use objects::Value;
 use protos::dispatch as pb;
 use serde_json::json;
 use std::sync::Arc;
@@ -120,22 +120,27 @@ async fn exec(
     let upstream = async {
         while let Some(Ok(frame)) = incoming.next().await {
             if input.send((frame.channel, frame.data)).await.is_err() {
-                break;
+                // The command takes no more input; it goes on until its output ends.
+                std::future::pending::<()>().await;
             }
         }
-        // Nobody reads any more, but a command may go on until its output ends.
-        std::future::pending::<()>().await;
     };
     let downstream = async {
         while let Some((channel, data)) = output.recv().await {
             if sender.send(pb::Frame { channel, data }).await.is_err() {
-                return;
+                return false;
             }
         }
+        true
     };
-    tokio::select! {
-        () = upstream => {}
-        () = downstream => {}
+    let is_over = tokio::select! {
+        () = upstream => false,
+        is_over = downstream => is_over,
+    };
+    if !is_over {
+        // Whoever asked is gone (the end of its input alone is a frame): dropping the streams ends the
+        // command.
+        return Ok(());
     }
     let code = match exit.await {
         Ok(Ok(code)) => code,
@@ -150,7 +155,6 @@ async fn exec(
             "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
         }),
     };
-    debug_assert!(!status.text("status").is_empty());
     drop(sender.send(pb::Frame { channel: ERROR, data: status.to_string().into() }).await);
     Ok(())
 }

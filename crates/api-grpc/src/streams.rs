@@ -5,6 +5,7 @@ use crate::{object, request};
 use api::Verb;
 use api::watch::{Shown, Watch};
 use authz::Identity;
+use bytes::Bytes;
 use front::workers::{CLOSE, ERROR, Frame, STDOUT};
 use front::{Answer, Front};
 use futures::{Stream, StreamExt};
@@ -162,6 +163,8 @@ pub(crate) async fn exec(
     };
     let worker = front.workers.open(&call).await.map_err(|status| to_tonic(&status))?;
     let to_worker = worker.to_worker;
+    // Dropped with the answer's stream: the client has all of it, or is gone.
+    let (answering, answered) = tokio::sync::oneshot::channel::<()>();
     tokio::spawn(async move {
         while let Some(Ok(message)) = incoming.next().await {
             let Some(frame) = message.frame else { continue };
@@ -169,12 +172,15 @@ pub(crate) async fn exec(
                 return;
             }
         }
+        // The end of the request's stream is the end of standard input, not of the command.
+        drop(to_worker.send(Frame { channel: CLOSE, data: Bytes::from_static(&[0]) }).await);
+        drop(answered.await);
     });
-    let frames = futures::stream::unfold(Some(worker.from_worker), |from_worker| async move {
-        let mut from_worker = from_worker?;
+    let frames = futures::stream::unfold(Some((worker.from_worker, answering)), |stream| async move {
+        let (mut from_worker, answering) = stream?;
         let frame = from_worker.recv().await?;
         // The status ends an exec.
-        let rest = (frame.channel != ERROR).then_some(from_worker);
+        let rest = (frame.channel != ERROR).then_some((from_worker, answering));
         Some((Ok(dp::Frame { channel: frame.channel, data: frame.data }), rest))
     });
     Ok(Response::new(Box::pin(frames)))

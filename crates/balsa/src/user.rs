@@ -138,7 +138,8 @@ pub(crate) fn apply(scope: &Scope, files: &[PathBuf]) -> Result<()> {
                 patch.object("metadata.annotations").insert(LAST_APPLIED.into(), applied.into());
                 let request = pb::PatchRequest {
                     key: Some(place),
-                    r#type: pb::patch_request::Type::StrategicMerge.into(),
+                    // A list is as the file says, and nothing else is in it.
+                    r#type: pb::patch_request::Type::Merge.into(),
                     patch: patch.to_string().into(),
                     request_id: request_id(),
                     ..Default::default()

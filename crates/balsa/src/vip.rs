@@ -165,6 +165,33 @@ impl Announcer {
     }
 }
 
+/// What a host says to a connection at the address while it is not there: no, at once. Without this a
+/// host whose master has just died swallows the first segment of every new connection until neighbours
+/// learn of the new holder, and TCP repeats that only after a second.
+fn refusal(address: Ipv4Addr, port: u16) -> String {
+    format!(
+        "table ip balsa_vip\ndelete table ip balsa_vip\ntable ip balsa_vip {{\n  chain prerouting {{\n    \
+         type filter hook prerouting priority filter; policy accept;\n    \
+         ip daddr {address} tcp dport {port} fib daddr type != local reject with tcp reset\n  }}\n}}\n"
+    )
+}
+
+/// Tells the kernel to refuse; it goes on doing so when this process is gone, which is the point.
+async fn refuse_while_absent(address: Ipv4Addr, port: u16) -> Result<()> {
+    use tokio::io::AsyncWriteExt;
+    let mut command = tokio::process::Command::new("nft");
+    command.args(["-f", "-"]).stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().context("starting nft")?;
+    let mut stdin = child.stdin.take().context("it was piped")?;
+    stdin.write_all(refusal(address, port).as_bytes()).await?;
+    drop(stdin);
+    let output = child.wait_with_output().await?;
+    if !output.status.success() {
+        bail!("nft: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
 /// Whether somebody else serves at the address.
 async fn is_served(address: SocketAddr) -> bool {
     matches!(tokio::time::timeout(PROBE_MAX, tokio::net::TcpStream::connect(address)).await, Ok(Ok(_)))
@@ -184,6 +211,10 @@ pub(crate) async fn keep(
     let Ok(address) = vip.address.parse::<Ipv4Addr>() else {
         return tracing::error!(address = %vip.address, "the VIP is not an IPv4 address");
     };
+    if let Err(error) = refuse_while_absent(address, port).await {
+        let why = format!("{error:#}");
+        tracing::warn!(why, "clients will wait a second longer when the VIP moves");
+    }
     let mut leadership = store.leadership();
     let mut held: Option<Announcer> = None;
     let mut leaderless_since: Option<Instant> = None;

@@ -66,21 +66,23 @@ pub async fn ask(channel: Channel, node: &str, open: pb::OpenStream) -> Option<R
     };
     let (to_worker, mut from_client) = mpsc::channel::<Frame>(FRAMES_MAX);
     let (to_client, from_worker) = mpsc::channel(FRAMES_MAX);
+    // A task for each direction: neither waits for the other to be taken.
+    tokio::spawn(async move {
+        while let Some(frame) = from_client.recv().await {
+            if to_peer.send(pb::Frame { channel: frame.channel, data: frame.data }).await.is_err() {
+                return;
+            }
+        }
+    });
     tokio::spawn(async move {
         loop {
-            tokio::select! {
-                frame = from_client.recv() => {
-                    let Some(frame) = frame else { return };
-                    if to_peer.send(pb::Frame { channel: frame.channel, data: frame.data }).await.is_err() {
-                        return;
-                    }
-                }
-                frame = incoming.next() => {
-                    let Some(Ok(frame)) = frame else { return };
-                    if to_client.send(Frame { channel: frame.channel, data: frame.data }).await.is_err() {
-                        return;
-                    }
-                }
+            let frame = tokio::select! {
+                frame = incoming.next() => frame,
+                () = to_client.closed() => return,
+            };
+            let Some(Ok(frame)) = frame else { return };
+            if to_client.send(Frame { channel: frame.channel, data: frame.data }).await.is_err() {
+                return;
             }
         }
     });

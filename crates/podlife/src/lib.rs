@@ -200,7 +200,8 @@ fn stop(pod: &Value, removed: bool, world: &World, now: Timestamp, step: &mut St
     let own = pod.at("metadata.deletionGracePeriodSeconds").as_i64();
     let left = match Timestamp::parse(pod.text("metadata.deletionTimestamp")) {
         // The deadline is absolute: a worker that was away does not start counting again.
-        Some(deadline) if !removed => (deadline.since_ms(now) / 1000).clamp(0, own.unwrap_or(grace(pod))),
+        // Its text has whole seconds, rounded down: nobody is cut short by that.
+        Some(deadline) if !removed => ((deadline.since_ms(now) + 1998) / 1000).clamp(0, own.unwrap_or(grace(pod))),
         _ => grace(pod),
     };
     if world.containers.iter().any(is_running) {

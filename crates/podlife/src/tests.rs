@@ -789,7 +789,7 @@ fn what_ran_under_never_and_was_lost_has_failed() {
 fn grace_is_what_is_left_of_an_absolute_deadline() {
     let mut life = Life::new(one());
     life.settle().delete(30).later(20_000).settle();
-    assert!(life.trace.contains("stop c0 within 10s"), "{}", life.trace);
+    assert!(life.trace.contains("stop c0 within 11s"), "{}", life.trace);
     // A worker that comes back after the deadline does not start counting again.
     let mut life = Life::new(one());
     life.settle().delete(30).later(3_600_000).settle();

@@ -130,6 +130,13 @@ pub struct SandboxInfo {
     pub containers: Vec<ContainerInfo>,
 }
 
+/// An image that is here.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Image {
+    /// Who its processes run as, unless the pod says otherwise: a number, or a name.
+    pub user: String,
+}
+
 /// What a command run in a container said.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ExecOutput {
@@ -158,7 +165,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn stop_sandbox(&self, id: &str) -> Result<(), Error>;
     /// Ends and forgets a sandbox and its containers. Unknown ids are fine.
     async fn remove_sandbox(&self, id: &str) -> Result<(), Error>;
-    async fn image_present(&self, image: &str) -> Result<bool, Error>;
+    /// What is known of an image that is here.
+    async fn image(&self, image: &str) -> Result<Option<Image>, Error>;
     async fn pull_image(&self, image: &str) -> Result<(), Error>;
     async fn start_container(&self, sandbox: &str, pod: &SandboxSpec, spec: &ContainerSpec) -> Result<String, Error>;
     /// TERM, then KILL after `grace`. Returns when it has ended. Unknown ids are fine.

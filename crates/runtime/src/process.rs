@@ -3,7 +3,7 @@
 use crate::process_id::ProcessId;
 use crate::shim::{ShimSpec, ShimState, read_state};
 use crate::{
-    ContainerInfo, ContainerSpec, ContainerState, Error, ExecOutput, ExecStream, Runtime, SandboxInfo, SandboxSpec,
+    ContainerInfo, ContainerSpec, ContainerState, Error, ExecOutput, ExecStream, Image, Runtime, SandboxInfo, SandboxSpec,
     env_map,
 };
 use async_trait::async_trait;
@@ -223,8 +223,8 @@ impl Runtime for ProcessRuntime {
         }
     }
 
-    async fn image_present(&self, _: &str) -> Result<bool, Error> {
-        Ok(true)
+    async fn image(&self, _: &str) -> Result<Option<Image>, Error> {
+        Ok(Some(Image { user: nix::unistd::geteuid().to_string() }))
     }
 
     async fn pull_image(&self, _: &str) -> Result<(), Error> {
@@ -339,6 +339,7 @@ impl Runtime for ProcessRuntime {
         let (to_client, output) = mpsc::channel(16);
         let (done, exit) = oneshot::channel();
         let mut pipe_in = child.stdin.take();
+        let (abandon, abandoned) = oneshot::channel::<()>();
         let feeder = tokio::spawn(async move {
             while let Some((channel, data)) = from_client.recv().await {
                 match channel {
@@ -352,12 +353,24 @@ impl Runtime for ProcessRuntime {
                     _ => {}
                 }
             }
+            // Whoever asked is gone.
+            drop(abandon);
         });
         let out = child.stdout.take().map(|pipe| forward(pipe, 1, to_client.clone()));
         let err = child.stderr.take().map(|pipe| forward(pipe, 2, to_client));
         tokio::spawn(async move {
-            for pump in [out, err].into_iter().flatten() {
-                drop(pump.await);
+            let ended = async {
+                for pump in [out, err].into_iter().flatten() {
+                    drop(pump.await);
+                }
+            };
+            tokio::select! {
+                () = ended => {}
+                _ = abandoned => {
+                    if let Err(error) = child.start_kill() {
+                        tracing::debug!(%error, "an abandoned command has ended already");
+                    }
+                }
             }
             let code = child.wait().await.map(|status| status.code().unwrap_or(137));
             drop(done.send(code.map_err(|error| Error::Failed(error.to_string()))));

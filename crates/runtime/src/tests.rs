@@ -60,7 +60,7 @@ fn exit_code(list: &[SandboxInfo], name: &str) -> Option<i32> {
 async fn keeps_the_contract(runtime: &dyn Runtime, dir: &Path) {
     runtime.healthy().await.unwrap();
     assert!(runtime.version().contains("://"), "{}", runtime.version());
-    assert!(runtime.image_present(IMAGE).await.unwrap());
+    assert!(runtime.image(IMAGE).await.unwrap().is_some());
     let pod = sandbox(dir, 0);
     let id = runtime.start_sandbox(&pod).await.unwrap();
 

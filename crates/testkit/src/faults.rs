@@ -3,7 +3,9 @@
 //!
 //! A line of a file is a comment (`#`), the object that the faults start from (`good JSON`), or
 //!
-//!     CLASS VERB[(fieldValidation)] EDIT; EDIT…     e.g.  missing create -spec.containers
+//! ```text
+//! CLASS VERB[(fieldValidation)] EDIT; EDIT…     e.g.  missing create -spec.containers
+//! ```
 //!
 //! An edit is `PATH = JSON` (or `= bytes(N)`), or `-PATH`; `raw TEXT` stands for the whole body. Lines
 //! with four spaces in front are the answer to the line before.

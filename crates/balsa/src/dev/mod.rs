@@ -432,8 +432,12 @@ fn up(masters: usize, workers: usize, runtime: &str, dir: &Path) -> Result<()> {
             .arg("--config")
             .arg(first.join("config.yaml"))
             .output()?;
-        if !output.status.success() {
-            bail!("making the cluster failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        // An `init` that outlived an interrupted `up` may have been first.
+        if !output.status.success() && !first.join("data/identity.json").exists() {
+            bail!(
+                "making the cluster failed: {}; `balsa dev down` clears what is there",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
     }
     cluster.start("master-1")?;

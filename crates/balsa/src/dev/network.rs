@@ -73,22 +73,34 @@ pub(crate) fn is_taken(topology: &Topology) -> Result<bool> {
     Ok(shown.lines().any(|line| in_subnet(&line)))
 }
 
+/// Whether what `ip` shows names an address.
+fn has_address(words: &[&str], address: &str) -> bool {
+    run("ip", words, "").is_ok_and(|shown| shown.split([' ', '/']).any(|word| word == address))
+}
+
 /// Makes what is missing of the links for `names`.
 pub(crate) fn ensure(topology: &Topology, names: &[String]) -> Result<()> {
     let (switch, link) = (topology.switch(), topology.link());
-    if !exists(&switch) {
+    if !(exists(&switch) && has_address(&["-o", "-4", "addr", "show", "dev", &link], &topology.machine())) {
+        // Of an `up` that was cut short nothing is worth keeping.
+        remove(topology)?;
         make_namespace(&switch)?;
         ip(&format!("-n {switch} link add br0 type bridge"))?;
         ip(&format!("-n {switch} link set br0 up"))?;
         ip(&format!("link add name {link} type veth peer name machine netns {switch}"))?;
         ip(&format!("-n {switch} link set machine master br0 up"))?;
-        ip(&format!("addr add {}/24 dev {link}", topology.machine()))?;
         ip(&format!("link set {link} up"))?;
+        // Last: with it the switch is whole.
+        ip(&format!("addr add {}/24 dev {link}", topology.machine()))?;
     }
     for name in names {
         let namespace = topology.namespace(name);
         if exists(&namespace) {
-            continue;
+            // The route comes last: with it the member is on the link.
+            if has_address(&["-n", &namespace, "route", "show", "default"], &topology.machine()) {
+                continue;
+            }
+            ip(&format!("netns del {namespace}"))?;
         }
         make_namespace(&namespace)?;
         ip(&format!("link add name eth0 netns {namespace} type veth peer name {name} netns {switch}"))?;

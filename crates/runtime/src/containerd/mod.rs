@@ -9,7 +9,7 @@ mod exec;
 pub use daemon::{Daemon, DaemonOptions, clean_up, image_names, import, missing_programs, unmount_below};
 
 use crate::{
-    ContainerInfo, ContainerSpec, ContainerState, Error, ExecOutput, ExecStream, Runtime, SandboxInfo, SandboxSpec,
+    ContainerInfo, ContainerSpec, ContainerState, Error, ExecOutput, ExecStream, Image, Runtime, SandboxInfo, SandboxSpec,
     cgroup,
 };
 use async_trait::async_trait;
@@ -434,10 +434,16 @@ impl Runtime for ContainerdRuntime {
         Ok(())
     }
 
-    async fn image_present(&self, image: &str) -> Result<bool, Error> {
+    async fn image(&self, image: &str) -> Result<Option<Image>, Error> {
         let call = cri::ImageStatusRequest { image: Some(cri::ImageSpec { image: image.into() }) };
         let status = within(QUICK, self.images().image_status(request(call, QUICK))).await.map_err(failed)?;
-        Ok(status.image.is_some())
+        Ok(status.image.map(|image| Image {
+            user: match (image.uid, image.username.as_str()) {
+                (Some(uid), _) => uid.value.to_string(),
+                (None, "") => "0".into(),
+                (None, name) => name.into(),
+            },
+        }))
     }
 
     async fn pull_image(&self, image: &str) -> Result<(), Error> {
