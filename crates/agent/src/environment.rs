@@ -228,16 +228,19 @@ fn files(sources: &Sources, source: &str, spec: &Value) -> Result<Vec<(String, V
                     Err(format!("{} {name:?} not found", kind.to_lowercase()))
                 };
             };
-            let mut all = entries(object);
+            let all = entries(object);
             if spec.items("items").is_empty() {
                 return Ok(all.into_iter().collect());
             }
-            let item = |item: &Value| {
-                let value = all.remove(item.text("key"));
-                let missing = || format!("references non-existent config key: {}", item.text("key"));
-                value.map(|value| (item.text("path").to_string(), value)).ok_or_else(missing)
-            };
-            spec.items("items").iter().map(item).collect()
+            let mut chosen = Vec::new();
+            for item in spec.items("items") {
+                match all.get(item.text("key")) {
+                    Some(value) => chosen.push((item.text("path").to_string(), value.clone())),
+                    None if spec.at("optional") == true => {}
+                    None => return Err(format!("references non-existent config key: {}", item.text("key"))),
+                }
+            }
+            Ok(chosen)
         }
         "downwardAPI" => {
             let file = |item: &Value| {

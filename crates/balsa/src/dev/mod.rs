@@ -26,10 +26,12 @@ use topology::{MASTERS_MAX, Mode, Topology, WORKERS_MAX};
 pub(crate) enum Verb {
     /// Starts a cluster and returns when all of it is ready. Repeat it to start what is down.
     Up {
-        #[arg(long, default_value_t = 3)]
-        masters: usize,
-        #[arg(long, default_value_t = 3)]
-        workers: usize,
+        /// 1, 3 or 5; 3 for a new cluster.
+        #[arg(long)]
+        masters: Option<usize>,
+        /// 3 for a new cluster.
+        #[arg(long)]
+        workers: Option<usize>,
         /// `containerd`, `process`, or `auto`: containerd where it is installed and you are root.
         #[arg(long, default_value = "auto")]
         runtime: String,
@@ -196,6 +198,9 @@ impl Cluster {
             return Ok(cluster);
         }
         let (mode, runtime) = choose(runtime)?;
+        if runtime == "containerd" && dir.to_string_lossy().contains([':', ',']) {
+            bail!("--dir {}: overlay mounts take no path with ':' or ','; choose another folder", dir.display());
+        }
         let mut topology = Topology::of(&dir, mode, &runtime);
         // Leftovers of a cluster whose folder was removed by hand are in the way, and of no use.
         if mode == Mode::Namespaces {
@@ -405,7 +410,21 @@ fn worker_config(cluster: &Cluster, name: &str, masters: Vec<String>, token: &st
     }
 }
 
-fn up(masters: usize, workers: usize, runtime: &str, dir: &Path) -> Result<()> {
+/// A cluster that is there stays as large as it was made.
+fn check_size(cluster: &Cluster, role: &str, wanted: Option<usize>) -> Result<()> {
+    let present = cluster.names().iter().filter(|name| name.starts_with(&format!("{role}-"))).count();
+    match wanted {
+        Some(wanted) if wanted != present => bail!(
+            "--{role}s {wanted}: the cluster in {} was made with {present}; `balsa dev down` it first",
+            cluster.dir.display()
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn up(masters: Option<usize>, workers: Option<usize>, runtime: &str, dir: &Path) -> Result<()> {
+    let asked = (masters, workers);
+    let (masters, workers) = (masters.unwrap_or(3), workers.unwrap_or(3));
     if ![1, 3, 5].contains(&masters) {
         bail!("--masters {masters}: a group has 1, 3 or 5 masters (at most {MASTERS_MAX} while they are replaced)");
     }
@@ -416,6 +435,8 @@ fn up(masters: usize, workers: usize, runtime: &str, dir: &Path) -> Result<()> {
     let cluster = Cluster::plan(dir, runtime)?;
     // A cluster that was complete once is never initialized again, even if a master lost its disk.
     if cluster.dir.join("complete").exists() {
+        check_size(&cluster, "master", asked.0)?;
+        check_size(&cluster, "worker", asked.1)?;
         return up_again(&cluster, dir, started);
     }
     let named = |role: &str, n: usize| (1..=n).map(|i| format!("{role}-{i}")).collect::<Vec<_>>();
@@ -591,6 +612,7 @@ fn make_image(name: &str, programs: &[PathBuf], out: Option<&Path>, dir: &Path) 
 fn down(dir: &Path) -> Result<()> {
     let cluster = match Cluster::open(dir) {
         Ok(cluster) => cluster,
+        Err(error) if dir.join("topology.json").exists() => return Err(error),
         Err(error) => {
             println!("{error}");
             return Ok(());

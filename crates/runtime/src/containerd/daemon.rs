@@ -246,6 +246,21 @@ pub fn clean_up(state: &Path, cgroup_parent: &str) {
     }
     unmount_below(state);
     cgroup::remove(cgroup_parent);
+    forget_networks(state);
+}
+
+/// Removes what CNI remembers of sandboxes in network namespaces under `state`: nobody will ask it to
+/// take them down any more.
+fn forget_networks(state: &Path) {
+    let below = format!("{}/", state.display());
+    for entry in std::fs::read_dir("/var/lib/cni/results").into_iter().flatten().flatten() {
+        let told = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        if told.contains(&below)
+            && let Err(error) = std::fs::remove_file(entry.path())
+        {
+            tracing::warn!(%error, path = %entry.path().display(), "a file of CNI's is left");
+        }
+    }
 }
 
 fn processes() -> Vec<i32> {
