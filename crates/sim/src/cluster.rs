@@ -10,7 +10,8 @@ use objects::{Revision, Timestamp};
 use parking_lot::Mutex;
 use raft_node::{Member, MemoryDisk, Node, Options, Profile, spawn_task};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use stdx::Rng;
 use store::Store;
@@ -33,6 +34,7 @@ pub(crate) struct Cluster {
     pub(crate) history: Mutex<History>,
     pub(crate) twin: Option<Twin>,
     started: Instant,
+    disk_ms_max: Arc<AtomicU64>,
     rng: Mutex<Rng>,
     masters: Vec<Mutex<Master>>,
 }
@@ -77,6 +79,20 @@ pub(crate) enum Asked<T> {
     Down,
 }
 
+/// A short loss of power.
+fn trip(cluster: Weak<Cluster>) -> impl Fn(usize) {
+    move |i| {
+        let Some(cluster) = cluster.upgrade() else { return };
+        if cluster.crash(i) {
+            let back_in = Duration::from_millis(cluster.fork_rng().below(100));
+            tokio::spawn(async move {
+                sleep(back_in).await;
+                cluster.start(i).await;
+            });
+        }
+    }
+}
+
 pub(crate) fn label(i: usize) -> String {
     format!("master-{i}")
 }
@@ -93,13 +109,14 @@ impl Cluster {
             state: State::Down,
         };
         let masters = (0..mix.n_masters).map(master).map(Mutex::new).collect();
-        Arc::new(Cluster {
-            network: Network::new(mix.n_masters, trace.clone(), Rng::new(rng.next_u64())),
+        Arc::new_cyclic(|cluster: &Weak<Cluster>| Cluster {
+            network: Network::new(mix.n_masters, trace.clone(), Rng::new(rng.next_u64()), trip(cluster.clone())),
             mix,
             trace,
             history: Mutex::default(),
             twin,
             started: Instant::now(),
+            disk_ms_max: Arc::default(),
             rng: Mutex::new(rng),
             masters,
         })
@@ -111,6 +128,11 @@ impl Cluster {
 
     pub(crate) fn fork_rng(&self) -> Rng {
         Rng::new(self.rng.lock().next_u64())
+    }
+
+    /// How long a disk takes for half a sync, at most.
+    pub(crate) fn set_disk_ms_max(&self, ms: u64) {
+        self.disk_ms_max.store(ms, Relaxed);
     }
 
     pub(crate) fn problem(&self, what: String) {
@@ -168,8 +190,8 @@ impl Cluster {
     fn options(self: &Arc<Self>, master: &Master, i: usize, mount: Arc<Mount>) -> (Options, watch::Sender<bool>) {
         let (started, skew_ms) = (self.started, master.skew_ms);
         let life = watch::Sender::new(false);
-        let (mut rng, pause_ms_max) = (self.fork_rng(), self.mix.disk_ms_max);
-        let pauses = move || [(); 2].map(|()| Duration::from_millis(rng.below(pause_ms_max + 1)));
+        let (mut rng, pause_ms_max) = (self.fork_rng(), self.disk_ms_max.clone());
+        let pauses = move || [(); 2].map(|()| Duration::from_millis(rng.below(pause_ms_max.load(Relaxed) + 1)));
         let options = Options {
             cluster_id: "sim".into(),
             node_id: master.id,
@@ -194,6 +216,9 @@ impl Cluster {
         up.life.send_replace(true);
         let mut rng = self.fork_rng();
         up.mount.cut_power(|n_unsynced| rng.below(n_unsynced as u64 + 1) as usize);
+        if self.twin == Some(Twin::Amnesia) {
+            master.disk = Arc::default();
+        }
         self.trace.note(format_args!("{} is gone", label(i)));
         // What is left of the boot reaches neither network nor disk; this only frees its tasks.
         tokio::spawn(async move { up.node.shutdown().await });
@@ -204,10 +229,8 @@ impl Cluster {
     pub(crate) fn wipe(&self, i: usize) {
         let mut master = self.masters[i].lock();
         master.disk = Arc::default();
-        if self.twin != Some(Twin::Amnesia) {
-            master.id += 100;
-            master.member = false;
-        }
+        master.id += 100;
+        master.member = false;
         self.trace.note(format_args!("{} has lost its disk", label(i)));
     }
 

@@ -37,7 +37,7 @@ const NAMESPACE: &str = "default";
 pub enum Twin {
     /// The disk says that it has synced and has not.
     LyingDisk,
-    /// A wiped master comes back under its old id.
+    /// A master that crashed comes back empty under its old id.
     Amnesia,
     /// A linearizable read takes the local view.
     StaleRead,

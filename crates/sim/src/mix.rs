@@ -47,6 +47,10 @@ pub(crate) struct Weather {
     pub(crate) delay_ms_max: u64,
     /// Messages that may take as long as `LATE_MS_MAX`.
     pub(crate) late: u64,
+    /// Answers, and granted votes, whose sender loses power in the moment after: the worst one for a
+    /// promise that was not written down.
+    pub(crate) trips: u64,
+    pub(crate) vote_trips: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -79,6 +83,8 @@ impl Weather {
             doubled: pick(rng, &[0, 0, 20]),
             delay_ms_max: pick(rng, &[1, 2, 5, 20, 60]),
             late: pick(rng, &[0, 0, 5, 20]),
+            trips: pick(rng, &[0, 0, 2]),
+            vote_trips: pick(rng, &[0, 0, 300]),
         }
     }
 }
@@ -92,7 +98,7 @@ impl Mix {
             n_keys: pick(rng, &[2, 5, 8]),
             think_ms_max: pick(rng, &[2, 10, 50]),
             checkpoints: Checkpoints { every, kept: pick(rng, &[0, 5, 20]) },
-            disk_ms_max: pick(rng, &[0, 1, 5, 20]),
+            disk_ms_max: pick(rng, &[0, 1, 5, 20, 100]),
             // Well below the five minutes of history, or the judgement would miss events, too.
             skew_ms_max: pick(rng, &[0, 2_000, 60_000]),
             weather: Weather::draw(rng),

@@ -21,6 +21,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
 pub(crate) struct Network {
     trace: Arc<Trace>,
+    /// Takes a master's power.
+    trip: Box<dyn Fn(usize) + Send + Sync>,
     inner: Mutex<Inner>,
 }
 
@@ -52,10 +54,15 @@ impl Host {
 }
 
 impl Network {
-    pub(crate) fn new(n_masters: usize, trace: Arc<Trace>, rng: Rng) -> Arc<Network> {
+    pub(crate) fn new(
+        n_masters: usize,
+        trace: Arc<Trace>,
+        rng: Rng,
+        trip: impl Fn(usize) + Send + Sync + 'static,
+    ) -> Arc<Network> {
         let hosts = vec![None; n_masters];
         let inner = Inner { rng, weather: Weather::default(), cut: BTreeMap::new(), hosts };
-        Arc::new(Network { trace, inner: Mutex::new(inner) })
+        Arc::new(Network { trace, trip: Box::new(trip), inner: Mutex::new(inner) })
     }
 
     pub(crate) fn join(&self, master: usize, boot: u64, node: Node, life: watch::Receiver<bool>) {
@@ -103,6 +110,15 @@ impl Network {
         (!lost).then(|| Duration::from_millis(delay_ms))
     }
 
+    /// Draws whether the sender of this answer loses power now.
+    fn trips(&self, reply: &Result<PeerReply, TransportError>) -> bool {
+        let weather = self.inner.lock().weather;
+        match reply {
+            Ok(PeerReply::Vote(vote)) if vote.granted => self.draw(weather.vote_trips),
+            Ok(_) | Err(_) => self.draw(weather.trips),
+        }
+    }
+
     fn draw(&self, permille: u64) -> bool {
         self.inner.lock().rng.chance(permille, 1000)
     }
@@ -148,6 +164,9 @@ impl Network {
             },
         };
         let what = if reply.is_ok() { "reply" } else { "error" };
+        if self.trips(&reply) {
+            (self.trip)(to);
+        }
         let arrived = self.travel(to, link.from, what).await;
         if let Some(answer) = answer.filter(|_| arrived) {
             // The caller may have given up.

@@ -123,6 +123,7 @@ async fn run(cluster: &Arc<Cluster>, rng: &mut Rng, counts: &mut Counts) {
 async fn torment(cluster: &Arc<Cluster>, rng: &mut Rng, until: Instant, counts: &mut Counts) -> JoinSet<()> {
     let mut repairs = JoinSet::new();
     cluster.network.set_weather(cluster.mix.weather);
+    cluster.set_disk_ms_max(cluster.mix.disk_ms_max);
     loop {
         let calm = Duration::from_millis(50 + rng.below(cluster.mix.calm_ms_max));
         if Instant::now() + calm >= until {
@@ -241,6 +242,7 @@ fn links(n_masters: usize, rng: &mut Rng) -> Vec<(usize, usize)> {
 async fn heal(cluster: &Arc<Cluster>, repairs: JoinSet<()>) {
     cluster.trace.note("everything is healed");
     cluster.network.set_weather(Weather { delay_ms_max: 2, ..Weather::default() });
+    cluster.set_disk_ms_max(2);
     if timeout(HEAL_MAX, repairs.join_all()).await.is_err() {
         cluster.problem(format!("{HEAL_MAX:?} after healing, some master is not back as a member"));
     }

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sim");
 /// Fresh seeds of one test run.
-const N_FRESH: u64 = 200;
+const N_FRESH: u64 = 150;
 /// A planted fault is noticed by one of so many seeds, or the judgement has become blind to it.
 const N_TWINS: u64 = 40;
 
@@ -33,7 +33,7 @@ fn fresh_seeds_pass() {
 
 #[test]
 fn a_seed_is_replayed_to_the_letter() {
-    for seed in [1, 2, 3] {
+    for seed in 1..=10 {
         let play = || Command::new(PROGRAM).args([&seed.to_string(), "--trace"]).output().unwrap().stdout;
         let (once, again) = (play(), play());
         let lines = |trace: &[u8]| String::from_utf8_lossy(trace).lines().map(ToString::to_string).collect::<Vec<_>>();
@@ -48,8 +48,10 @@ fn a_seed_is_replayed_to_the_letter() {
 #[test]
 fn planted_faults_are_found() {
     for twin in Twin::ALL {
-        let batch = batch(1..=N_TWINS, Some(twin));
-        println!("{}: {} of {N_TWINS} seeds fail", twin.name(), batch.failed.len());
-        assert!(!batch.failed.is_empty(), "no seed of {N_TWINS} notices {}", twin.name());
+        // A few at a time, until one notices.
+        let mut firsts = (1..=N_TWINS).step_by(8);
+        let found = firsts.find_map(|first| batch(first..first + 8, Some(twin)).failed.into_iter().next());
+        let (seed, output) = found.unwrap_or_else(|| panic!("no seed of {N_TWINS} notices {}", twin.name()));
+        println!("{}: seed {seed} says {}", twin.name(), output.lines().next().unwrap_or_default());
     }
 }

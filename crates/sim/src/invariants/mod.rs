@@ -2,6 +2,7 @@
 //! with it, as sentences.
 
 mod answered;
+mod assumed;
 mod dense;
 pub(crate) mod fenced;
 mod linearizable;
@@ -10,7 +11,7 @@ mod watched;
 use crate::history::History;
 
 pub(crate) fn check(history: &History) -> Vec<String> {
-    let checks = [dense::check, linearizable::check, answered::check, watched::check, fenced::check];
+    let checks = [dense::check, linearizable::check, answered::check, assumed::check, watched::check, fenced::check];
     checks.iter().flat_map(|check| check(history)).collect()
 }
 
