@@ -129,8 +129,10 @@ fn nothing_is_lost(cluster: &Cluster, written: &Written) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let stored = runtime.block_on(async {
             let channel = crate::client::endpoint(cluster, context, true).connect_lazy();
-            let mut client = protos::objects::objects_client::ObjectsClient::new(channel).max_decoding_message_size(64 << 20);
-            let request = protos::objects::ListRequest { key: Some(crate::client::key("configmaps", "")), ..Default::default() };
+            let mut client =
+                protos::objects::objects_client::ObjectsClient::new(channel).max_decoding_message_size(64 << 20);
+            let request =
+                protos::objects::ListRequest { key: Some(crate::client::key("configmaps", "")), ..Default::default() };
             client.list(request).await.unwrap().into_inner().items
         });
         let name = |object: &protos::objects::Object| {
@@ -170,7 +172,8 @@ impl Bindings {
 
 /// Runs `story` with a writer and an observer of bindings beside it, then checks what they saw.
 fn beside_a_writer(cluster: &Cluster, what: &str, story: impl FnOnce(&Mutex<Written>) -> Vec<Cost>) {
-    let (written, stop, bindings) = (Mutex::new(Written::default()), AtomicBool::new(false), Arc::new(Bindings::default()));
+    let (written, stop, bindings) =
+        (Mutex::new(Written::default()), AtomicBool::new(false), Arc::new(Bindings::default()));
     let costs = std::thread::scope(|scope| {
         scope.spawn(|| write(cluster, &written, &stop));
         scope.spawn(|| {

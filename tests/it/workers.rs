@@ -36,7 +36,10 @@ fn fingerprints(cluster: &Cluster) -> Vec<String> {
     let pods = cluster.json(&["get", "pods"]);
     let of = |pod: &Value| {
         let status = &pod["status"]["containerStatuses"][0];
-        format!("{} {} {} {}", pod["metadata"]["uid"], pod["spec"]["nodeName"], status["containerID"], status["restartCount"])
+        format!(
+            "{} {} {} {}",
+            pod["metadata"]["uid"], pod["spec"]["nodeName"], status["containerID"], status["restartCount"]
+        )
     };
     let mut all: Vec<String> = pods["items"].as_array().into_iter().flatten().map(of).collect();
     all.sort();
@@ -197,7 +200,10 @@ fn failing_probes_restart_and_show() {
     }
     cluster.wait("the restart", Duration::from_secs(60), || restarts(&get(&cluster, "live")) >= 1);
     let events = cluster.ok(&["describe", "pod", "live"]);
-    assert!(events.contains("Liveness probe failed") && events.contains("failed liveness probe, will be restarted"), "{events}");
+    assert!(
+        events.contains("Liveness probe failed") && events.contains("failed liveness probe, will be restarted"),
+        "{events}"
+    );
     let unready = get(&cluster, "unready");
     assert!(!is_ready(&unready) && restarts(&unready) == 0 && unready["status"]["phase"] == "Running", "{unready}");
     let conditions = unready["status"]["conditions"].to_string();
@@ -249,7 +255,10 @@ fn pods_have_their_own_network_files_and_limits() {
     let inside = |script: &str| cluster.ok(&["exec", "net-1", "-c", "server", "--", "sh", "-c", script]);
     assert_eq!(inside("echo $MODE $NODE; cat /settings/mode /key/token; hostname"), "fast worker-1\nfasts3cretnet-1\n");
     assert_eq!(inside("cat /scratch/by-init; echo mine > /scratch/x && cat /scratch/x"), "made\nmine\n");
-    assert!(cluster.run(&["exec", "net-1", "-c", "server", "--", "sh", "-c", "echo x > /key/token"]).status.code() != Some(0));
+    assert!(
+        cluster.run(&["exec", "net-1", "-c", "server", "--", "sh", "-c", "echo x > /key/token"]).status.code()
+            != Some(0)
+    );
     for name in names {
         let ip = get(&cluster, name)["status"]["podIP"].as_str().unwrap().to_string();
         assert_eq!(inside(&format!("wget -q -O - http://{ip}/by-init")), "made\n", "net-1 reaches {name}");
@@ -261,7 +270,8 @@ fn pods_have_their_own_network_files_and_limits() {
     pod(&cluster, "hungry", "sleep 2; tail /dev/zero", r#", "resources": {"limits": {"memory": "24Mi"}}"#);
     cluster.wait("the kill", PATIENCE, || {
         let status = get(&cluster, "hungry")["status"]["containerStatuses"][0].clone();
-        status["lastState"]["terminated"]["reason"] == "OOMKilled" || status["state"]["terminated"]["reason"] == "OOMKilled"
+        status["lastState"]["terminated"]["reason"] == "OOMKilled"
+            || status["state"]["terminated"]["reason"] == "OOMKilled"
     });
     // An image that is nowhere: told, and tried again later.
     assert!(cluster.apply(

@@ -382,7 +382,9 @@ pub(crate) fn check_not_root(user: &str) -> Result<(), Missing> {
     match user.parse::<i64>() {
         Ok(0) => Err("container has runAsNonRoot and image will run as root".into()),
         Ok(_) => Ok(()),
-        Err(_) => Err(format!("container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root")),
+        Err(_) => Err(format!(
+            "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root"
+        )),
     }
 }
 
@@ -394,10 +396,10 @@ pub(crate) fn security(pod: &Value, container: &Value) -> Result<ContainerSpec, 
     if must_not_be_root(pod, container) && user == Some(0) {
         return Err("container's runAsUser breaks non-root policy".into());
     }
-    let texts = |field: &str| {
-        own.items(field).iter().filter_map(Value::as_str).map(ToString::to_string).collect::<Vec<_>>()
-    };
-    let profile = if own.at("seccompProfile").is_null() { shared.at("seccompProfile") } else { own.at("seccompProfile") };
+    let texts =
+        |field: &str| own.items(field).iter().filter_map(Value::as_str).map(ToString::to_string).collect::<Vec<_>>();
+    let profile =
+        if own.at("seccompProfile").is_null() { shared.at("seccompProfile") } else { own.at("seccompProfile") };
     let groups = shared.items("supplementalGroups").iter().filter_map(Value::as_i64);
     Ok(ContainerSpec {
         privileged: own.at("privileged") == true,
@@ -483,7 +485,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let names = || {
             let entries = std::fs::read_dir(dir.path()).unwrap().flatten();
-            let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+            let mut names: Vec<String> =
+                entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
             names.sort();
             names
         };

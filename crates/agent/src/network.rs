@@ -38,7 +38,8 @@ fn is_v6(cidr: &str) -> bool {
 /// The CNI configuration of a node's own pods.
 pub(crate) fn cni(pod_cidrs: &[String], ipam: &Path) -> String {
     let ranges: Vec<_> = pod_cidrs.iter().map(|cidr| json!([{"subnet": cidr}])).collect();
-    let defaults: BTreeSet<&str> = pod_cidrs.iter().map(|cidr| if is_v6(cidr) { "::/0" } else { "0.0.0.0/0" }).collect();
+    let defaults: BTreeSet<&str> =
+        pod_cidrs.iter().map(|cidr| if is_v6(cidr) { "::/0" } else { "0.0.0.0/0" }).collect();
     let routes: Vec<_> = defaults.into_iter().map(|dst| json!({"dst": dst})).collect();
     let bridge = json!({
         // Addresses keep their place in the cluster: what leaves it is masqueraded by `nft` instead.
@@ -108,8 +109,13 @@ pub(crate) fn nft(cluster_cidrs: &[String], pod_cidrs: &[String], ports: &BTreeS
             .filter(|port| is_v6(&port.pod_ip) == (family == "ip6"))
             .map(|port| {
                 let HostPort { protocol, host_port, host_ip, pod_ip, pod_port } = port;
-                let whose = if host_ip.is_empty() { "fib daddr type local".into() } else { format!("{family} daddr {host_ip}") };
-                let to = if family == "ip6" { format!("[{pod_ip}]:{pod_port}") } else { format!("{pod_ip}:{pod_port}") };
+                let whose = if host_ip.is_empty() {
+                    "fib daddr type local".into()
+                } else {
+                    format!("{family} daddr {host_ip}")
+                };
+                let to =
+                    if family == "ip6" { format!("[{pod_ip}]:{pod_port}") } else { format!("{pod_ip}:{pod_port}") };
                 format!("    {whose} {protocol} dport {host_port} dnat to {to}\n")
             })
             .collect();
@@ -219,7 +225,8 @@ async fn apply(options: &NetworkOptions, peers: &pb::Peers, ports: &BTreeSet<Hos
     run("nft", &["-f", "-"], &nft(&peers.cluster_pod_cidrs, &peers.own_pod_cidrs, ports)).await?;
     // Last: with it, the node takes pods.
     let text = cni(&peers.own_pod_cidrs, &options.ipam);
-    write_if_new(&options.cni_conf.join("10-balsa.conflist"), &text).map_err(|error| format!("writing the CNI configuration: {error}"))
+    write_if_new(&options.cni_conf.join("10-balsa.conflist"), &text)
+        .map_err(|error| format!("writing the CNI configuration: {error}"))
 }
 
 /// Keeps the node's network as the masters and the pods say, for as long as the worker runs.

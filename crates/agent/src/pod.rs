@@ -295,8 +295,7 @@ impl Task<'_> {
 
     fn sandbox_spec(&self, attempt: u32) -> SandboxSpec {
         let pod = &self.assignment.pod;
-        let privileged =
-            |container: &Value| container.at("securityContext").at("privileged") == true;
+        let privileged = |container: &Value| container.at("securityContext").at("privileged") == true;
         let all = || pod.items("spec.containers").iter().chain(pod.items("spec.initContainers"));
         let sysctl = |item: &Value| (item.text("name").to_string(), item.text("value").to_string());
         let hostname = match pod.text("spec.hostname") {

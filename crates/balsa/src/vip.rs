@@ -70,7 +70,8 @@ fn nobody() -> Result<File> {
 }
 
 async fn ip(words: &str) -> Result<()> {
-    let output = tokio::process::Command::new("ip").args(words.split_whitespace()).output().await.context("starting ip")?;
+    let output =
+        tokio::process::Command::new("ip").args(words.split_whitespace()).output().await.context("starting ip")?;
     if !output.status.success() {
         bail!("ip {words}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

@@ -14,9 +14,17 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug)]
 pub enum Entry {
     /// A file of this machine, at a path of the image, executable.
-    File { from: PathBuf, to: String },
-    Link { to: String, target: String },
-    Dir { to: String },
+    File {
+        from: PathBuf,
+        to: String,
+    },
+    Link {
+        to: String,
+        target: String,
+    },
+    Dir {
+        to: String,
+    },
 }
 
 /// An image to make.
@@ -100,7 +108,8 @@ pub fn write(recipe: &Recipe, path: &Path) -> Result<(), Error> {
     })
     .to_string()
     .into_bytes();
-    let described = |media: &str, bytes: &[u8]| json!({"mediaType": media, "digest": digest(bytes), "size": bytes.len()});
+    let described =
+        |media: &str, bytes: &[u8]| json!({"mediaType": media, "digest": digest(bytes), "size": bytes.len()});
     let manifest = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": described("application/vnd.oci.image.config.v1+json", &config),
@@ -138,10 +147,12 @@ pub fn write(recipe: &Recipe, path: &Path) -> Result<(), Error> {
 /// A program as entries: itself at `/NAME`, its loader and its libraries where it looks for them.
 pub fn program(path: &Path, name: &str) -> Result<Vec<Entry>, Error> {
     let output = std::process::Command::new("ldd").arg(path).output();
-    let output = output.map_err(|source| Error::Io { action: "running ldd on", path: path.display().to_string(), source })?;
+    let output =
+        output.map_err(|source| Error::Io { action: "running ldd on", path: path.display().to_string(), source })?;
     let listed = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut entries = vec![Entry::File { from: path.into(), to: format!("/{name}") }];
-    entries.extend(libraries(&listed).into_iter().map(|library| Entry::File { from: library.into(), to: library.into() }));
+    entries
+        .extend(libraries(&listed).into_iter().map(|library| Entry::File { from: library.into(), to: library.into() }));
     Ok(entries)
 }
 

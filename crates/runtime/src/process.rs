@@ -3,8 +3,8 @@
 use crate::process_id::ProcessId;
 use crate::shim::{ShimSpec, ShimState, read_state};
 use crate::{
-    ContainerInfo, ContainerSpec, ContainerState, Error, ExecOutput, ExecStream, Image, Runtime, SandboxInfo, SandboxSpec,
-    env_map,
+    ContainerInfo, ContainerSpec, ContainerState, Error, ExecOutput, ExecStream, Image, Runtime, SandboxInfo,
+    SandboxSpec, env_map,
 };
 use async_trait::async_trait;
 use bytes::Bytes;

@@ -65,7 +65,8 @@ async fn keeps_the_contract(runtime: &dyn Runtime, dir: &Path) {
     let id = runtime.start_sandbox(&pod).await.unwrap();
 
     // It runs, under the id it was given; the very same attempt is not started twice.
-    let server = container("server", 0, "echo $GREETING; echo oops >&2; trap 'exit 7' TERM; while :; do sleep 0.1; done");
+    let server =
+        container("server", 0, "echo $GREETING; echo oops >&2; trap 'exit 7' TERM; while :; do sleep 0.1; done");
     let started = runtime.start_container(&id, &pod, &server).await.unwrap();
     assert_eq!(runtime.start_container(&id, &pod, &server).await.unwrap(), started);
     let info = see("the container to run", runtime, |list| {
@@ -128,12 +129,14 @@ async fn keeps_the_contract(runtime: &dyn Runtime, dir: &Path) {
 
 /// The test's own image: a shell.
 fn shell_image(dir: &Path) -> PathBuf {
-    let links = ["sh", "sleep", "cat", "echo"].map(|tool| Entry::Link { to: format!("bin/{tool}"), target: "/bin/busybox".into() });
+    let links = ["sh", "sleep", "cat", "echo"]
+        .map(|tool| Entry::Link { to: format!("bin/{tool}"), target: "/bin/busybox".into() });
     let entries = [
         vec![Entry::File { from: "/bin/busybox".into(), to: "bin/busybox".into() }, Entry::Dir { to: "tmp".into() }],
         links.to_vec(),
     ];
-    let recipe = Recipe { reference: IMAGE.into(), cmd: vec!["sh".into()], entries: entries.concat(), ..Recipe::default() };
+    let recipe =
+        Recipe { reference: IMAGE.into(), cmd: vec!["sh".into()], entries: entries.concat(), ..Recipe::default() };
     let path = dir.join("shell.tar");
     crate::image::write(&recipe, &path).unwrap();
     path

@@ -59,12 +59,25 @@ pub(crate) fn kills(n: &str) -> Result<()> {
     build(&setup)?;
     eprintln!("== {n} kills of each kind (about {} min)", 1 + n / 5);
     let mut command = cargo(&setup);
-    command.args(["test", "--release", "--locked", "--package", "tests", "--", "kills::", "--nocapture", "--test-threads=1"]);
+    command.args([
+        "test",
+        "--release",
+        "--locked",
+        "--package",
+        "tests",
+        "--",
+        "kills::",
+        "--nocapture",
+        "--test-threads=1",
+    ]);
     command.env("RUN_SLOW_TESTS", "1").env("BALSA_BINARY", binary()).env("BALSA_KILLS", n.to_string());
     let output = command.current_dir(root()).output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let mut late = Vec::new();
-    println!("{:<10} {:>5} {:>24} {:>20} {:>8}", "", "kills", "write gap p50/p90/max ms", "kubectl p50/max ms", "writes");
+    println!(
+        "{:<10} {:>5} {:>24} {:>20} {:>8}",
+        "", "kills", "write gap p50/p90/max ms", "kubectl p50/max ms", "writes"
+    );
     for line in text.lines().filter_map(|line| line.split_once("kills of ").map(|(_, told)| told)) {
         let (what, figures) = line.split_once(": ").context("a story names itself")?;
         let figure = |name: &str| -> Result<u64> {

@@ -243,7 +243,9 @@ impl Cluster {
 
     fn change_cuts(&self, change: impl FnOnce(&mut Vec<Vec<String>>)) -> Result<()> {
         if self.topology.mode == Mode::Loopback {
-            bail!("members of this cluster share the loopback interface, which cannot be cut; as root, `dev up` makes them hosts of their own");
+            bail!(
+                "members of this cluster share the loopback interface, which cannot be cut; as root, `dev up` makes them hosts of their own"
+            );
         }
         let mut groups = self.cuts()?;
         change(&mut groups);
@@ -481,7 +483,10 @@ fn up(masters: Option<usize>, workers: Option<usize>, runtime: &str, dir: &Path)
     for name in &workers {
         std::fs::create_dir_all(cluster.node_dir(name))?;
         let masters = servers[1..].iter().map(|(_, server)| server.clone()).collect();
-        write_yaml(&cluster.node_dir(name).join("config.yaml"), &worker_config(&cluster, name, masters, &tokens.worker))?;
+        write_yaml(
+            &cluster.node_dir(name).join("config.yaml"),
+            &worker_config(&cluster, name, masters, &tokens.worker),
+        )?;
     }
     if cluster.topology.mode == Mode::Loopback {
         std::fs::create_dir_all(cluster.node_dir(BALANCER))?;

@@ -69,7 +69,8 @@ pub(crate) fn is_taken(topology: &Topology) -> Result<bool> {
     let machine = topology.machine();
     let (subnet, _) = machine.rsplit_once('.').context("an IPv4 address has dots")?;
     let shown = ip("-o -4 addr show")?;
-    let in_subnet = |line: &&str| line.contains(&format!(" {subnet}.")) && !line.contains(&format!("{} ", topology.link()));
+    let in_subnet =
+        |line: &&str| line.contains(&format!(" {subnet}.")) && !line.contains(&format!("{} ", topology.link()));
     Ok(shown.lines().any(|line| in_subnet(&line)))
 }
 

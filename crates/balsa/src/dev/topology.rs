@@ -170,11 +170,15 @@ mod tests {
     #[test]
     fn everything_of_a_cluster_differs() {
         let topology = Topology { slot: 7, ..Topology::of(Path::new("/a"), Mode::Namespaces, "process") };
-        let names = (1..=MASTERS_MAX).map(|i| format!("master-{i}")).chain((1..=WORKERS_MAX).map(|i| format!("worker-{i}")));
+        let names =
+            (1..=MASTERS_MAX).map(|i| format!("master-{i}")).chain((1..=WORKERS_MAX).map(|i| format!("worker-{i}")));
         let mut addresses: BTreeSet<String> = names.map(|name| topology.address(&name)).collect();
         addresses.extend([topology.vip(), topology.machine()]);
         assert_eq!(addresses.len(), MASTERS_MAX + WORKERS_MAX + 2);
-        assert_eq!((topology.api("master-2"), topology.common()), ("10.128.7.12:6443".into(), "10.128.7.250:6443".into()));
+        assert_eq!(
+            (topology.api("master-2"), topology.common()),
+            ("10.128.7.12:6443".into(), "10.128.7.250:6443".into())
+        );
         assert_eq!(topology.pod_network(), "10.161.192.0/18");
         assert!(topology.link().len() <= 15, "the kernel's limit for an interface's name");
         let loopback = Topology { slot: 1, ..Topology::of(Path::new("/a"), Mode::Loopback, "process") };

@@ -63,7 +63,10 @@ pub fn missing_programs() -> Vec<&'static str> {
 }
 
 fn cni_folder() -> Option<&'static Path> {
-    CNI_FOLDERS.iter().map(Path::new).find(|folder| folder.join("bridge").is_file() && folder.join("host-local").is_file())
+    CNI_FOLDERS
+        .iter()
+        .map(Path::new)
+        .find(|folder| folder.join("bridge").is_file() && folder.join("host-local").is_file())
 }
 
 pub struct Daemon {

@@ -102,7 +102,8 @@ async fn process(channel: Channel, id: &str, command: &[String], tty: bool) -> R
     let container = client.get(call).await.map_err(failed)?.into_inner().container.unwrap_or_default();
     let spec: Value = serde_json::from_slice(&container.spec.unwrap_or_default().value)
         .map_err(|error| Error::Failed(format!("the container's spec is not JSON: {error}")))?;
-    let mut process = spec.get("process").cloned().ok_or_else(|| Error::Failed("the container has no process".into()))?;
+    let mut process =
+        spec.get("process").cloned().ok_or_else(|| Error::Failed("the container has no process".into()))?;
     process["args"] = command.into();
     process["terminal"] = tty.into();
     if tty && let Some(env) = process.get_mut("env").and_then(Value::as_array_mut) {
@@ -189,7 +190,8 @@ impl Command {
         let (input, from_client) = mpsc::channel::<(u32, Bytes)>(FRAMES_MAX);
         let (to_client, output) = mpsc::channel(FRAMES_MAX);
         let (done, exit) = oneshot::channel();
-        let feeder = tokio::spawn(feed(self.client.clone(), self.container.clone(), self.exec.clone(), input_end, from_client));
+        let feeder =
+            tokio::spawn(feed(self.client.clone(), self.container.clone(), self.exec.clone(), input_end, from_client));
         tokio::spawn(async move {
             let mut pumps = vec![tokio::spawn(pump(out, STDOUT, to_client.clone()))];
             pumps.extend(err.map(|err| tokio::spawn(pump(err, STDERR, to_client.clone()))));
@@ -285,7 +287,8 @@ async fn feed(
             other => tracing::debug!(channel = other, "a frame on an unknown channel is dropped"),
         }
         if close && stdin.take().is_some() {
-            let call = tasks::CloseIoRequest { container_id: container_id.clone(), exec_id: exec_id.clone(), stdin: true };
+            let call =
+                tasks::CloseIoRequest { container_id: container_id.clone(), exec_id: exec_id.clone(), stdin: true };
             if let Err(status) = client.close_io(scoped(call)).await {
                 tracing::debug!(%status, "standard input was not closed");
             }

@@ -9,8 +9,8 @@ mod exec;
 pub use daemon::{Daemon, DaemonOptions, clean_up, image_names, import, missing_programs, unmount_below};
 
 use crate::{
-    ContainerInfo, ContainerSpec, ContainerState, Error, ExecOutput, ExecStream, Image, Runtime, SandboxInfo, SandboxSpec,
-    cgroup,
+    ContainerInfo, ContainerSpec, ContainerState, Error, ExecOutput, ExecStream, Image, Runtime, SandboxInfo,
+    SandboxSpec, cgroup,
 };
 use async_trait::async_trait;
 use cri::image_service_client::ImageServiceClient;
@@ -94,7 +94,9 @@ fn channel(socket: &Path) -> Channel {
 fn failed(status: Status) -> Error {
     match status.code() {
         Code::NotFound => Error::NotFound(status.message().to_string()),
-        Code::DeadlineExceeded | Code::Cancelled => Error::Failed("the container runtime did not answer in time".into()),
+        Code::DeadlineExceeded | Code::Cancelled => {
+            Error::Failed("the container runtime did not answer in time".into())
+        }
         Code::Unavailable => Error::Failed(format!("the container runtime cannot be reached: {}", status.message())),
         _ => Error::Failed(status.message().to_string()),
     }
@@ -153,14 +155,9 @@ impl ContainerdRuntime {
     }
 
     fn labels(&self, pod: &SandboxSpec) -> HashMap<String, String> {
-        [
-            (POD_UID, &pod.uid),
-            (POD_NAME, &pod.name),
-            (POD_NAMESPACE, &pod.namespace),
-            (WORKER, &self.options.worker),
-        ]
-        .map(|(key, value)| (key.to_string(), value.clone()))
-        .into()
+        [(POD_UID, &pod.uid), (POD_NAME, &pod.name), (POD_NAMESPACE, &pod.namespace), (WORKER, &self.options.worker)]
+            .map(|(key, value)| (key.to_string(), value.clone()))
+            .into()
     }
 
     fn namespaces(pod: &SandboxSpec) -> cri::NamespaceOption {
@@ -235,7 +232,11 @@ impl ContainerdRuntime {
             command: spec.command.clone(),
             args: spec.args.clone(),
             working_dir: spec.working_dir.clone(),
-            envs: spec.env.iter().map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone() }).collect(),
+            envs: spec
+                .env
+                .iter()
+                .map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone() })
+                .collect(),
             mounts: spec.mounts.iter().map(mount).collect(),
             labels,
             annotations: [(IMAGE.to_string(), spec.image.clone())].into(),
@@ -407,7 +408,8 @@ impl Runtime for ContainerdRuntime {
             path: spec.log_dir.display().to_string(),
             source,
         })?;
-        let call = cri::RunPodSandboxRequest { config: Some(self.sandbox_config(spec)), runtime_handler: String::new() };
+        let call =
+            cri::RunPodSandboxRequest { config: Some(self.sandbox_config(spec)), runtime_handler: String::new() };
         match within(SLOW, self.client().run_pod_sandbox(request(call, SLOW))).await {
             Ok(response) => Ok(response.pod_sandbox_id),
             Err(status) => {
