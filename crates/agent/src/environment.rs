@@ -165,11 +165,8 @@ fn write(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }
-    // Replaced as a whole: a container never reads half a file.
-    let temporary = path.with_extension("balsa-new");
-    std::fs::write(&temporary, bytes)?;
-    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(mode))?;
-    std::fs::rename(temporary, path)
+    // A container never reads half a file.
+    runtime::files::replace_as(&path, bytes, mode)
 }
 
 /// Makes a volume hold these files and no others.

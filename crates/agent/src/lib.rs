@@ -145,10 +145,8 @@ impl Shared {
             })
             .collect();
         let (epoch, revision) = *self.newest.lock();
-        let path = self.assignments_path();
-        let temporary = path.with_extension("new");
         let text = json!({"epoch": epoch, "revision": revision, "pods": pods}).to_string();
-        if let Err(error) = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &path)) {
+        if let Err(error) = runtime::files::replace(&self.assignments_path(), text) {
             tracing::warn!(%error, "the assignments could not be kept on disk");
         }
     }

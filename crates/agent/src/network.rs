@@ -7,6 +7,7 @@
 
 use crate::Shared;
 use protos::dispatch as pb;
+use runtime::files;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -164,9 +165,7 @@ fn write_if_new(path: &Path, text: &str) -> std::io::Result<()> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir)?;
     }
-    let temporary = path.with_extension("new");
-    std::fs::write(&temporary, text)?;
-    std::fs::rename(temporary, path)
+    files::replace(path, text)
 }
 
 fn forward() -> std::io::Result<()> {

@@ -226,7 +226,7 @@ pub(crate) fn get(scope: &Scope, words: &[String], all: bool, selector: &str, ou
 /// The object as indented text, and its events.
 pub(crate) fn describe(scope: &Scope, words: &[String]) -> Result<()> {
     let access = scope.at.access()?;
-    let (kind, Some(name)) = target(words)? else { bail!("name the {} to describe", "object") };
+    let (kind, Some(name)) = target(words)? else { bail!("name the object to describe: TYPE NAME or TYPE/NAME") };
     let object = get_one(&access, kind, &scope.namespace, &name)?;
     fn show(value: &Value, indent: usize) {
         let pad = " ".repeat(indent);

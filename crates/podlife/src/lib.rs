@@ -251,7 +251,7 @@ fn run(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &m
             return;
         }
         // Everything ran, ended or got lost, and nothing runs twice.
-        None if !may_start(pod) => return,
+        None if containers(pod).all(|(container, _)| first_attempt(pod, container.text("name")).is_none()) => return,
         None => {
             match memory.failures.get("") {
                 Some(failure) if now < retry_at(failure) => step.wake_at(retry_at(failure)),
@@ -271,39 +271,39 @@ fn run(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &m
             break;
         }
         let latest = world.latest(name);
-        match latest.map(|latest| &latest.state) {
-            Some(State::Running { .. }) => {
-                let running = latest.expect("it runs");
+        match latest {
+            Some(running @ Observed { state: State::Running { .. }, .. }) => {
                 if !is_init && running.image != container.text("image") {
                     let message = format!("Container {name} definition changed, will be restarted");
                     step.notes.push(Note { ty: "Normal", reason: "Killing", message, container: name.into() });
                     let (id, name) = (running.id.clone(), name.to_string());
                     step.actions.push(Action::StopContainer { id, name, grace_s: grace(pod) });
                 } else if !is_init {
-                    probes::run(container, latest.expect("it runs"), grace(pod), memory, now, step);
+                    probes::run(container, running, grace(pod), memory, now, step);
                 } else {
                     inits_done = false;
                 }
             }
             // Made and not started: the worker ended in between. The runtime goes on with this attempt.
-            Some(State::Created) => {
+            Some(created @ Observed { state: State::Created, .. }) => {
                 inits_done &= !is_init;
-                start_again(name, latest.expect("it was created"), memory, now, step);
+                start(name, created.attempt, memory, now, step);
             }
-            Some(State::Exited { code: 0, .. }) if is_init => {}
-            Some(State::Exited { started, finished, code, .. }) => {
+            Some(Observed { state: State::Exited { code: 0, .. }, .. }) if is_init => {}
+            Some(ended @ Observed { state: State::Exited { started, finished, code, .. }, .. }) => {
                 inits_done &= !is_init;
-                let latest = latest.expect("it exited");
                 if restarts(pod, is_init, *code) {
                     if finished.since_ms(*started) > FORGIVEN_AFTER_MS {
-                        memory.forgiven.insert(name.into(), latest.attempt);
+                        memory.forgiven.insert(name.into(), ended.attempt);
                     }
-                    restart(pod, name, latest, *finished, memory, now, step);
+                    restart(pod, name, ended, *finished, memory, now, step);
                 }
             }
             None => {
                 inits_done &= !is_init;
-                start(pod, name, world, memory, now, step);
+                if let Some(attempt) = first_attempt(pod, name) {
+                    start(name, attempt, memory, now, step);
+                }
             }
         }
         // Init containers run one after the other.
@@ -319,10 +319,14 @@ fn next_sandbox(pod: &Value) -> u32 {
     restarts.filter_map(|old| old.at("restartCount").as_u64()).max().map_or(0, |n| n as u32 + 1)
 }
 
-/// Whether any container may be started here: without a restart policy, what ran does not run again.
-fn may_start(pod: &Value) -> bool {
-    let ran = |name: &str| status::old_status(pod, name).is_some_and(|old| !old.text("containerID").is_empty());
-    pod.text("spec.restartPolicy") != "Never" || containers(pod).any(|(container, _)| !ran(container.text("name")))
+/// The attempt with which a container starts here: the first, or the one past what the cluster
+/// remembers of it. `None` when it ran and vanished, and no policy lets it run again.
+fn first_attempt(pod: &Value, name: &str) -> Option<u32> {
+    let ran = status::old_status(pod, name).filter(|old| !old.text("containerID").is_empty());
+    match ran {
+        Some(_) if pod.text("spec.restartPolicy") == "Never" => None,
+        ran => Some(ran.and_then(|old| old.at("restartCount").as_u64()).map_or(0, |n| n as u32 + 1)),
+    }
 }
 
 /// Whether a pod whose sandbox is gone has anything left to do.
@@ -352,27 +356,12 @@ fn retry_at(failure: &Failure) -> Timestamp {
     failure.at.plus_ms(ms as i64)
 }
 
-fn start_again(name: &str, created: &Observed, memory: &Memory, now: Timestamp, step: &mut Step) {
-    match memory.failures.get(name) {
-        Some(failure) if now < retry_at(failure) => step.wake_at(retry_at(failure)),
-        _ => step.actions.push(Action::StartContainer { name: name.into(), attempt: created.attempt }),
+/// Starts an attempt, or waits until its last failure is long enough ago.
+fn start(name: &str, attempt: u32, memory: &Memory, now: Timestamp, step: &mut Step) {
+    match memory.failures.get(name).map(retry_at) {
+        Some(due) if now < due => step.wake_at(due),
+        _ => step.actions.push(Action::StartContainer { name: name.into(), attempt }),
     }
-}
-
-/// The first start here of a container: attempt 0, or past what the cluster remembers of it.
-fn start(pod: &Value, name: &str, _: &World, memory: &Memory, now: Timestamp, step: &mut Step) {
-    if let Some(failure) = memory.failures.get(name)
-        && now < retry_at(failure)
-    {
-        return step.wake_at(retry_at(failure));
-    }
-    let before = status::old_status(pod, name).filter(|old| !old.text("containerID").is_empty());
-    // Without a restart policy, what ran and vanished does not run again.
-    if before.is_some() && pod.text("spec.restartPolicy") == "Never" {
-        return;
-    }
-    let attempt = before.and_then(|old| old.at("restartCount").as_u64()).map_or(0, |n| n as u32 + 1);
-    step.actions.push(Action::StartContainer { name: name.into(), attempt });
 }
 
 fn restart(

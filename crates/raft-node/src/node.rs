@@ -267,7 +267,7 @@ impl Node {
         Ok(())
     }
 
-    /// Removes a member. Only on the leader; removing the leader itself hands leadership over first.
+    /// Removes a member. Only on the leader; a leader that removes itself steps down once that is committed.
     pub async fn remove_member(&self, id: u64) -> Result<(), Error> {
         let status = self.status();
         let voters: BTreeSet<u64> = status.members.iter().filter(|m| m.voter && m.id != id).map(|m| m.id).collect();

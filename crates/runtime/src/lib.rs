@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod containerd;
+pub mod files;
 pub mod image;
 mod process;
 pub mod process_id;
@@ -17,7 +18,7 @@ pub use process::ProcessRuntime;
 use async_trait::async_trait;
 use objects::Timestamp;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,14 @@ pub enum Error {
     Failed(String),
     #[error("{action} {path}")]
     Io { action: &'static str, path: String, source: std::io::Error },
+}
+
+impl Error {
+    /// Adds to a failure what was being done, and where.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
+        let path = path.display().to_string();
+        move |source| Error::Io { action, path, source }
+    }
 }
 
 /// A pod's sandbox as asked for.

@@ -4,7 +4,7 @@ use crate::process_id::ProcessId;
 use crate::shim::{ShimSpec, ShimState, read_state};
 use crate::{
     ContainerInfo, ContainerSpec, ContainerState, Error, ExecOutput, ExecStream, Image, Runtime, SandboxInfo,
-    SandboxSpec, env_map,
+    SandboxSpec, env_map, files,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -46,16 +46,9 @@ struct SavedContainer {
     working_dir: String,
 }
 
-fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
-    let path = path.display().to_string();
-    move |source| Error::Io { action, path, source }
-}
-
 fn save<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
-    let temporary = path.with_extension("new");
     let bytes = serde_json::to_vec(value).map_err(|error| Error::Failed(error.to_string()))?;
-    std::fs::write(&temporary, bytes).map_err(io("writing", path))?;
-    std::fs::rename(&temporary, path).map_err(io("renaming", path))
+    files::replace(path, bytes).map_err(Error::io("writing", path))
 }
 
 fn load<T: for<'a> Deserialize<'a>>(path: &Path) -> Option<T> {
@@ -167,7 +160,7 @@ impl Runtime for ProcessRuntime {
 
     async fn healthy(&self) -> Result<(), Error> {
         let pods = self.dir.join("pods");
-        std::fs::create_dir_all(&pods).map_err(io("creating", &pods))
+        std::fs::create_dir_all(&pods).map_err(Error::io("creating", &pods))
     }
 
     async fn list(&self) -> Result<Vec<SandboxInfo>, Error> {
@@ -190,8 +183,8 @@ impl Runtime for ProcessRuntime {
     async fn start_sandbox(&self, spec: &SandboxSpec) -> Result<String, Error> {
         let id = format!("{}-{}", spec.uid, spec.attempt);
         let dir = self.sandbox_dir(&id);
-        std::fs::create_dir_all(&dir).map_err(io("creating", &dir))?;
-        std::fs::create_dir_all(&spec.log_dir).map_err(io("creating", &spec.log_dir))?;
+        std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
+        std::fs::create_dir_all(&spec.log_dir).map_err(Error::io("creating", &spec.log_dir))?;
         let saved = SavedSandbox {
             uid: spec.uid.clone(),
             name: spec.name.clone(),
@@ -218,7 +211,7 @@ impl Runtime for ProcessRuntime {
         self.stop_sandbox(id).await?;
         let dir = self.sandbox_dir(id);
         match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("removing", &dir)(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("removing", &dir)(error)),
             _ => Ok(()),
         }
     }
@@ -238,10 +231,10 @@ impl Runtime for ProcessRuntime {
             // This very attempt was started before; a second process must not be.
             return Ok(id);
         }
-        std::fs::create_dir_all(&dir).map_err(io("creating", &dir))?;
+        std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
         let log = pod.log_dir.join(&spec.log_file);
         if let Some(parent) = log.parent() {
-            std::fs::create_dir_all(parent).map_err(io("creating", parent))?;
+            std::fs::create_dir_all(parent).map_err(Error::io("creating", parent))?;
         }
         let mut env =
             vec![("PATH".to_string(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_string())];
@@ -263,7 +256,7 @@ impl Runtime for ProcessRuntime {
         let mut child = std::process::Command::new(&self.shim);
         child.arg("process-shim").arg(&dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         std::os::unix::process::CommandExt::process_group(&mut child, 0);
-        let mut child = child.spawn().map_err(io("starting", &self.shim))?;
+        let mut child = child.spawn().map_err(Error::io("starting", &self.shim))?;
         // The shim outlives this process; while we live, somebody must reap it.
         std::thread::spawn(move || drop(child.wait()));
         let deadline = tokio::time::Instant::now() + SHIM_START_MAX;
@@ -312,7 +305,7 @@ impl Runtime for ProcessRuntime {
     async fn remove_container(&self, id: &str) -> Result<(), Error> {
         let dir = self.container_dir(id);
         match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("removing", &dir)(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("removing", &dir)(error)),
             _ => Ok(()),
         }
     }

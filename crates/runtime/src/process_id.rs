@@ -1,6 +1,7 @@
 //! A process that outlives the one that started it: its id with its start time, as a recycled id
 //! belongs to somebody else.
 
+use crate::files;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -32,9 +33,7 @@ impl ProcessId {
     }
 
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
-        let temporary = path.with_extension("pid-new");
-        std::fs::write(&temporary, format!("{} {}", self.pid, self.started))?;
-        std::fs::rename(temporary, path)
+        files::replace(path, format!("{} {}", self.pid, self.started))
     }
 
     /// Whether it still runs (or is frozen); a zombie does not.

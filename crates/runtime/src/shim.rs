@@ -3,6 +3,7 @@
 //! It starts the command in a process group of its own, writes its output as CRI log lines
 //! (`TIME stream F text`), and leaves the exit code in a file when it ends.
 
+use crate::files;
 use crate::process_id::ProcessId;
 use objects::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -39,9 +40,7 @@ fn now() -> Timestamp {
 }
 
 fn write_state(dir: &Path, state: &ShimState) -> std::io::Result<()> {
-    let temporary = dir.join("state.json.new");
-    std::fs::write(&temporary, serde_json::to_vec(state)?)?;
-    std::fs::rename(temporary, dir.join("state.json"))
+    files::replace(&dir.join("state.json"), serde_json::to_vec(state)?)
 }
 
 pub fn read_state(dir: &Path) -> Option<ShimState> {

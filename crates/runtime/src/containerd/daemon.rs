@@ -73,11 +73,6 @@ pub struct Daemon {
     options: DaemonOptions,
 }
 
-fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
-    let path = path.display().to_string();
-    move |source| Error::Io { action, path, source }
-}
-
 impl Daemon {
     /// Starts containerd, or finds the one an earlier worker started, and gives it the sandbox image.
     pub async fn start(options: DaemonOptions) -> Result<Daemon, Error> {
@@ -95,7 +90,7 @@ impl Daemon {
         }
         tracing::info!(cgroups = layout.name(), "starting the container runtime");
         for dir in [&options.root, &options.state, &options.cni_conf] {
-            std::fs::create_dir_all(dir).map_err(io("creating", dir))?;
+            std::fs::create_dir_all(dir).map_err(Error::io("creating", dir))?;
         }
         let daemon = Daemon { options };
         daemon.configure()?;
@@ -129,22 +124,23 @@ impl Daemon {
 
     fn configure(&self) -> Result<(), Error> {
         let path = self.config_file();
-        std::fs::write(&path, config(&self.options)).map_err(io("writing", &path))
+        std::fs::write(&path, config(&self.options)).map_err(Error::io("writing", &path))
     }
 
     fn spawn(&self) -> Result<(), Error> {
         let path = self.log_file();
         if std::fs::metadata(&path).is_ok_and(|meta| meta.len() > LOG_BYTES_MAX) {
-            std::fs::remove_file(&path).map_err(io("removing", &path))?;
+            std::fs::remove_file(&path).map_err(Error::io("removing", &path))?;
         }
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(io("opening", &path))?;
-        let again = log.try_clone().map_err(io("opening", &path))?;
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io("opening", &path))?;
+        let again = log.try_clone().map_err(Error::io("opening", &path))?;
         let mut command = Command::new("containerd");
         command.arg("--config").arg(self.config_file()).stdin(Stdio::null()).stdout(again).stderr(log);
         // A group of its own: a signal to the worker's terminal is not for it.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let mut child = command.spawn().map_err(io("starting", Path::new("containerd")))?;
-        ProcessId::of(child.id()).write(&self.pid_file()).map_err(io("writing", &self.pid_file()))?;
+        let mut child = command.spawn().map_err(Error::io("starting", Path::new("containerd")))?;
+        ProcessId::of(child.id()).write(&self.pid_file()).map_err(Error::io("writing", &self.pid_file()))?;
         // It outlives this process; while we live, somebody must reap it.
         std::thread::spawn(move || drop(child.wait()));
         Ok(())
@@ -183,7 +179,7 @@ impl Daemon {
         let path = self.options.state.join("pause.tar");
         image::write(&recipe, &path)?;
         let imported = import(&socket, &path).await;
-        std::fs::remove_file(&path).map_err(io("removing", &path))?;
+        std::fs::remove_file(&path).map_err(Error::io("removing", &path))?;
         imported
     }
 
@@ -290,7 +286,7 @@ async fn ctr(socket: &Path, words: &[&str]) -> Result<String, Error> {
     command.arg("--address").arg(socket).args(["--namespace", "k8s.io"]).args(words).stdin(Stdio::null());
     let output = command.kill_on_drop(true).output();
     let output = match tokio::time::timeout(Duration::from_secs(120), output).await {
-        Ok(output) => output.map_err(io("starting", Path::new("ctr")))?,
+        Ok(output) => output.map_err(Error::io("starting", Path::new("ctr")))?,
         Err(_) => return Err(Error::Failed(format!("ctr {} took longer than 120 s", words.join(" ")))),
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_string();
