@@ -59,7 +59,7 @@ fn has_python_grpc() -> bool {
 fn missing(purpose: Purpose) -> Vec<(Purpose, &'static str)> {
     let busybox = || Path::new("/bin/busybox").exists();
     let table: [(Purpose, bool, &[&str]); 10] = [
-        (Purpose::Build, has_libclang(), &["libclang1", "libclang-common-14-dev"]),
+        (Purpose::Build, has_libclang(), &["libclang-dev"]),
         (Purpose::Build, exists("g++"), &["g++"]),
         (Purpose::Run, exists("containerd") && exists("ctr"), &["containerd"]),
         (Purpose::Run, exists("runc"), &["runc"]),
