@@ -3,6 +3,7 @@
 use crate::setup::{self, Purpose};
 use crate::{binary, build, root};
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -27,34 +28,51 @@ fn show(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// What a verb answers with `-o json`.
+fn asked(arguments: &[&str]) -> Result<Value> {
+    let arguments = [arguments, &["--dir", DIR, "-o", "json"]].concat();
+    serde_json::from_str(&balsa(&arguments)?)
+        .with_context(|| format!("reading what balsa {} says", arguments.join(" ")))
+}
+
 /// How the cluster runs containers.
-fn runtime() -> Result<&'static str> {
+fn runtime() -> Result<String> {
     let plan = std::fs::read_to_string(root().join(DIR).join("topology.json")).context("dev up left no plan")?;
-    Ok(if plan.contains("\"runtime\": \"containerd\"") { "containerd" } else { "process" })
+    let plan: Value = serde_json::from_str(&plan).context("reading topology.json")?;
+    Ok(plan["runtime"].as_str().context("topology.json does not tell the runtime")?.into())
 }
 
 fn say(text: &str) {
     println!("\n== {text}");
 }
 
-/// Waits until `done` says so.
+/// Waits until `done` says so; tells the last failure when it never does.
 fn wait(what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
     let started = Instant::now();
-    while !done().unwrap_or(false) {
+    loop {
+        let told = match done() {
+            Ok(true) => return Ok(()),
+            Ok(false) => String::new(),
+            Err(error) => format!(" ({error:#})"),
+        };
         if started.elapsed() > Duration::from_secs(60) {
-            bail!("waited 60 s in vain for {what}; look at {DIR}/nodes/*/log");
+            bail!("waited 60 s in vain for {what}{told}; look at {DIR}/nodes/*/log");
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    Ok(())
 }
 
 fn leader() -> Result<String> {
-    let text = balsa(&["status", "--dir", DIR, "-o", "json"])?;
-    let line =
-        text.lines().find_map(|line| line.trim().strip_prefix("\"leader\": \"")).context("no leader in the status")?;
-    let name = line.trim_end_matches(['"', ',']).to_string();
-    if name.is_empty() { bail!("there is no leader") } else { Ok(name) }
+    let status = asked(&["status"])?;
+    let name = status["leader"].as_str().filter(|name| !name.is_empty());
+    Ok(name.context("there is no leader")?.into())
+}
+
+/// How many of the example's pods run.
+fn running() -> Result<usize> {
+    let pods = asked(&["get", "pods", "-l", "app=web"])?;
+    let pods = pods["items"].as_array().context("no list of pods")?;
+    Ok(pods.iter().filter(|pod| pod["status"]["phase"] == "Running").count())
 }
 
 pub(crate) fn run() -> Result<()> {
@@ -69,7 +87,7 @@ pub(crate) fn run() -> Result<()> {
     }
     say("an example: one pod a worker, by required anti-affinity");
     print!("{}", balsa(&["apply", "--dir", DIR, "-f", "cluster-configs/examples/web.yaml"])?);
-    wait("three pods to run", || Ok(balsa(&["get", "pods", "--dir", DIR])?.matches("Running").count() >= 3))?;
+    wait("three pods to run", || Ok(running()? >= 3))?;
     print!("{}", balsa(&["get", "pods", "-o", "wide", "--dir", DIR])?);
     let leader_was = leader()?;
     say(&format!("killing the leader, {leader_was}"));
