@@ -1,10 +1,10 @@
 //! Those who use the masters: clients that write and read, watchers, and the manager on each leader.
 
 use crate::cluster::{Asked, Cluster};
-use crate::history::{Change, End, Operation, Shown, What, Write, name_of, sight, sights};
-use crate::invariants::fenced;
+use crate::history::{name_of, refusal, sight, sights};
 use crate::world::Phase;
 use crate::{KINDS, NAMESPACE, Twin};
+use judge::{Assumed, Change, End, Operation, Shown, What, Write, fenced};
 use objects::{Key, KindId, Revision, json, record};
 use state::{ListError, Op, Outcome, Txn, View};
 use std::sync::Arc;
@@ -67,7 +67,7 @@ impl Client {
         let Asked::Answered(Ok(view)) = asked.await else { return false };
         let at = view.revision();
         let answered = self.cluster.trace.note(format_args!("{} has read revision {at}", self.name));
-        let what = What::Read { at, seen: sights(&view) };
+        let what = What::Read { at: at.0, seen: sights(&view) };
         let operation = Operation { who: self.name.clone(), invoked, tried: invoked, answered, what };
         self.cluster.history.lock().operations.push(operation);
         true
@@ -107,11 +107,11 @@ impl Client {
             let asked = self.cluster.ask(i, patience, |store| async move { store.propose(txn).await }).await;
             match asked {
                 Asked::Answered(Ok(Outcome::Applied(revisions))) => {
-                    end = End::Applied(revisions);
+                    end = applied(revisions);
                     break;
                 }
-                Asked::Answered(Ok(Outcome::Refused(refusal))) => {
-                    end = End::Refused(refusal);
+                Asked::Answered(Ok(Outcome::Refused(why))) => {
+                    end = End::Refused(refusal(&why));
                     break;
                 }
                 Asked::Answered(Err(Error::Unavailable(_))) | Asked::Down => sleep(Duration::from_millis(50)).await,
@@ -122,11 +122,11 @@ impl Client {
             end = End::Unknown;
         }
         let answered = self.cluster.trace.note(format_args!("{} is told of {value}: {end:?}", self.name));
-        let applied = matches!(end, End::Applied(_));
+        let is_applied = matches!(end, End::Applied(_));
         let what = What::Write(Write { value, changes, doubtful, end });
         let operation = Operation { who: self.name.clone(), invoked, tried, answered, what };
         self.cluster.history.lock().operations.push(operation);
-        applied
+        is_applied
     }
 
     fn any_key(&mut self) -> Key {
@@ -149,12 +149,16 @@ fn object(key: &Key, value: &str) -> bytes::Bytes {
     record::encode(&json!({"metadata": {"name": key.name.as_str()}, "data": {"v": value}}))
 }
 
+fn applied(revisions: Vec<Revision>) -> End {
+    End::Applied(revisions.into_iter().map(|revision| revision.0).collect())
+}
+
 fn change(op: &Op) -> Change {
     let name = name_of(op.key());
     match op {
-        Op::Create { .. } => Change { name, assumed: None, deletes: false },
-        Op::Update { assumed, .. } => Change { name, assumed: Some(assumed.0), deletes: false },
-        Op::Delete { assumed, .. } => Change { name, assumed: Some(assumed.0), deletes: true },
+        Op::Create { .. } => Change { name, assumed: Assumed::Absent, deletes: false },
+        Op::Update { assumed, .. } => Change { name, assumed: Assumed::At(assumed.0), deletes: false },
+        Op::Delete { assumed, .. } => Change { name, assumed: Assumed::At(assumed.0), deletes: true },
     }
 }
 
@@ -172,7 +176,7 @@ pub(crate) async fn manage(cluster: Arc<Cluster>, i: usize, until: Instant) {
         let thought_ms = if rng.chance(1, 10) { rng.below(2_000) } else { rng.below(30) };
         sleep(Duration::from_millis(thought_ms)).await;
         n_written += 1;
-        let value = fenced::value(leader, n_written);
+        let value = fenced::value(leader.term, leader.node, n_written);
         let key = Key::new(KINDS[0], NAMESPACE, &format!("manager-{i}"));
         let object = object(&key, &value);
         let op = match store.view().get(&key) {
@@ -196,8 +200,8 @@ pub(crate) async fn manage(cluster: Arc<Cluster>, i: usize, until: Instant) {
         };
         cluster.tell(i);
         let end = match answer {
-            Some(Ok(Outcome::Applied(revisions))) => End::Applied(revisions),
-            Some(Ok(Outcome::Refused(refusal))) => End::Refused(refusal),
+            Some(Ok(Outcome::Applied(revisions))) => applied(revisions),
+            Some(Ok(Outcome::Refused(why))) => End::Refused(refusal(&why)),
             Some(Err(Error::Unavailable(_))) => End::Never,
             Some(Err(Error::Unknown(_))) | None => End::Unknown,
         };

@@ -1,11 +1,11 @@
 //! The masters of a run: started, crashed, wiped, and asked by clients.
 
-use crate::Twin;
 use crate::disk::Mount;
-use crate::history::History;
 use crate::mix::Mix;
 use crate::network::{Host, Link, Network};
 use crate::trace::Trace;
+use crate::{Twin, history};
+use judge::{History, Span};
 use objects::{Revision, Timestamp};
 use parking_lot::Mutex;
 use raft_node::{Member, MemoryDisk, Node, Options, Profile, spawn_task};
@@ -256,7 +256,8 @@ impl Cluster {
         events.sort_by_key(|event| event.revision);
         for event in events {
             let now = self.trace.note(format_args!("{} applied {} {}", label(i), event.revision, event.key.name));
-            self.history.lock().learn(&label(i), &event, now);
+            let span = Span::at(now);
+            self.history.lock().learn(&label(i), event.revision.0, history::fact(&event), span);
         }
         up.told = view.revision();
     }

@@ -4,7 +4,7 @@
 //! Under test are `state`, `store` and `raft-node` as they ship, openraft included; faked are the
 //! disk, the network, the clock and the source of randomness. `cargo run --release -p sim -- 17` plays
 //! seed 17, `1..=1000` a range, `--trace` prints what happens. `mix.rs` says what can go wrong, the
-//! files of `invariants/` what must hold all the same, `Twin` how we know that they would notice.
+//! files of `judge` what must hold all the same, `Twin` how we know that they would notice.
 //!
 //! What is replayed: everything. A run is a process of its own with one thread; time is tokio's
 //! paused clock; every draw comes from the seed, the ones inside openraft through its runtime port, the
@@ -17,7 +17,6 @@ mod client;
 mod cluster;
 mod disk;
 mod history;
-mod invariants;
 mod mix;
 mod network;
 mod trace;

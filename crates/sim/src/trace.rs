@@ -1,13 +1,10 @@
 //! The trace of a run: messages, writes, answers and faults as numbered lines, hashed and, when asked
 //! for, printed.
 
+use judge::Moment;
 use parking_lot::Mutex;
 use std::fmt::Display;
 use tokio::time::Instant;
-
-/// The number of a line: one order over everything that happened, finer than virtual time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Moment(pub(crate) u64);
 
 pub(crate) struct Trace {
     started: Instant,

@@ -3,10 +3,10 @@
 
 use crate::client::{self, Client};
 use crate::cluster::Cluster;
-use crate::history::{End, History, Shown, What, Write, sights};
-use crate::invariants;
+use crate::history::sights;
 use crate::mix::{Fault, Mix, Weather, pick};
 use crate::{KINDS, Options, Report};
+use judge::{End, History, Shown, What, Write};
 use raft_node::Node;
 use state::{View, snapshot};
 use std::sync::Arc;
@@ -52,7 +52,7 @@ pub(crate) async fn play(options: Options) -> Report {
     }
     let history = cluster.history.lock();
     let mut wrong = history.problems.clone();
-    wrong.extend(invariants::check(&history));
+    wrong.extend(judge::check(&history));
     Report { seed: options.seed, trace: cluster.trace.hash(), story: counts.story(&cluster.mix, &history), wrong }
 }
 
@@ -277,7 +277,7 @@ async fn agree(cluster: &Arc<Cluster>) {
         cluster.tell(i);
     }
     let history = cluster.history.lock();
-    let truth = crate::history::Past::of(&history).objects("", history.last_revision());
+    let truth = judge::Past::of(&history).objects("", history.last_revision());
     drop(history);
     for (i, host) in cluster.network.up() {
         let mut held = sights(&host.node.store().view());

@@ -1,17 +1,14 @@
 //! What a client was told of its write is what happened, and it happened at most once.
 
-use crate::history::{Applied, Change, End, History, Known, Operation, Past, What, Write, name_of};
-use crate::trace::Moment;
-use objects::Revision;
-use state::Refusal;
+use crate::history::{Applied, Assumed, Change, End, History, Known, Moment, Operation, Past, Refusal, What, Write};
 use std::collections::BTreeMap;
 
-pub(super) fn check(history: &History) -> Vec<String> {
+pub(crate) fn check(history: &History) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut happened: BTreeMap<&str, Vec<(u64, Moment)>> = BTreeMap::new();
-    for (revision, (first, fact)) in &history.truth {
+    for (revision, (span, fact)) in &history.truth {
         if let Some(value) = &fact.value {
-            happened.entry(value).or_default().push((*revision, *first));
+            happened.entry(value).or_default().push((*revision, span.latest));
         }
     }
     let evidence =
@@ -48,7 +45,7 @@ impl Evidence<'_> {
         match &write.end {
             End::Unknown => None,
             End::Applied(told) => {
-                let stands = |(change, revision)| self.stands(write, change, revision);
+                let stands = |(change, revision): (&Change, &u64)| self.stands(write, change, *revision);
                 let kept = told.len() == write.changes.len() && write.changes.iter().zip(told).all(stands);
                 (!kept).then(|| format!("was acknowledged at {told:?} and is not there"))
             }
@@ -68,57 +65,53 @@ impl Evidence<'_> {
     }
 
     /// Whether the truth at a revision is this change. Deletions hold no value.
-    fn stands(&self, write: &Write, change: &Change, revision: &Revision) -> bool {
+    fn stands(&self, write: &Write, change: &Change, revision: u64) -> bool {
         let value = (!change.deletes).then_some(&write.value);
-        let fact = self.history.truth.get(&revision.0).map(|(_, fact)| fact);
+        let fact = self.history.truth.get(&revision).map(|(_, fact)| fact);
         fact.is_some_and(|fact| fact.name == change.name && fact.value.as_ref() == value)
     }
 }
 
 /// Whether the write had to be refused so at this revision.
 fn is_due(past: &Past, write: &Write, refusal: &Refusal, at: u64) -> bool {
-    let (key, due): (_, fn(Option<u64>, Option<u64>) -> bool) = match refusal {
-        Refusal::AlreadyExists(key) => (key, |assumed, stands| assumed.is_none() && stands.is_some()),
-        Refusal::NotFound(key) => (key, |assumed, stands| assumed.is_some() && stands.is_none()),
-        Refusal::Conflict(key) => (key, |assumed, stands| assumed.is_some() && stands.is_some() && stands != assumed),
+    let (name, due): (_, fn(Assumed, Option<u64>) -> bool) = match refusal {
+        Refusal::AlreadyExists(name) => (name, |assumed, stands| assumed == Assumed::Absent && stands.is_some()),
+        Refusal::NotFound(name) => (name, |assumed, stands| assumed != Assumed::Absent && stands.is_none()),
+        Refusal::Conflict(name) => (
+            name,
+            |assumed, stands| matches!((assumed, stands), (Assumed::At(assumed), Some(stands)) if assumed != stands),
+        ),
         Refusal::Fenced => return write.value.starts_with(super::fenced::PREFIX),
-        // Nothing the simulator sends earns one of these.
-        Refusal::NamespaceTerminating(_)
-        | Refusal::NamespaceMissing(_)
-        | Refusal::Forgotten
-        | Refusal::Malformed(_) => return false,
+        Refusal::Unearned(_) => return false,
     };
-    let name = name_of(key);
-    let stands = past.object(&name, at).map(|(revision, _)| revision);
-    write.changes.iter().any(|change| change.name == name && due(change.assumed, stands))
+    let stands = past.object(name, at).map(|(revision, _)| revision);
+    write.changes.iter().any(|change| change.name == *name && due(change.assumed, stands))
 }
 
 #[cfg(test)]
 mod tests {
     use super::check;
-    use crate::history::{Change, End};
-    use crate::invariants::fixture::{Fixture, history, key};
-    use objects::Revision;
-    use state::Refusal;
+    use crate::fixture::{Fixture, history};
+    use crate::history::{Assumed, Change, End, Refusal};
 
     fn wrong(truth: &str, doubtful: bool, end: End) -> Vec<String> {
         // Nobody asks about `x` and `z`: they are there to be in the way.
         let base = Fixture(history(truth)).tells("x", 0).tells("z", 0);
-        let change = Change { name: "1/a".into(), assumed: Some(1), deletes: false };
+        let change = Change { name: "1/a".into(), assumed: Assumed::At(1), deletes: false };
         // The last try begins at 5; fixture events are applied at their revision's moment.
         check(&base.write("y", 2, 5, 9, doubtful, vec![change], end).0)
     }
 
     #[test]
     fn lost_doubled_and_denied_writes_are_found() {
-        let conflict = || End::Refused(Refusal::Conflict(key("a")));
-        assert_eq!(wrong("1 a=x  2 a=y", false, End::Applied(vec![Revision(2)])), [""; 0]);
+        let conflict = || End::Refused(Refusal::Conflict("1/a".into()));
+        assert_eq!(wrong("1 a=x  2 a=y", false, End::Applied(vec![2])), [""; 0]);
         assert_eq!(wrong("1 a=x  2 a=y", false, End::Unknown), [""; 0]);
         assert_eq!(wrong("1 a=x  2 a=z", false, conflict()), [""; 0]);
         assert_eq!(wrong("1 a=x  2 a=z 3 a=x 4 a=x 5 a=x 6 a=y", true, conflict()), [""; 0], "came late");
         let bad = |truth, doubtful, end| assert_eq!(wrong(truth, doubtful, end).len(), 1);
-        bad("1 a=x", false, End::Applied(vec![Revision(2)])); // lost
-        bad("1 a=x  2 a=z", false, End::Applied(vec![Revision(2)])); // overwritten in place
+        bad("1 a=x", false, End::Applied(vec![2])); // lost
+        bad("1 a=x  2 a=z", false, End::Applied(vec![2])); // overwritten in place
         bad("1 a=x  2 a=y  3 a=y", false, End::Unknown); // twice
         bad("1 a=x  2 a=y", false, End::Never); // denied
         bad("1 a=x  2 a=y", true, conflict()); // the retry forgot that it was done

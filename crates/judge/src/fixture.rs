@@ -1,22 +1,16 @@
 //! Small histories written as text: `1 a=x  2-3 a=y b=y  4 a=-` is a create, a txn of two, a deletion.
 //! Each event is first applied at the moment of its revision's number.
 
-use crate::history::{Change, End, Fact, History, Operation, Sight, What, Write};
-use crate::trace::Moment;
-use objects::{Key, KindId, Revision};
+use crate::history::{Assumed, Change, End, Fact, History, Moment, Operation, Sight, Span, What, Write};
 
-pub(super) fn key(name: &str) -> Key {
-    Key::new(KindId(1), "default", name)
-}
-
-pub(super) fn history(text: &str) -> History {
+pub(crate) fn history(text: &str) -> History {
     let mut history = History::default();
     let (mut next, mut last) = (0, 0);
     for word in text.split_whitespace() {
         if let Some((name, value)) = word.split_once('=') {
             let value = (value != "-").then(|| value.to_string());
             let fact = Fact { name: format!("1/{name}"), value, txn_end: last };
-            history.truth.insert(next, (Moment(next), fact));
+            history.truth.insert(next, (Span::at(Moment(next)), fact));
             next += 1;
         } else {
             let (from, to) = word.split_once('-').unwrap_or((word, word));
@@ -27,7 +21,7 @@ pub(super) fn history(text: &str) -> History {
 }
 
 /// `a@1=x b@2=y`
-pub(super) fn sights(text: &str) -> Vec<Sight> {
+pub(crate) fn sights(text: &str) -> Vec<Sight> {
     let sight = |word: &str| {
         let ((name, rest), value) = (word.split_once('@').unwrap(), word.split_once('=').unwrap().1);
         let revision = rest.split_once('=').unwrap().0.parse().unwrap();
@@ -37,7 +31,7 @@ pub(super) fn sights(text: &str) -> Vec<Sight> {
 }
 
 /// A history to which operations are added, each with its moments.
-pub(super) struct Fixture(pub(super) History);
+pub(crate) struct Fixture(pub(crate) History);
 
 impl Fixture {
     fn operation(mut self, [invoked, tried, answered]: [u64; 3], what: What) -> Fixture {
@@ -46,19 +40,19 @@ impl Fixture {
         self
     }
 
-    pub(super) fn read(self, invoked: u64, answered: u64, at: u64, seen: &str) -> Fixture {
-        self.operation([invoked, invoked, answered], What::Read { at: Revision(at), seen: sights(seen) })
+    pub(crate) fn read(self, invoked: u64, answered: u64, at: u64, seen: &str) -> Fixture {
+        self.operation([invoked, invoked, answered], What::Read { at, seen: sights(seen) })
     }
 
     /// An acknowledged write.
-    pub(super) fn wrote(self, value: &str, invoked: u64, answered: u64, at: &[u64]) -> Fixture {
-        let end = End::Applied(at.iter().map(|revision| Revision(*revision)).collect());
+    pub(crate) fn wrote(self, value: &str, invoked: u64, answered: u64, at: &[u64]) -> Fixture {
+        let end = End::Applied(at.to_vec());
         let write = Write { value: value.into(), changes: Vec::new(), doubtful: false, end };
         self.operation([invoked, invoked, answered], What::Write(write))
     }
 
     #[expect(clippy::too_many_arguments, reason = "a row of a table")]
-    pub(super) fn write(
+    pub(crate) fn write(
         self,
         value: &str,
         invoked: u64,
@@ -73,9 +67,9 @@ impl Fixture {
     }
 
     /// Somebody wrote `value`, as often as it stands there, and does not know.
-    pub(super) fn tells(self, value: &str, at: u64) -> Fixture {
+    pub(crate) fn tells(self, value: &str, at: u64) -> Fixture {
         let stands = self.0.truth.values().filter(|(_, fact)| fact.value.as_deref() == Some(value)).count();
-        let change = Change { name: "1/any".into(), assumed: None, deletes: false };
+        let change = Change { name: "1/any".into(), assumed: Assumed::Absent, deletes: false };
         self.write(value, at, at, at, false, vec![change; stands], End::Unknown)
     }
 }

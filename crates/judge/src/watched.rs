@@ -3,7 +3,7 @@
 
 use crate::history::{History, Past, Shown};
 
-pub(super) fn check(history: &History) -> Vec<String> {
+pub(crate) fn check(history: &History) -> Vec<String> {
     history
         .watched
         .iter()
@@ -53,8 +53,8 @@ fn first_wrong(history: &History, who: &str, shown: &[Shown]) -> Option<String> 
 #[cfg(test)]
 mod tests {
     use super::check;
+    use crate::fixture::{history, sights};
     use crate::history::Shown;
-    use crate::invariants::fixture::{history, sights};
 
     #[test]
     fn gaps_doubles_and_disorder_are_found() {

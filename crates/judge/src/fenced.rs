@@ -5,13 +5,14 @@ use crate::history::History;
 use std::collections::BTreeMap;
 
 /// Fenced values are `leader:TERM:NODE:COUNT`.
-pub(crate) const PREFIX: &str = "leader:";
+pub const PREFIX: &str = "leader:";
 
-pub(crate) fn value(leader: state::LeaderId, count: u64) -> String {
-    format!("{PREFIX}{}:{}:{count}", leader.term, leader.node)
+/// What the `count`th write of a leader holds.
+pub fn value(term: u64, node: u64, count: u64) -> String {
+    format!("{PREFIX}{term}:{node}:{count}")
 }
 
-pub(super) fn check(history: &History) -> Vec<String> {
+pub(crate) fn check(history: &History) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut last_term = 0;
     let mut leaders: BTreeMap<u64, &str> = BTreeMap::new();
@@ -33,7 +34,7 @@ pub(super) fn check(history: &History) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::check;
-    use crate::invariants::fixture::history;
+    use crate::fixture::history;
 
     #[test]
     fn plans_of_the_past_and_double_leaders_are_found() {

@@ -2,7 +2,7 @@
 
 use crate::history::History;
 
-pub(super) fn check(history: &History) -> Vec<String> {
+pub(crate) fn check(history: &History) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut next = 1;
     let mut open_until = 0;
@@ -25,7 +25,7 @@ pub(super) fn check(history: &History) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::check;
-    use crate::invariants::fixture::history;
+    use crate::fixture::history;
 
     #[test]
     fn gaps_and_torn_txns_are_found() {

@@ -7,7 +7,7 @@
 
 use crate::history::{History, Known, Past, What};
 
-pub(super) fn check(history: &History) -> Vec<String> {
+pub(crate) fn check(history: &History) -> Vec<String> {
     let mut wrong = Vec::new();
     let (past, known) = (Past::of(history), Known::of(history));
     for operation in &history.operations {
@@ -27,7 +27,7 @@ pub(super) fn check(history: &History) -> Vec<String> {
         if let What::Read { at, seen } = &operation.what {
             let mut seen = seen.clone();
             seen.sort_by(|a, b| a.name.cmp(&b.name));
-            let truth = past.objects("", at.0);
+            let truth = past.objects("", *at);
             if seen != truth {
                 let who = &operation.who;
                 wrong.push(format!("{who}: a read at revision {at} saw {seen:?}, where stood {truth:?}"));
@@ -40,7 +40,7 @@ pub(super) fn check(history: &History) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::check;
-    use crate::invariants::fixture::{Fixture, history};
+    use crate::fixture::{Fixture, history};
 
     fn n_wrong(fixture: Fixture) -> usize {
         check(&fixture.0).len()
