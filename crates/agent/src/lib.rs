@@ -5,6 +5,7 @@
 
 mod environment;
 mod logs;
+mod masters;
 mod network;
 mod node;
 mod pod;
@@ -12,8 +13,9 @@ mod probe;
 mod session;
 mod streams;
 
+pub use masters::{Incoming, Masters, TonicMasters};
 pub use network::NetworkOptions;
-pub use node::NodeOptions;
+pub use node::{Machine, NodeOptions};
 
 use objects::{Timestamp, Value, ValueExt};
 use parking_lot::Mutex;
@@ -36,9 +38,9 @@ const UP_MAX: usize = 1024;
 pub struct Options {
     pub node: NodeOptions,
     /// host:port of each known master.
-    pub masters: Vec<String>,
-    /// The worker's certificate and the cluster's CA, re-read at each connection.
-    pub tls: Arc<dyn Fn() -> tonic::transport::ClientTlsConfig + Send + Sync>,
+    pub addresses: Vec<String>,
+    /// How they are reached.
+    pub masters: Arc<dyn Masters>,
     /// State: assignments, volumes, logs.
     pub dir: PathBuf,
     pub runtime: Arc<dyn Runtime>,

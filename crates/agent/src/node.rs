@@ -15,13 +15,49 @@ pub struct NodeOptions {
     pub reserved_cpu_milli: i64,
     pub reserved_memory: i64,
     pub pods_max: i64,
+    pub machine: Machine,
+}
+
+/// What a worker tells of the machine it runs on.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    pub n_cpus: i64,
+    pub memory_bytes: i64,
+    /// `amd`, `intel`, `arm` or `other`.
+    pub cpu_class: String,
+    /// `fast` or `slow`.
+    pub disk_class: String,
+    pub kernel_version: String,
+    pub os_image: String,
+    pub machine_id: String,
+    /// The kernel's, of this boot of the machine.
+    pub boot_id: String,
+}
+
+impl Machine {
+    /// This one.
+    pub fn here() -> Machine {
+        let os_release = read("/etc/os-release");
+        let pretty = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux");
+        let uname = nix::sys::utsname::uname().ok();
+        Machine {
+            n_cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as i64,
+            memory_bytes: memory_bytes(),
+            cpu_class: cpu_model_class().into(),
+            disk_class: disk_class().into(),
+            kernel_version: uname.map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default(),
+            os_image: pretty.trim_matches('"').into(),
+            machine_id: read("/etc/machine-id").trim().into(),
+            boot_id: read("/proc/sys/kernel/random/boot_id").trim().into(),
+        }
+    }
 }
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-pub(crate) fn memory_bytes() -> i64 {
+fn memory_bytes() -> i64 {
     let meminfo = read("/proc/meminfo");
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap_or("0 kB");
     line.split_whitespace().next().and_then(|kib| kib.parse::<i64>().ok()).unwrap_or(0) * 1024
@@ -58,8 +94,8 @@ pub(crate) fn node(shared: &Shared) -> Value {
         ("kubernetes.io/hostname", options.name.as_str()),
         ("kubernetes.io/os", "linux"),
         ("kubernetes.io/arch", arch()),
-        ("balsa.dev/cpu-class", cpu_model_class()),
-        ("balsa.dev/disk-class", disk_class()),
+        ("balsa.dev/cpu-class", &options.machine.cpu_class),
+        ("balsa.dev/disk-class", &options.machine.disk_class),
     ]
     .map(|(key, value)| (key.to_string(), value.to_string()))
     .into();
@@ -76,8 +112,9 @@ pub(crate) fn node(shared: &Shared) -> Value {
 pub(crate) fn status(shared: &Shared) -> Value {
     let options = &shared.options.node;
     let now: Timestamp = shared.now();
-    let n_cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as i64;
-    let (cpu, memory) = (n_cpus * 1000, memory_bytes());
+    let machine = &options.machine;
+    let (n_cpus, memory) = (machine.n_cpus, machine.memory_bytes);
+    let cpu = n_cpus * 1000;
     let unhealthy = shared.health.borrow().clone();
     let condition = |ty: &str, status: bool, reason: &str, message: &str| {
         json!({"type": ty, "status": if status { "True" } else { "False" }, "reason": reason, "message": message,
@@ -87,9 +124,6 @@ pub(crate) fn status(shared: &Shared) -> Value {
         None => condition("Ready", true, "KubeletReady", "balsa worker is posting ready status"),
         Some(why) => condition("Ready", false, "KubeletNotReady", &format!("container runtime is down: {why}")),
     };
-    let uname = nix::sys::utsname::uname().ok();
-    let os_release = read("/etc/os-release");
-    let pretty = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux");
     json!({
         "capacity": {"cpu": n_cpus.to_string(), "memory": format!("{}Ki", memory / 1024), "pods": options.pods_max.to_string()},
         "allocatable": {
@@ -108,11 +142,11 @@ pub(crate) fn status(shared: &Shared) -> Value {
         ],
         "nodeInfo": {
             "architecture": arch(), "operatingSystem": "linux",
-            "kernelVersion": uname.map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default(),
-            "osImage": pretty.trim_matches('"'), "containerRuntimeVersion": shared.options.runtime.version(),
+            "kernelVersion": machine.kernel_version,
+            "osImage": machine.os_image, "containerRuntimeVersion": shared.options.runtime.version(),
             "kubeletVersion": format!("v1.36.0+balsa-{}", env!("CARGO_PKG_VERSION")), "kubeProxyVersion": "",
-            "machineID": read("/etc/machine-id").trim(), "systemUUID": "",
-            "bootID": read("/proc/sys/kernel/random/boot_id").trim(),
+            "machineID": machine.machine_id, "systemUUID": "",
+            "bootID": machine.boot_id,
         },
     })
 }

@@ -1,6 +1,6 @@
 //! One pod's task: steps `podlife`, performs what it asks, reports what it sees.
 
-use crate::{Assignment, Shared, environment, node, probe};
+use crate::{Assignment, Shared, environment, probe};
 use objects::{Quantity, Timestamp, Value, ValueExt};
 use podlife::{Action, Failure, Memory, Note, Observed, ProbeKind, Sandbox, State, Step, World};
 use protos::dispatch as pb;
@@ -434,7 +434,11 @@ impl Task<'_> {
             cpu_request_milli: amount("resources.requests.cpu").map(Quantity::milli),
             cpu_limit_milli: amount("resources.limits.cpu").map(Quantity::milli),
             memory_limit: amount("resources.limits.memory").map(Quantity::value),
-            oom_score_adj: environment::oom_score(&self.assignment.pod, &container, node::memory_bytes()),
+            oom_score_adj: environment::oom_score(
+                &self.assignment.pod,
+                &container,
+                self.shared.options.node.machine.memory_bytes,
+            ),
             tty: container.at("tty") == true,
             stdin: container.at("stdin") == true,
             stdin_once: container.at("stdinOnce") == true,

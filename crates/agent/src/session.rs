@@ -3,12 +3,10 @@
 use crate::{Shared, accept, node, streams};
 use futures::StreamExt;
 use protos::dispatch as pb;
-use protos::dispatch::dispatch_client::DispatchClient;
 use protos::dispatch::{from_worker, to_worker};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tonic::transport::{Channel, Endpoint};
 
 /// A heartbeat every second: the leader calls a node silent after four.
 const BEAT: Duration = Duration::from_secs(1);
@@ -16,18 +14,18 @@ const BEAT: Duration = Duration::from_secs(1);
 const NODE_STATUS_EVERY: Duration = Duration::from_secs(10);
 /// The first one of a session comes sooner: the leader may have called the node silent until just now.
 const NODE_STATUS_FIRST: Duration = Duration::from_millis(1500);
-/// A master that does not take the connection by then is passed over.
-const CONNECT_MAX: Duration = Duration::from_secs(1);
+/// A master that has not taken the connection and the hello by then is passed over.
+const OPEN_MAX: Duration = Duration::from_secs(4);
 /// Between two tries of the same list of masters.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Keeps a session open, for ever.
 pub(crate) async fn keep(shared: &Arc<Shared>, mut up: mpsc::Receiver<from_worker::Message>) {
     // Start at a different master on each worker, so that sessions spread.
-    let n_masters = shared.options.masters.len().max(1);
+    let n_masters = shared.options.addresses.len().max(1);
     let mut turn = shared.options.boot_id.bytes().map(usize::from).sum::<usize>() % n_masters;
     loop {
-        let master = shared.options.masters[turn % n_masters].clone();
+        let master = shared.options.addresses[turn % n_masters].clone();
         turn += 1;
         match hold(shared, &master, &mut up).await {
             Ok(()) => tracing::info!(%master, "the session ended"),
@@ -35,21 +33,6 @@ pub(crate) async fn keep(shared: &Arc<Shared>, mut up: mpsc::Receiver<from_worke
         }
         tokio::time::sleep(PAUSE).await;
     }
-}
-
-pub(crate) async fn connect(shared: &Shared, master: &str) -> Result<DispatchClient<Channel>, tonic::Status> {
-    let refused = |error: tonic::transport::Error| tonic::Status::unavailable(format!("{error:?}"));
-    let endpoint =
-        Endpoint::from_shared(format!("https://{master}")).and_then(|e| e.tls_config((shared.options.tls)()));
-    let endpoint = endpoint.map_err(refused)?;
-    let endpoint = endpoint
-        .tcp_nodelay(true)
-        .connect_timeout(CONNECT_MAX)
-        .http2_keep_alive_interval(Duration::from_secs(1))
-        .keep_alive_timeout(Duration::from_secs(2))
-        .keep_alive_while_idle(true);
-    let channel = endpoint.connect().await.map_err(refused)?;
-    Ok(DispatchClient::new(channel).max_decoding_message_size(64 << 20).max_encoding_message_size(64 << 20))
 }
 
 fn from(message: from_worker::Message) -> pb::FromWorker {
@@ -61,16 +44,13 @@ async fn hold(
     master: &str,
     up: &mut mpsc::Receiver<from_worker::Message>,
 ) -> Result<(), tonic::Status> {
-    let mut client = connect(shared, master).await?;
     let (sender, receiver) = mpsc::channel(64);
     let hello = pb::Hello { boot_id: shared.options.boot_id.clone(), node: node::node(shared).to_string().into() };
     let closed = |_| tonic::Status::unavailable("the session closed");
     sender.send(from(from_worker::Message::Hello(hello))).await.map_err(closed)?;
-    let outgoing = tokio_stream::wrappers::ReceiverStream::new(receiver);
-    let mut incoming = tokio::time::timeout(Duration::from_secs(3), client.session(outgoing))
+    let mut incoming = tokio::time::timeout(OPEN_MAX, shared.options.masters.session(master, receiver))
         .await
-        .map_err(|_| tonic::Status::deadline_exceeded("no session within 3 s"))??
-        .into_inner();
+        .map_err(|_| tonic::Status::deadline_exceeded(format!("no session within {} s", OPEN_MAX.as_secs())))??;
     tracing::info!(%master, "session opened");
     let mut beats = tokio::time::interval(BEAT);
     let mut statuses = tokio::time::interval_at(tokio::time::Instant::now() + NODE_STATUS_FIRST, NODE_STATUS_EVERY);

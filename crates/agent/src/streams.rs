@@ -1,6 +1,7 @@
 //! Log and exec streams that a master asked for.
 
-use crate::{Shared, logs, session};
+use crate::masters::Incoming;
+use crate::{Shared, logs};
 use futures::StreamExt;
 use objects::Value;
 use protos::dispatch as pb;
@@ -15,12 +16,10 @@ const CLOSE: u32 = 255;
 const DRAIN_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 
 pub(crate) async fn serve(shared: &Arc<Shared>, master: &str, open: pb::OpenStream) -> Result<(), tonic::Status> {
-    let mut client = session::connect(shared, master).await?;
     let (sender, receiver) = mpsc::channel(64);
     let first = pb::Frame { channel: 0, data: open.id.clone().into() };
     drop(sender.send(first).await);
-    let outgoing = tokio_stream::wrappers::ReceiverStream::new(receiver);
-    let mut incoming = client.stream(outgoing).await?.into_inner();
+    let mut incoming = shared.options.masters.stream(master, receiver).await?;
     let result = match open.what.as_str() {
         "log" => log(shared, &open, &sender, &mut incoming).await,
         "exec" => exec(shared, &open, &sender, &mut incoming).await,
@@ -54,7 +53,7 @@ async fn log(
     shared: &Shared,
     open: &pb::OpenStream,
     sender: &mpsc::Sender<pb::Frame>,
-    incoming: &mut tonic::Streaming<pb::Frame>,
+    incoming: &mut Incoming<pb::Frame>,
 ) -> Result<(), Failed> {
     let yes = |name| param(open, name).is_some_and(|value| value == "true" || value == "1");
     let number = |name| param(open, name).and_then(|value| value.parse::<i64>().ok());
@@ -101,7 +100,7 @@ async fn exec(
     shared: &Shared,
     open: &pb::OpenStream,
     sender: &mpsc::Sender<pb::Frame>,
-    incoming: &mut tonic::Streaming<pb::Frame>,
+    incoming: &mut Incoming<pb::Frame>,
 ) -> Result<(), Failed> {
     let yes = |name| param(open, name).is_some_and(|value| value == "true" || value == "1");
     let command: Vec<String> =

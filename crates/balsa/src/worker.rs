@@ -3,7 +3,7 @@
 use crate::config::{Join, WorkerConfig};
 use crate::files::{DataDir, Identity};
 use crate::join;
-use agent::{NetworkOptions, NodeOptions};
+use agent::{Machine, NetworkOptions, NodeOptions, TonicMasters};
 use anyhow::{Context, Result, bail};
 use authz::Role;
 use objects::Quantity;
@@ -128,6 +128,7 @@ async fn serve(config: WorkerConfig, dir: DataDir) -> Result<()> {
         reserved_cpu_milli: quantity(&config.reserved.cpu).milli(),
         reserved_memory: quantity(&config.reserved.memory).value(),
         pods_max: config.max_pods,
+        machine: Machine::here(),
     };
     let (stop_sender, stop) = tokio::sync::watch::channel(false);
     let tls_dir = dir.clone();
@@ -137,8 +138,8 @@ async fn serve(config: WorkerConfig, dir: DataDir) -> Result<()> {
     };
     let options = agent::Options {
         node,
-        masters: config.masters,
-        tls: Arc::new(tls),
+        addresses: config.masters,
+        masters: Arc::new(TonicMasters::new(tls)),
         dir: dir.0,
         runtime: containers.runtime,
         can_mount: containers.network.is_some(),

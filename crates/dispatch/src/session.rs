@@ -28,36 +28,26 @@ pub struct DispatchService {
     hub: Arc<Hub>,
 }
 
+type ToWorker = Result<pb::ToWorker, Status>;
+
 impl DispatchService {
+    pub fn new(front: Front, hub: Arc<Hub>) -> DispatchService {
+        DispatchService { front, hub }
+    }
+
     pub fn server(front: Front, hub: Arc<Hub>) -> DispatchServer<DispatchService> {
-        DispatchServer::new(DispatchService { front, hub })
+        DispatchServer::new(DispatchService::new(front, hub))
             .max_decoding_message_size(64 << 20)
             .max_encoding_message_size(64 << 20)
     }
-}
 
-/// The node a caller speaks for.
-fn node_of<T>(request: &Request<T>) -> Result<String, Status> {
-    let caller = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
-    let identity = caller.ok_or_else(|| Status::unauthenticated("a worker's certificate is needed"))?;
-    match identity.node() {
-        Some(node) => Ok(node.to_string()),
-        None => Err(Status::permission_denied(format!("user {:?} is not a worker", identity.user))),
-    }
-}
-
-type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl Dispatch for DispatchService {
-    type SessionStream = Outgoing<pb::ToWorker>;
-
-    async fn session(
+    /// Holds the session of a worker, whatever carries it, until one of its ends is dropped. `incoming`
+    /// begins with a hello.
+    pub async fn open(
         &self,
-        request: Request<Streaming<pb::FromWorker>>,
-    ) -> Result<Response<Self::SessionStream>, Status> {
-        let node = node_of(&request)?;
-        let mut incoming = request.into_inner();
+        node: String,
+        mut incoming: impl Stream<Item = Result<pb::FromWorker, Status>> + Send + Unpin + 'static,
+    ) -> Result<mpsc::Receiver<ToWorker>, Status> {
         let first =
             incoming.next().await.ok_or_else(|| Status::invalid_argument("the session ended before its hello"))??;
         let Some(from_worker::Message::Hello(hello)) = first.message else {
@@ -85,6 +75,32 @@ impl Dispatch for DispatchService {
             hub.liveness.session_ended(&node);
             tracing::info!(%node, "worker session closed");
         });
+        Ok(receiver)
+    }
+}
+
+/// The node a caller speaks for.
+fn node_of<T>(request: &Request<T>) -> Result<String, Status> {
+    let caller = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
+    let identity = caller.ok_or_else(|| Status::unauthenticated("a worker's certificate is needed"))?;
+    match identity.node() {
+        Some(node) => Ok(node.to_string()),
+        None => Err(Status::permission_denied(format!("user {:?} is not a worker", identity.user))),
+    }
+}
+
+type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Dispatch for DispatchService {
+    type SessionStream = Outgoing<pb::ToWorker>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<pb::FromWorker>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let node = node_of(&request)?;
+        let receiver = self.open(node, request.into_inner()).await?;
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -115,7 +131,7 @@ async fn take_in(
     hub: &Arc<Hub>,
     node: &str,
     boot_id: &str,
-    mut incoming: Streaming<pb::FromWorker>,
+    mut incoming: impl Stream<Item = Result<pb::FromWorker, Status>> + Unpin,
     down: &Down,
 ) {
     loop {
