@@ -1,5 +1,8 @@
 //! The one binary: masters, workers, development clusters, and the verbs of operators and users.
 
+#[macro_use]
+mod output;
+
 mod balancer;
 mod cluster_service;
 mod config;
@@ -87,10 +90,6 @@ fn main() -> ExitCode {
     }));
     let cli = Cli::parse();
     let daemon = matches!(cli.command, Command::Master { .. } | Command::Worker { .. } | Command::Balancer { .. });
-    if !daemon {
-        // `balsa get pods | head -1` ends quietly, as other commands do.
-        quiet_on_closed_pipe();
-    }
     // openraft warns of every heartbeat to a dead peer; what matters of it reaches our own lines.
     let default = if daemon { "info,openraft=error" } else { "warn" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("BALSA_LOG")
@@ -115,15 +114,6 @@ fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
-    }
-}
-
-#[expect(unsafe_code, reason = "setting a signal's disposition is unsafe where a handler could be set")]
-fn quiet_on_closed_pipe() {
-    use nix::sys::signal::{SigHandler, Signal, signal};
-    // SAFETY: the default disposition runs no code of ours.
-    if let Err(error) = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) } {
-        tracing::debug!(%error, "SIGPIPE stays ignored");
     }
 }
 

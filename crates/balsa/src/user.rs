@@ -2,6 +2,7 @@
 //! need nothing but this binary.
 
 use crate::kubeconfig::Access;
+use crate::output;
 use crate::verbs::{Where, call, channel};
 use anyhow::{Context, Result, bail};
 use objects::{Kind, Value, ValueExt, json, registry};
@@ -318,8 +319,7 @@ pub(crate) fn logs(scope: &Scope, request: pb::LogsRequest) -> Result<()> {
         let request = pb::LogsRequest { namespace: scope.namespace.clone(), ..request };
         let mut chunks = client.logs(request).await.map_err(told)?.into_inner();
         while let Some(chunk) = chunks.next().await {
-            std::io::stdout().write_all(&chunk.map_err(told)?.data)?;
-            std::io::stdout().flush()?;
+            output::bytes(&chunk.map_err(told)?.data);
         }
         Ok(())
     })
@@ -363,7 +363,7 @@ pub(crate) fn exec(scope: &Scope, pod: &str, container: &str, stdin: bool, comma
         while let Some(frame) = frames.next().await {
             let frame = frame.map_err(told)?;
             match frame.channel {
-                1 => std::io::stdout().write_all(&frame.data)?,
+                1 => output::bytes(&frame.data),
                 2 => std::io::stderr().write_all(&frame.data)?,
                 3 => {
                     let status: Value = serde_json::from_slice(&frame.data)?;
@@ -378,7 +378,6 @@ pub(crate) fn exec(scope: &Scope, pod: &str, container: &str, stdin: bool, comma
                 }
                 _ => {}
             }
-            std::io::stdout().flush()?;
         }
         bail!("the stream ended before the command did")
     })?;
