@@ -4,6 +4,7 @@
 mod access;
 mod client;
 mod cluster;
+mod dev;
 mod failover;
 mod grpc;
 mod house;

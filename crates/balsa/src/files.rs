@@ -8,6 +8,9 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+/// A worker's file with the id of its present start (`Hello.boot_id`).
+pub(crate) const BOOT_ID: &str = "boot-id";
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Identity {
     pub(crate) cluster_id: String,
@@ -39,9 +42,13 @@ impl DataDir {
         self.0.join(name)
     }
 
-    /// A short name for this folder, the same at each start.
+    /// A short name for this folder, the same at each start, and after it is gone.
     fn tag(&self) -> Result<String> {
-        let path = self.0.canonicalize().with_context(|| format!("finding {}", self.0.display()))?;
+        let path = match self.0.canonicalize() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => std::path::absolute(&self.0),
+            found => found,
+        };
+        let path = path.with_context(|| format!("finding {}", self.0.display()))?;
         let digest = Sha256::digest(path.to_string_lossy().as_bytes());
         Ok(digest[..6].iter().map(|byte| format!("{byte:02x}")).collect())
     }

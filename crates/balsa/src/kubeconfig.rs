@@ -25,6 +25,7 @@ pub(crate) fn document(servers: &[(String, String)], current: &str, ca: &str, us
 }
 
 /// What a client needs of a kubeconfig.
+#[derive(Clone)]
 pub(crate) struct Access {
     pub(crate) ca: String,
     pub(crate) credential: Credential,

@@ -102,7 +102,11 @@ fn difference(old: &Value, new: &Value) -> Value {
 
 pub(crate) fn apply(scope: &Scope, files: &[PathBuf]) -> Result<()> {
     let access = scope.at.access()?;
-    for mut object in files.iter().map(documents).collect::<Result<Vec<_>>>()?.into_iter().flatten() {
+    let objects: Vec<Value> = files.iter().map(documents).collect::<Result<Vec<_>>>()?.concat();
+    if objects.is_empty() {
+        bail!("no objects passed to apply");
+    }
+    for mut object in objects {
         let kind = registry::by_kind_name(object.text("kind"))
             .with_context(|| format!("kind {:?} is not known", object.text("kind")))?;
         let name = object.text("metadata.name").to_string();
@@ -294,8 +298,10 @@ pub(crate) fn delete(scope: &Scope, words: &[String], files: &[PathBuf], grace: 
         let (kind, Some(name)) = target(words)? else { bail!("name what is to be deleted") };
         targets.push((kind, scope.namespace.clone(), name));
     }
-    if targets.is_empty() {
-        bail!("say TYPE NAME, or -f FILE");
+    match (targets.is_empty(), files.is_empty()) {
+        (true, true) => bail!("say TYPE NAME, or -f FILE"),
+        (true, false) => bail!("no objects passed to delete"),
+        (false, _) => {}
     }
     for (kind, namespace, name) in targets {
         let request = pb::DeleteRequest {

@@ -4,9 +4,10 @@ use crate::kubeconfig::{self, Access};
 use crate::user::{self, Scope};
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
-use objects::{Value, json};
+use objects::{Value, ValueExt, json};
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 use tonic::transport::Channel;
@@ -291,16 +292,22 @@ pub(crate) fn tokens(access: &Access) -> Result<pb::JoinTokensResponse> {
     call(access, async |channel| ClusterClient::new(channel).join_tokens(pb::JoinTokensRequest {}).await)
 }
 
-/// The names of the nodes that are ready.
-pub(crate) fn ready_nodes(access: &Access) -> Result<Vec<String>> {
+/// What the one master that is named says after a linearizable read.
+pub(crate) fn health(access: &Access) -> Result<pb::HealthResponse> {
+    call(access, async |channel| ClusterClient::new(channel).health(pb::HealthRequest {}).await)
+}
+
+/// The Nodes, by name.
+pub(crate) fn nodes(access: &Access) -> Result<BTreeMap<String, Value>> {
     use protos::objects::objects_client::ObjectsClient;
     let key = protos::objects::Key { resource: "nodes".into(), ..Default::default() };
     let list = call(access, async |channel| {
         let request = protos::objects::ListRequest { key: Some(key.clone()), ..Default::default() };
         ObjectsClient::new(channel).list(request).await
     })?;
-    let parse = |item: &protos::objects::Object| serde_json::from_slice::<Value>(&item.json).unwrap_or_default();
-    let nodes: Vec<Value> = list.items.iter().map(parse).collect();
-    let ready = nodes.iter().filter(|node| objects::kinds::node::condition(node, "Ready") == "True");
-    Ok(ready.map(|node| objects::ValueExt::text(node, "metadata.name").to_string()).collect())
+    let named = |item: &protos::objects::Object| {
+        let node: Value = serde_json::from_slice(&item.json)?;
+        Ok((node.text("metadata.name").to_string(), node))
+    };
+    list.items.iter().map(named).collect()
 }

@@ -1,7 +1,7 @@
 //! `balsa worker`: wires a worker together.
 
 use crate::config::{Join, WorkerConfig};
-use crate::files::{DataDir, Identity};
+use crate::files::{BOOT_ID, DataDir, Identity};
 use crate::join;
 use agent::{Machine, NetworkOptions, NodeOptions, TonicMasters};
 use anyhow::{Context, Result, bail};
@@ -130,6 +130,9 @@ async fn serve(config: WorkerConfig, dir: DataDir) -> Result<()> {
         pods_max: config.max_pods,
         machine: Machine::here(),
     };
+    let boot_id = stdx::Rng::new(crate::seed()).uuid();
+    // Whoever started this worker can tell its reports from those of an earlier start.
+    dir.write(BOOT_ID, &boot_id)?;
     let (stop_sender, stop) = tokio::sync::watch::channel(false);
     let tls_dir = dir.clone();
     let tls = move || {
@@ -145,7 +148,7 @@ async fn serve(config: WorkerConfig, dir: DataDir) -> Result<()> {
         can_mount: containers.network.is_some(),
         network: containers.network,
         clock: Arc::new(crate::now),
-        boot_id: stdx::Rng::new(crate::seed()).uuid(),
+        boot_id,
     };
     let agent = tokio::spawn(agent::run(options, stop));
     tokio::select! {

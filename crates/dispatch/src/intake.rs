@@ -10,6 +10,8 @@ use state::{Op, Outcome, Txn, View};
 
 /// A report that loses a race against another write is decided again this often.
 const RACES_MAX: usize = 10;
+/// On a Node: the start of its worker that it tells of (`Hello.boot_id`).
+pub const BOOT_ID: &str = "balsa.dev/boot-id";
 /// Which report a pod's status came from: the worker's boot id and the report's number.
 const OBSERVATION: &str = "balsa.dev/observation";
 
@@ -65,7 +67,7 @@ pub(crate) async fn hello(front: &Front, name: &str, hello: &pb::Hello) -> Resul
     if view.get(&key).is_none() {
         let mut rng = front.rng();
         let mut context = api::Context { now: front.now(), rng: &mut rng };
-        reported.set("metadata.annotations", json!({"balsa.dev/boot-id": hello.boot_id}));
+        reported.set("metadata.annotations", json!({BOOT_ID: hello.boot_id}));
         let (op, checks) = api::creation(reported.clone(), registry::must(registry::NODE), &view, &mut context)?;
         let txn = Txn { ops: vec![op], checks, ..Txn::default() };
         match front.store.propose(txn).await.map_err(unavailable)? {
@@ -78,7 +80,7 @@ pub(crate) async fn hello(front: &Front, name: &str, hello: &pb::Hello) -> Resul
         for (label, value) in reported.at("metadata.labels").as_object().into_iter().flatten() {
             node.object("metadata.labels").insert(label.clone(), value.clone());
         }
-        node.object("metadata.annotations").insert("balsa.dev/boot-id".into(), hello.boot_id.as_str().into());
+        node.object("metadata.annotations").insert(BOOT_ID.into(), hello.boot_id.as_str().into());
         merge_node_status(&mut node, reported.at("status"));
         api::change(record, node)
     })

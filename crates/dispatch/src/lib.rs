@@ -7,6 +7,7 @@ mod liveness;
 mod relay;
 mod session;
 
+pub use intake::BOOT_ID;
 pub use liveness::Liveness;
 pub use relay::{RelayService, ask};
 pub use session::DispatchService;

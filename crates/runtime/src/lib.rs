@@ -9,6 +9,7 @@ pub mod files;
 pub mod image;
 mod process;
 pub mod process_id;
+pub mod reference;
 pub mod shim;
 #[cfg(test)]
 mod tests;

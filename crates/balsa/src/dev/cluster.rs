@@ -1,8 +1,10 @@
 //! One development cluster: its folder, its plan, and the processes of its members.
 
+use super::leftovers;
 use super::network;
+use super::readiness::Activity;
 use super::topology::{self, Mode, Topology};
-use crate::files::DataDir;
+use crate::files::{BOOT_ID, DataDir};
 use crate::worker;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
@@ -50,6 +52,25 @@ fn choose(runtime: &str) -> Result<(Mode, String)> {
     Ok((mode, runtime.into()))
 }
 
+/// Whether something listens at one of these ports of loopback already.
+fn any_port_taken(mut ports: std::ops::Range<u16>) -> bool {
+    ports.any(|port| std::net::TcpListener::bind(("127.0.0.1", port)).is_err())
+}
+
+/// What `start` did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Started {
+    Anew,
+    Resumed,
+    RunsAlready,
+}
+
+/// What to send after a signal so that a member takes it: one that is paused ends only when it goes on.
+fn wake_after(signal: Signal, activity: Activity) -> Option<Signal> {
+    let ends = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT].contains(&signal);
+    (ends && activity == Activity::Paused).then_some(Signal::SIGCONT)
+}
+
 impl Cluster {
     /// The cluster of a folder, planned now if it is new.
     pub(super) fn plan(dir: &Path, runtime: &str) -> Result<Cluster> {
@@ -65,18 +86,26 @@ impl Cluster {
             }
             return Ok(cluster);
         }
+        if dir.join("nodes").exists() {
+            bail!(
+                "{} holds members of a cluster whose plan (topology.json) is gone; end it with `balsa dev down --dir {0}`, then remove the folder",
+                dir.display()
+            );
+        }
         let (mode, runtime) = choose(runtime)?;
         if runtime == "containerd" && dir.to_string_lossy().contains([':', ',']) {
             bail!("--dir {}: overlay mounts take no path with ':' or ','; choose another folder", dir.display());
         }
-        let mut topology = Topology::of(&dir, mode, &runtime);
         // Leftovers of a cluster whose folder was removed by hand are in the way, and of no use.
-        if mode == Mode::Namespaces {
-            network::remove(&topology)?;
-            while network::is_taken(&topology)? {
-                topology.next_slot();
-            }
+        let left = leftovers::remove(&dir)?;
+        if !left.is_empty() {
+            eprintln!("removed what an earlier cluster in {} had left: {}", dir.display(), left.join(", "));
         }
+        let topology = Topology::of(&dir, mode, &runtime).in_free_slot(|topology| match mode {
+            Mode::Namespaces => network::is_taken(topology),
+            Mode::Loopback => Ok(any_port_taken(topology.all_ports())),
+        })?;
+        let topology = topology.context("every slot for a cluster on this machine is taken; end another cluster")?;
         std::fs::write(dir.join("topology.json"), serde_json::to_string_pretty(&topology)?)?;
         Ok(Cluster { dir, topology })
     }
@@ -163,20 +192,40 @@ impl Cluster {
         ProcessId::read(&self.node_dir(name).join("pid")).filter(ProcessId::is_alive)
     }
 
+    /// What the member's process does.
+    pub(super) fn activity(&self, name: &str) -> Activity {
+        Activity::of(self.process(name).as_ref())
+    }
+
     pub(super) fn signal(&self, name: &str, signal: Signal) -> Result<()> {
         self.check_name(name)?;
         let process = self.process(name).with_context(|| format!("{name} does not run"))?;
-        kill(Pid::from_raw(process.pid), signal)?;
+        let pid = Pid::from_raw(process.pid);
+        let wake = wake_after(signal, Activity::of(Some(&process)));
+        kill(pid, signal)?;
+        if let Some(wake) = wake {
+            kill(pid, wake)?;
+        }
         if [Signal::SIGKILL, Signal::SIGTERM].contains(&signal) {
             wait_for(&format!("{name} to end"), Duration::from_secs(15), || Ok(!process.is_alive()))?;
         }
-        println!("{name}: {signal}");
+        match wake {
+            Some(wake) => println!("{name}: {signal}, and {wake} as it was paused"),
+            None => println!("{name}: {signal}"),
+        }
         Ok(())
     }
 
-    pub(super) fn start(&self, name: &str) -> Result<()> {
-        if self.process(name).is_some() {
-            return Ok(());
+    /// Makes a member run, whatever it does now.
+    pub(super) fn start(&self, name: &str) -> Result<Started> {
+        if let Some(process) = self.process(name) {
+            return match Activity::of(Some(&process)) {
+                Activity::Paused => {
+                    kill(Pid::from_raw(process.pid), Signal::SIGCONT)?;
+                    Ok(Started::Resumed)
+                }
+                Activity::Running | Activity::Down => Ok(Started::RunsAlready),
+            };
         }
         let dir = self.node_dir(name);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log"))?;
@@ -200,11 +249,18 @@ impl Cluster {
             let role = if name.starts_with("master-") { "master" } else { "worker" };
             command.arg(role).arg("--config").arg(dir.join("config.yaml"));
         }
+        // Of an earlier start nothing may be taken for this one's.
+        match std::fs::remove_file(self.data(name).path(BOOT_ID)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("starting {name}"));
+            }
+            _ => {}
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let child = command.spawn().with_context(|| format!("starting {name}"))?;
         ProcessId::of(child.id()).write(&dir.join("pid"))?;
-        Ok(())
+        Ok(Started::Anew)
     }
 
     /// The last lines of a member's log, for an error that explains itself.
@@ -224,4 +280,25 @@ pub(super) fn wait_for(what: &str, patience: Duration, done: impl Fn() -> Result
         std::thread::sleep(Duration::from_millis(30));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_paused_member_is_woken_to_end() {
+        assert_eq!(wake_after(Signal::SIGTERM, Activity::Paused), Some(Signal::SIGCONT));
+        assert_eq!(wake_after(Signal::SIGTERM, Activity::Running), None);
+        assert_eq!(wake_after(Signal::SIGKILL, Activity::Paused), None);
+        assert_eq!(wake_after(Signal::SIGSTOP, Activity::Paused), None);
+    }
+
+    #[test]
+    fn a_port_that_is_listened_at_is_taken() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(any_port_taken(port..port + 1));
+        assert!(!any_port_taken(port..port));
+    }
 }

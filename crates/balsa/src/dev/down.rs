@@ -1,6 +1,8 @@
 //! `balsa dev down`: ends a cluster and everything it left on this machine.
 
 use super::cluster::{Cluster, wait_for};
+use super::leftovers;
+use super::lock::Lock;
 use super::network;
 use super::topology::Mode;
 use anyhow::{Context, Result};
@@ -14,11 +16,9 @@ pub(super) fn down(dir: &Path) -> Result<()> {
     let cluster = match Cluster::open(dir) {
         Ok(cluster) => cluster,
         Err(error) if dir.join("topology.json").exists() => return Err(error),
-        Err(error) => {
-            println!("{error}");
-            return Ok(());
-        }
+        Err(error) => return without_a_plan(dir, &error),
     };
+    let _lock = Lock::take(&cluster.dir, Duration::ZERO)?;
     for name in cluster.names() {
         if let Some(process) = cluster.process(&name) {
             kill(Pid::from_raw(process.pid), Signal::SIGKILL)?;
@@ -32,11 +32,7 @@ pub(super) fn down(dir: &Path) -> Result<()> {
         if cluster.topology.runtime == "containerd" {
             let state = data.run_dir()?;
             clean_up(&state, &data.cgroup()?);
-            if let Err(error) = std::fs::remove_dir_all(&state)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                return Err(error).with_context(|| format!("removing {}", state.display()));
-            }
+            leftovers::remove_dir(&state)?;
         }
     }
     unmount_below(&cluster.dir);
@@ -48,6 +44,22 @@ pub(super) fn down(dir: &Path) -> Result<()> {
     drop(std::fs::remove_dir("/run/balsa"));
     std::fs::remove_dir_all(&cluster.dir).with_context(|| format!("removing {}", cluster.dir.display()))?;
     println!("the cluster in {} is gone", cluster.dir.display());
+    Ok(())
+}
+
+/// There is no plan in the folder: it was removed by hand, or there never was one. What runs under its name
+/// goes; files that may be anybody's stay.
+fn without_a_plan(dir: &Path, error: &anyhow::Error) -> Result<()> {
+    let dir = leftovers::absolute(dir)?;
+    let left = leftovers::remove(&dir)?;
+    if left.is_empty() {
+        println!("{error}");
+        return Ok(());
+    }
+    println!("the plan of the cluster in {} was gone; removed what ran of it: {}", dir.display(), left.join(", "));
+    if dir.exists() {
+        println!("{} itself is still there; remove it if it holds nothing of yours", dir.display());
+    }
     Ok(())
 }
 

@@ -1,9 +1,10 @@
 //! Images for a development cluster's workers: loaded from a tar, or made of programs of this machine.
 
 use super::cluster::Cluster;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use runtime::containerd::{Daemon, import};
 use runtime::image::{self, Entry, Recipe};
+use runtime::reference;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -25,7 +26,8 @@ impl Cluster {
 
 /// Makes an image of programs of this machine and gives it to the workers, or writes it to `out`.
 pub(super) fn make(name: &str, programs: &[PathBuf], out: Option<&Path>, dir: &Path) -> Result<()> {
-    let mut recipe = Recipe { reference: name.into(), ..Recipe::default() };
+    let name = reference::normalized(name).map_err(|why| anyhow!("the image's name {name:?}: {why}"))?;
+    let mut recipe = Recipe { reference: name.clone(), ..Recipe::default() };
     for program in programs {
         let program = program.canonicalize().with_context(|| format!("finding {}", program.display()))?;
         let base = program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

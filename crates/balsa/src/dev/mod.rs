@@ -6,14 +6,18 @@
 mod cluster;
 mod down;
 mod images;
+mod leftovers;
+mod lock;
 mod network;
+mod readiness;
 mod topology;
 mod up;
 
 use crate::{kubeconfig, verbs};
 use anyhow::{Result, bail};
 use clap::Subcommand;
-use cluster::Cluster;
+use cluster::{Cluster, Started};
+use lock::Lock;
 use nix::sys::signal::Signal;
 use objects::{Value, ValueExt};
 use std::path::PathBuf;
@@ -21,7 +25,8 @@ use std::time::Duration;
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
-    /// Starts a cluster and returns when all of it is ready. Repeat it to start what is down.
+    /// Starts a cluster and returns when all of it is ready. Repeat it to start what is down and resume
+    /// what is paused.
     Up {
         /// 1, 3 or 5; 3 for a new cluster.
         #[arg(long)]
@@ -50,7 +55,7 @@ pub(crate) enum Verb {
         #[arg(long, default_value = ".balsa")]
         dir: PathBuf,
     },
-    /// Starts a member that is down.
+    /// Starts a member that is down, or resumes one that is paused.
     Start {
         name: String,
         #[arg(long, default_value = ".balsa")]
@@ -91,7 +96,7 @@ pub(crate) enum Verb {
     /// Makes an image of programs of this machine, with their libraries, and gives it to every worker:
     /// for machines without a registry. A busybox brings all its applets.
     Image {
-        /// NAME:TAG, as pods will ask for it.
+        /// NAME[:TAG], as pods will ask for it: `busybox` is docker.io/library/busybox:latest.
         name: String,
         #[arg(required = true)]
         programs: Vec<PathBuf>,
@@ -113,19 +118,17 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
         Verb::Up { masters, workers, runtime, dir } => up::up(masters, workers, &runtime, &dir),
         Verb::Status { dir, output } => status(&Cluster::open(&dir)?, &output),
         Verb::Kill { name, signal, dir } => Cluster::open(&dir)?.signal(&name, Signal::try_from(signal)?),
-        Verb::Start { name, dir } => {
+        Verb::Start { name, dir } => start(&Cluster::open(&dir)?, &name),
+        Verb::Cut { names, dir } => {
             let cluster = Cluster::open(&dir)?;
-            cluster.check_name(&name)?;
-            cluster.start(&name)?;
-            // A member that refuses to start says so at once.
-            std::thread::sleep(Duration::from_millis(300));
-            if cluster.process(&name).is_none() {
-                bail!("{name} ended at once; the last lines of its log:\n{}", cluster.log_tail(&name));
-            }
-            Ok(())
+            let _lock = Lock::take(&cluster.dir, lock::BRIEF)?;
+            cluster.cut(&names)
         }
-        Verb::Cut { names, dir } => Cluster::open(&dir)?.cut(&names),
-        Verb::Heal { names, dir } => Cluster::open(&dir)?.heal(&names),
+        Verb::Heal { names, dir } => {
+            let cluster = Cluster::open(&dir)?;
+            let _lock = Lock::take(&cluster.dir, lock::BRIEF)?;
+            cluster.heal(&names)
+        }
         Verb::Load { image, dir } => {
             let cluster = Cluster::open(&dir)?;
             cluster.load(&image)?;
@@ -139,14 +142,37 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
     }
 }
 
+fn start(cluster: &Cluster, name: &str) -> Result<()> {
+    cluster.check_name(name)?;
+    let _lock = Lock::take(&cluster.dir, lock::BRIEF)?;
+    match cluster.start(name)? {
+        Started::RunsAlready => println!("{name} runs already"),
+        Started::Resumed => println!("{name} was paused: resumed"),
+        Started::Anew => {
+            // A member that refuses to start says so at once.
+            std::thread::sleep(Duration::from_millis(300));
+            if cluster.process(name).is_none() {
+                bail!("{name} ended at once; the last lines of its log:\n{}", cluster.log_tail(name));
+            }
+            println!("{name}: started");
+        }
+    }
+    Ok(())
+}
+
+/// A word as a shell takes it.
+fn shell_word(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.into(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 fn status(cluster: &Cluster, output: &str) -> Result<()> {
     let access = kubeconfig::read(&cluster.dir.join("kubeconfig"))?;
     let told = verbs::cluster_status(&access);
-    let state = |name: &str| match cluster.process(name) {
-        Some(process) if process.is_stopped() => "paused",
-        Some(_) => "running",
-        None => "down",
-    };
+    let state = |name: &str| cluster.activity(name).name();
     if output == "json" {
         let mut value = match &told {
             Ok(status) => verbs::status_json(status),
@@ -168,4 +194,22 @@ fn status(cluster: &Cluster, output: &str) -> Result<()> {
         println!("no master answers: {error:#}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shell_word;
+
+    #[test]
+    fn what_is_printed_can_be_pasted() {
+        for (word, want) in [
+            ("/a/.balsa-1", "/a/.balsa-1"),
+            ("/a b/c", "'/a b/c'"),
+            ("it's", r"'it'\''s'"),
+            ("$HOME", "'$HOME'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_word(word), want);
+        }
+    }
 }

@@ -114,7 +114,7 @@ pub(crate) fn ensure(topology: &Topology, names: &[String]) -> Result<()> {
 }
 
 /// Every namespace of the cluster that is there.
-fn namespaces(topology: &Topology) -> Vec<String> {
+pub(crate) fn namespaces(topology: &Topology) -> Vec<String> {
     let prefix = topology.namespace("");
     let entries = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());

@@ -3,6 +3,7 @@
 //! Pure. As root, every member is a host of its own in a network namespace; otherwise members share
 //! the loopback interface and differ by port.
 
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -40,19 +41,32 @@ const PEER_PORT: u16 = 6444;
 pub(crate) const MASTERS_MAX: usize = 9;
 pub(crate) const WORKERS_MAX: usize = 64;
 
+fn n_slots(mode: Mode) -> u16 {
+    match mode {
+        Mode::Namespaces => SLOTS_OF_SUBNETS,
+        Mode::Loopback => SLOTS_OF_PORTS,
+    }
+}
+
 impl Topology {
     /// The first choice for the cluster in `dir`; another slot is tried when this one is taken.
     pub(crate) fn of(dir: &Path, mode: Mode, runtime: &str) -> Topology {
         let digest = Sha256::digest(dir.to_string_lossy().as_bytes());
-        let n_slots = if mode == Mode::Namespaces { SLOTS_OF_SUBNETS } else { SLOTS_OF_PORTS };
-        let slot = u16::from_be_bytes([digest[0], digest[1]]) % n_slots;
+        let slot = u16::from_be_bytes([digest[0], digest[1]]) % n_slots(mode);
         let tag = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
         Topology { mode, tag, slot, runtime: runtime.into() }
     }
 
-    pub(crate) fn next_slot(&mut self) {
-        let n_slots = if self.mode == Mode::Namespaces { SLOTS_OF_SUBNETS } else { SLOTS_OF_PORTS };
-        self.slot = (self.slot + 1) % n_slots;
+    /// The same plan in the first slot from this one on that is not taken; `None` when all are.
+    pub(crate) fn in_free_slot(self, is_taken: impl Fn(&Topology) -> Result<bool>) -> Result<Option<Topology>> {
+        let n_slots = n_slots(self.mode);
+        for further in 0..n_slots {
+            let topology = Topology { slot: (self.slot + further) % n_slots, ..self.clone() };
+            if !is_taken(&topology)? {
+                return Ok(Some(topology));
+            }
+        }
+        Ok(None)
     }
 
     fn host(&self, number: usize) -> String {
@@ -84,6 +98,11 @@ impl Topology {
 
     fn port_base(&self) -> u16 {
         PORT_BASE + self.slot * PORTS_PER_CLUSTER
+    }
+
+    /// Every port of loopback that the cluster may come to use.
+    pub(crate) fn all_ports(&self) -> std::ops::Range<u16> {
+        self.port_base()..self.port_base() + PORTS_PER_CLUSTER
     }
 
     /// A master's ports: the API's and the peers'.
@@ -184,6 +203,22 @@ mod tests {
         let loopback = Topology { slot: 1, ..Topology::of(Path::new("/a"), Mode::Loopback, "process") };
         assert_eq!((loopback.common(), loopback.api("master-1")), ("127.0.0.1:20020".into(), "127.0.0.1:20021".into()));
         assert_eq!(loopback.ports("master-9"), (20_037, 20_038));
+    }
+
+    #[test]
+    fn a_slot_that_is_taken_is_passed_over() {
+        for mode in [Mode::Namespaces, Mode::Loopback] {
+            let last = Topology { slot: n_slots(mode) - 1, ..Topology::of(Path::new("/a"), mode, "process") };
+            let free = |taken: &[u16]| {
+                let slot = last.clone().in_free_slot(|topology| Ok(taken.contains(&topology.slot))).unwrap();
+                slot.map(|topology| topology.slot)
+            };
+            assert_eq!((free(&[]), free(&[last.slot, 0])), (Some(last.slot), Some(1)));
+            assert_eq!(free(&(0..n_slots(mode)).collect::<Vec<_>>()), None);
+            assert!(last.clone().in_free_slot(|_| anyhow::bail!("no ip")).is_err());
+        }
+        let loopback = Topology { slot: 1, ..Topology::of(Path::new("/a"), Mode::Loopback, "process") };
+        assert!(loopback.all_ports().contains(&loopback.ports("master-9").1) && loopback.all_ports().start == 20_020);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! `balsa dev up`: makes a cluster, or starts what is down of one, and waits until all of it is ready.
 
-use super::cluster::{BALANCER, Cluster};
-use super::network;
+use super::cluster::{BALANCER, Cluster, Started};
+use super::lock::Lock;
 use super::topology::{MASTERS_MAX, Mode, WORKERS_MAX};
+use super::{network, readiness, shell_word};
 use crate::config::{Join, MasterConfig, Vip, WorkerConfig};
-use crate::files::DataDir;
-use crate::{kubeconfig, verbs};
-use anyhow::{Result, bail};
+use crate::files::{BOOT_ID, DataDir};
+use crate::kubeconfig::{self, Access};
+use crate::verbs;
+use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -76,6 +78,8 @@ pub(super) fn up(masters: Option<usize>, workers: Option<usize>, runtime: &str, 
         bail!("--workers {workers}: a development cluster has at most {WORKERS_MAX}");
     }
     let started = Instant::now();
+    std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    let _lock = Lock::take(dir, Duration::ZERO)?;
     let cluster = Cluster::plan(dir, runtime)?;
     // A cluster that was complete once is never initialized again, even if a master lost its disk.
     if cluster.dir.join("complete").exists() {
@@ -113,7 +117,7 @@ pub(super) fn up(masters: Option<usize>, workers: Option<usize>, runtime: &str, 
     let text = kubeconfig::document(&servers, "balsa", &cluster.data("master-1").ca()?, &admin.credential);
     DataDir(cluster.dir.clone()).write("kubeconfig", &text)?;
     // Before there is a common address, the first master answers at its own.
-    let own = kubeconfig::Access { servers: vec![cluster.topology.api("master-1")], ..admin };
+    let own = Access { servers: vec![cluster.topology.api("master-1")], ..admin };
     let tokens = wait_value("the first master", &cluster, "master-1", || verbs::tokens(&own))?;
     for name in &masters {
         std::fs::create_dir_all(cluster.node_dir(name))?;
@@ -147,33 +151,69 @@ fn up_again(cluster: &Cluster, dir: &Path, started: Instant) -> Result<()> {
         network::apply_cuts(&cluster.topology, &cluster.cuts()?)?;
     }
     for name in &names {
-        cluster.start(name)?;
+        if cluster.start(name)? == Started::Resumed {
+            println!("{name} was paused: resumed");
+        }
     }
+    wait_until_ready(cluster, &names, &access)?;
     let n_masters = names.iter().filter(|name| name.starts_with("master-")).count();
-    wait_value("all masters to be voters", cluster, "master-1", || {
-        let status = verbs::cluster_status(&access)?;
-        let voters = status.members.iter().filter(|member| member.voter).count();
-        if voters < n_masters || status.leader.is_empty() {
-            bail!("{voters} of {n_masters} masters vote");
-        }
-        Ok(())
-    })?;
-    let workers: Vec<&String> = names.iter().filter(|name| name.starts_with("worker-")).collect();
-    wait_value("all workers to be ready", cluster, "worker-1", || {
-        let ready = verbs::ready_nodes(&access)?;
-        match workers.iter().find(|name| !ready.contains(name)) {
-            Some(name) => bail!("{name} is not ready"),
-            None => Ok(()),
-        }
-    })?;
-    println!(
-        "{n_masters} masters and {} workers are ready after {:.1} s.",
-        workers.len(),
-        started.elapsed().as_secs_f64()
-    );
-    println!("  export KUBECONFIG={}", cluster.dir.join("kubeconfig").display());
-    println!("  balsa dev status --dir {}", dir.display());
+    let n_workers = cluster.workers().len();
+    println!("{n_masters} masters and {n_workers} workers are ready after {:.1} s.", started.elapsed().as_secs_f64());
+    println!("  export KUBECONFIG={}", shell_word(&cluster.dir.join("kubeconfig").to_string_lossy()));
+    println!("  balsa dev status --dir {}", shell_word(&dir.to_string_lossy()));
     Ok(())
+}
+
+/// A member that is not ready, and why.
+struct Unready {
+    name: String,
+    why: String,
+    /// It will not become ready by itself.
+    for_good: bool,
+}
+
+/// What is not ready of the cluster right now; all that was true before is looked at again.
+fn first_unready(cluster: &Cluster, names: &[String], access: &Access) -> Result<(), Unready> {
+    let cuts = cluster.cuts().unwrap_or_default();
+    for name in names {
+        if let Some(why) = readiness::hindrance(cluster.activity(name), cuts.iter().flatten().any(|cut| cut == name)) {
+            return Err(Unready { name: name.clone(), why: why.into(), for_good: true });
+        }
+    }
+    let not_yet = |name: &str, why: String| Unready { name: name.into(), why, for_good: false };
+    let told = |name: &str| {
+        let name = name.to_string();
+        move |error: anyhow::Error| not_yet(&name, format!("{error:#}"))
+    };
+    let status = verbs::cluster_status(access).map_err(told("master-1"))?;
+    let voters: Vec<String> =
+        status.members.into_iter().filter(|member| member.voter).map(|member| member.name).collect();
+    for name in names.iter().filter(|name| name.starts_with("master-")) {
+        let own = Access { servers: vec![cluster.topology.api(name)], ..access.clone() };
+        let health = verbs::health(&own).map_err(|error| format!("{error:#}"));
+        readiness::master(name, &voters, health.as_ref().map_err(Clone::clone)).map_err(|why| not_yet(name, why))?;
+    }
+    let nodes = verbs::nodes(access).map_err(told("master-1"))?;
+    for name in cluster.workers() {
+        let boot_id = cluster.data(&name).read(BOOT_ID);
+        readiness::worker(nodes.get(&name), boot_id.as_deref()).map_err(|why| not_yet(&name, why))?;
+    }
+    Ok(())
+}
+
+/// Waits until every member is ready at once; fails with the words of one that is not.
+fn wait_until_ready(cluster: &Cluster, names: &[String], access: &Access) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let Err(Unready { name, why, for_good }) = first_unready(cluster, names, access) else { return Ok(()) };
+        if for_good && cluster.process(&name).is_some() {
+            bail!("{name} is not ready: {why}");
+        }
+        if for_good || started.elapsed() > PATIENCE {
+            bail!("{name} is not ready: {why}\nthe last lines of its log:\n{}", cluster.log_tail(&name));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Tries until it works; fails with the member's own words.
