@@ -129,7 +129,8 @@ pub(crate) fn meta_from_bytes(bytes: &[u8]) -> io::Result<SnapshotMeta> {
     })
 }
 
-pub(crate) fn txn_to_bytes(txn: &Txn) -> Vec<u8> {
+/// A transaction as peers forward it.
+pub fn txn_to_bytes(txn: &Txn) -> Vec<u8> {
     encode(txn)
 }
 
@@ -141,7 +142,8 @@ pub(crate) fn outcome_to_bytes(outcome: &Outcome) -> Vec<u8> {
     encode(outcome)
 }
 
-pub(crate) fn outcome_from_bytes(bytes: &[u8]) -> io::Result<Outcome> {
+/// The answer to a forwarded transaction.
+pub fn outcome_from_bytes(bytes: &[u8]) -> io::Result<Outcome> {
     decode("outcome", bytes)
 }
 

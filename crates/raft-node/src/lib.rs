@@ -16,6 +16,7 @@ mod transport;
 mod types;
 mod writer;
 
+pub use codec::{outcome_from_bytes, txn_to_bytes};
 pub use disk::{Batch, Disk, DiskError, MemoryDisk};
 pub use node::{Checkpoints, Error, MemberStatus, Node, Options, Profile, Status};
 pub use server::RaftService;

@@ -1,8 +1,10 @@
-//! `cargo xtask bench`: what an idle cluster costs, and what the death of a leader does.
+//! `cargo xtask bench`: what an idle cluster costs, what the death of a leader does, and the consensus
+//! core beside etcd.
 
 use crate::setup::{self, Purpose};
 use crate::{binary, build, cargo, root};
 use anyhow::{Context, Result, bail};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -98,4 +100,27 @@ pub(crate) fn kills(n: &str) -> Result<()> {
         bail!("half of the write gaps are longer than {GAP_P50_MAX_MS} ms in: {}", late.join(", "));
     }
     Ok(())
+}
+
+/// Hands over to `balsa-bench`, with the distribution's etcd beside Balsa when it can be had.
+pub(crate) fn store(flags: &[&str]) -> Result<()> {
+    let asks = flags.iter().any(|flag| ["-h", "--help"].contains(flag));
+    if !asks {
+        build(&setup::prepare(Purpose::Build)?)?;
+    }
+    let mut command = Command::new(binary().with_file_name("balsa-bench"));
+    command.arg("--balsa").arg(binary()).arg("--dir").arg(root().join("target"));
+    let alone = flags.contains(&"--no-etcd");
+    if !asks && !alone {
+        match setup::etcd()? {
+            Some(etcd) => drop(command.arg("--etcd").arg(etcd)),
+            None => eprintln!(
+                "no etcd server is installed and none could be: only Balsa is measured. Install etcd-server, as root: \
+                 apt-get install etcd-server; or name a server with --etcd PATH"
+            ),
+        }
+    }
+    command.args(flags.iter().filter(|flag| **flag != "--no-etcd"));
+    // In this process's place, so that Ctrl-C and the exit code are the bench's.
+    Err(command.exec()).context("running balsa-bench; `cargo xtask build` makes it")
 }

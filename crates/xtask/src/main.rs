@@ -1,4 +1,4 @@
-//! The project's automation: `cargo xtask test`, `demo`, `bench idle`. Nothing here is needed to use
+//! The project's automation: `cargo xtask test`, `demo`, `bench`. Nothing here is needed to use
 //! Balsa; everything needed to build and test it is.
 
 mod bench;
@@ -23,6 +23,10 @@ cargo xtask bench idle      memory of an idle master and worker, and the time
                             of `dev up`
 cargo xtask bench kills [N] N leaders killed with -9 (30) idle, in a rollout,
                             and while 200 pods are created: what each costs
+cargo xtask bench store [--quick] [--etcd PATH] [--no-etcd] [-o json] ...
+                            writes, reads and watches beside the distribution's
+                            etcd and each --etcd PATH (about 8 min; --quick: 2);
+                            `bench store --help` lists its flags
 cargo xtask build           the release binary, with RocksDB from the cache";
 
 fn main() -> Result<()> {
@@ -34,6 +38,7 @@ fn main() -> Result<()> {
         ["bench", "idle"] => bench::idle(),
         ["bench", "kills"] => bench::kills("30"),
         ["bench", "kills", n] => bench::kills(n),
+        ["bench", "store", flags @ ..] => bench::store(flags),
         ["build"] => build(&setup::prepare(Purpose::Build)?),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");

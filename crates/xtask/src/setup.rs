@@ -107,6 +107,27 @@ impl Drop for NoServices {
     }
 }
 
+/// The distribution's etcd server, installed when this is root and it can be; its service is not started.
+pub(crate) fn etcd() -> Result<Option<PathBuf>> {
+    let installed = || {
+        let found = Command::new("sh").args(["-c", "command -v etcd"]).output().ok()?;
+        let path = String::from_utf8_lossy(&found.stdout).trim().to_string();
+        (!path.is_empty()).then(|| PathBuf::from(path))
+    };
+    if installed().is_none() && is_root() && exists("apt-get") {
+        let _quiet = NoServices::begin().context("keeping etcd's service from starting")?;
+        let mut install = Command::new("apt-get");
+        install.args(["install", "-y", "-qq", "--no-install-recommends", "etcd-server"]);
+        let installing = step("package lists", "seconds", Command::new("apt-get").args(["update", "-qq"]));
+        let installing =
+            installing.and_then(|()| step("etcd-server", "seconds", install.env("DEBIAN_FRONTEND", "noninteractive")));
+        if let Err(error) = installing {
+            eprintln!("{error:#}");
+        }
+    }
+    Ok(installed())
+}
+
 /// Installs what the distribution must provide, and says what first. Without root only what a build
 /// needs is insisted on: clusters fall back to the process runtime.
 fn packages(purpose: Purpose) -> Result<()> {

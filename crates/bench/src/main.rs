@@ -1,0 +1,149 @@
+//! `balsa-bench`: Balsa's consensus core beside etcd, under one driver. `cargo xtask bench store` runs it.
+
+mod balsa;
+mod body;
+mod etcd;
+mod load;
+mod process;
+mod report;
+mod rounds;
+mod watch;
+mod wire;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Text,
+    Json,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Transactions proposed at the leader's peer port with a master's certificate, beside etcd's puts.
+    Raw,
+    /// Objects created and replaced through the whole API pipeline, beside etcd's puts.
+    Admitted,
+    /// Linearizable reads of one object.
+    Reads,
+    /// 1,000 watchers of one prefix.
+    Watch,
+}
+
+/// Runs three masters and three members of etcd in turn, over TLS, with fsync, and prints how many
+/// writes and reads each serves, how late, and at what cost.
+#[derive(Parser)]
+#[command(name = "cargo xtask bench store")]
+pub(crate) struct Options {
+    /// One short round: 256 B values, all clients; under two minutes.
+    #[arg(long)]
+    quick: bool,
+    /// Rounds; each runs every system once. Medians and extremes are over rounds.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// How long each row is measured in a round.
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// How long its clients run before that.
+    #[arg(long, default_value_t = 0.5)]
+    warm_up: f64,
+    /// Bytes of a value, by default 256,2048.
+    #[arg(long, value_delimiter = ',')]
+    sizes: Vec<usize>,
+    /// Clients with one outstanding request each.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 1000])]
+    clients: Vec<usize>,
+    /// Only these parts; all by default.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Part>,
+    #[arg(long, default_value_t = 1000)]
+    watchers: usize,
+    /// The `balsa` to measure.
+    #[arg(long)]
+    balsa: PathBuf,
+    /// An etcd server to measure beside it. Repeat it for more columns; none measures Balsa alone.
+    #[arg(long)]
+    etcd: Vec<PathBuf>,
+    /// Where the data of all systems lies while they run: one folder, so one disk.
+    #[arg(long)]
+    dir: PathBuf,
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+impl Options {
+    fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(if self.quick { 1 } else { 3 })
+    }
+
+    fn window(&self) -> Result<load::Window> {
+        let seconds = self.seconds.unwrap_or(if self.quick { 1.0 } else { 3.0 });
+        let duration = |flag: &str, seconds: f64| {
+            Duration::try_from_secs_f64(seconds).with_context(|| format!("--{flag} {seconds}: not a length of time"))
+        };
+        let window =
+            load::Window { warm_up: duration("warm-up", self.warm_up)?, measured: duration("seconds", seconds)? };
+        if window.measured < Duration::from_millis(100) {
+            bail!("--seconds {seconds}: at least 0.1");
+        }
+        Ok(window)
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        match (self.sizes.is_empty(), self.quick) {
+            (false, _) => self.sizes.clone(),
+            (true, true) => vec![256],
+            (true, false) => vec![256, 2048],
+        }
+    }
+
+    fn measures(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+}
+
+/// Keys that all clients of a row write, together; overwritten from the second lap on.
+const KEYS: usize = 10_000;
+
+/// The names that client `i` of `n` writes in a row of the table, in turn.
+pub(crate) fn names(cell: &str, i: usize, n: usize) -> Vec<String> {
+    (0..(KEYS / n).max(1)).map(|j| format!("{cell}-{i}-{j}")).collect()
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    if options.clients.contains(&0) || options.watchers == 0 || options.rounds() == 0 {
+        bail!("--clients, --watchers and --rounds are at least 1");
+    }
+    pki::tls::install_provider();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let report = runtime.block_on(async {
+        // Dropping the run ends its servers and removes its folder.
+        tokio::select! {
+            report = rounds::run(&options) => report,
+            stopped = stop_signal() => {
+                stopped?;
+                bail!("interrupted")
+            }
+        }
+    })?;
+    match options.output {
+        Output::Text => print!("{}", report.text()),
+        Output::Json => println!("{}", serde_json::to_string_pretty(&report.json())?),
+    }
+    Ok(())
+}
+
+async fn stop_signal() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}

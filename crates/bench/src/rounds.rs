@@ -1,0 +1,162 @@
+//! The run: systems in turn, A B A B, each from an empty disk, and every row of the table in each.
+
+use crate::balsa::Balsa;
+use crate::etcd::{self, Etcd};
+use crate::load;
+use crate::process::{Folder, largest_rss_mib};
+use crate::report::{Cell, Figures, Report, What};
+use crate::{Options, Part, watch};
+use anyhow::Result;
+use std::path::PathBuf;
+
+/// Writers that saturate the watchers.
+const WATCH_WRITERS: usize = 8;
+/// Bytes of the values that are watched.
+const WATCH_BYTES: usize = 256;
+
+enum System {
+    Balsa(Balsa),
+    Etcd(Etcd),
+}
+
+impl System {
+    fn pids(&self) -> Vec<u32> {
+        match self {
+            System::Balsa(balsa) => balsa.pids(),
+            System::Etcd(etcd) => etcd.pids(),
+        }
+    }
+}
+
+/// A system to be measured: its label and its binary; Balsa comes first.
+struct Candidate {
+    label: String,
+    binary: PathBuf,
+}
+
+pub(crate) async fn run(options: &Options) -> Result<Report> {
+    let mut candidates = vec![Candidate { label: "Balsa".into(), binary: options.balsa.clone() }];
+    for binary in &options.etcd {
+        candidates.push(Candidate { label: etcd::label(binary)?, binary: binary.clone() });
+    }
+    let window = options.window()?;
+    let mut report = Report::new(
+        candidates.iter().map(|candidate| candidate.label.clone()).collect(),
+        options.rounds(),
+        window.measured.as_secs_f64(),
+        options.watchers,
+    );
+    let root = Folder::create(options.dir.join(format!("bench-store-{}", std::process::id())))?;
+    for round in 0..options.rounds() {
+        for (index, candidate) in candidates.iter().enumerate() {
+            eprintln!("== round {} of {}: {}", round + 1, options.rounds(), candidate.label);
+            let folder = Folder::create(root.0.join(format!("{round}-{index}")))?;
+            let system = match index {
+                0 => System::Balsa(Balsa::start(&candidate.binary, &folder.0).await?),
+                _ => System::Etcd(Etcd::start(&candidate.binary, &folder.0).await?),
+            };
+            let mut measuring = Measuring { options, window, system, index, report: &mut report };
+            measuring.all().await?;
+        }
+    }
+    Ok(report)
+}
+
+/// One system in one round.
+struct Measuring<'a> {
+    options: &'a Options,
+    window: load::Window,
+    system: System,
+    index: usize,
+    report: &'a mut Report,
+}
+
+impl Measuring<'_> {
+    async fn all(&mut self) -> Result<()> {
+        for size in self.options.sizes() {
+            for n in self.options.clients.clone() {
+                self.cell(size, n).await?;
+            }
+        }
+        if self.options.measures(Part::Watch) {
+            self.watch().await?;
+        }
+        Ok(())
+    }
+
+    /// The rows of one size and number of clients.
+    async fn cell(&mut self, size: usize, n: usize) -> Result<()> {
+        let (raw, admitted) = (format!("r{size}-{n}"), format!("a{size}-{n}"));
+        let (writes, reads) = (self.options.measures(Part::Raw), self.options.measures(Part::Reads));
+        let (window, pids) = (self.window, self.system.pids());
+        match &self.system {
+            System::Balsa(balsa) => {
+                // Reads need what the raw row wrote.
+                if writes || reads {
+                    let sample = load::run(balsa.raw(&raw, n, size).await?, window, &pids).await?;
+                    self.push(What::Raw, size, n, sample)?;
+                }
+            }
+            System::Etcd(etcd) => {
+                let sample = load::run(etcd.writers(&raw, n, size).await?, window, &pids).await?;
+                self.push(What::Raw, size, n, sample)?;
+            }
+        }
+        if let System::Balsa(balsa) = &self.system
+            && self.options.measures(Part::Admitted)
+        {
+            let sample = load::run(balsa.admitted(&admitted, n, size).await?, window, &pids).await?;
+            self.push(What::Admitted, size, n, sample)?;
+        }
+        if reads {
+            let sample = match &self.system {
+                System::Balsa(balsa) => load::run(balsa.readers(&raw, n).await?, window, &pids).await?,
+                System::Etcd(etcd) => load::run(etcd.readers(&raw, n).await?, window, &pids).await?,
+            };
+            self.push(What::Read, size, n, sample)?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, what: What, size: usize, n_clients: usize, sample: load::Sample) -> Result<()> {
+        let label = &self.report.systems[self.index];
+        eprintln!(
+            "   {label:<12} {size:>5} B {n_clients:>5} clients  {:<9} {:>8.0}/s  p50 {:.1}  p99 {:.1} ms",
+            what.word(),
+            sample.per_second,
+            sample.p50_ms,
+            sample.p99_ms
+        );
+        if let Some(error) = &sample.error {
+            eprintln!("   {} requests failed, the first: {error}", sample.n_errors);
+        }
+        let rss_mib = largest_rss_mib(&self.system.pids())?;
+        let cell = Cell { system: self.index, what, size, n_clients };
+        self.report.push(cell, Figures { sample, rss_mib });
+        Ok(())
+    }
+
+    async fn watch(&mut self) -> Result<()> {
+        let (window, pids, n) = (self.window, self.system.pids(), self.options.watchers);
+        let sample = match &self.system {
+            System::Balsa(balsa) => {
+                let writers = balsa.raw("watched", WATCH_WRITERS, WATCH_BYTES).await?;
+                watch::run(balsa.watchers(n).await?, writers, window, &pids).await?
+            }
+            System::Etcd(etcd) => {
+                let writers = etcd.writers("watched", WATCH_WRITERS, WATCH_BYTES).await?;
+                watch::run(etcd.watchers(n).await?, writers, window, &pids).await?
+            }
+        };
+        eprintln!(
+            "   {:<12} {n} watchers  {:.0} events/s  lag p50 {:.1}  p99 {:.1} ms",
+            self.report.systems[self.index], sample.events_per_second, sample.lag_p50_ms, sample.lag_p99_ms
+        );
+        if let Some(error) = &sample.error {
+            eprintln!("   {} failures, the first: {error}", sample.n_errors);
+        }
+        let rss_mib = largest_rss_mib(&pids)?;
+        self.report.push_watch(self.index, sample, rss_mib);
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! Many watchers of one prefix: how late a change reaches them, and how many changes can.
+
+use crate::body::nanos;
+use crate::load::{Client, Window, percentiles};
+use crate::process::cpu_seconds;
+use anyhow::Result;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// One watcher's stream.
+pub(crate) trait Watcher: Send + 'static {
+    /// The stamps of the changes in the next message; none for a message of another kind.
+    fn next(&mut self) -> impl Future<Output = Result<Vec<u64>>> + Send;
+}
+
+/// Time between the writes whose lag is measured: 10 a second reach 1,000 watchers as 10,000 events a
+/// second, which leaves both systems' cores idle part of the time.
+const PACE: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Sample {
+    /// With one writer at a quiet pace.
+    pub(crate) lag_p50_ms: f64,
+    pub(crate) lag_p99_ms: f64,
+    /// With writers that write as fast as they are answered: delivered to all watchers together.
+    pub(crate) events_per_second: f64,
+    pub(crate) cpu_us: f64,
+    pub(crate) n_errors: u64,
+    pub(crate) error: Option<String>,
+}
+
+const PACED: u8 = 0;
+const SATURATING: u8 = 1;
+const MEASURING: u8 = 2;
+const OVER: u8 = 3;
+
+#[derive(Default)]
+struct Seen {
+    lags_us: Vec<u32>,
+    n_events: u64,
+    error: Option<String>,
+}
+
+/// Runs both halves; the watchers are open and the writers connected.
+pub(crate) async fn run<W: Watcher, C: Client>(
+    watchers: Vec<W>,
+    mut writers: Vec<C>,
+    window: Window,
+    servers: &[u32],
+) -> Result<Sample> {
+    let phase = Arc::new(AtomicU8::new(PACED));
+    let followed: Vec<_> = watchers
+        .into_iter()
+        .map(|watcher| {
+            let seen = Arc::new(Mutex::new(Seen::default()));
+            (tokio::spawn(follow(watcher, phase.clone(), seen.clone())), seen)
+        })
+        .collect();
+    let mut sample = Sample::default();
+    let mut refused = |error: anyhow::Error| {
+        sample.n_errors += 1;
+        sample.error.get_or_insert_with(|| format!("{error:#}"));
+    };
+    let started = Instant::now();
+    while started.elapsed() < window.measured {
+        if let Err(error) = writers[0].once().await {
+            refused(error);
+        }
+        tokio::time::sleep(PACE).await;
+    }
+    phase.store(SATURATING, Ordering::Relaxed);
+    let writing: Vec<_> = writers.into_iter().map(|writer| tokio::spawn(write(writer, phase.clone()))).collect();
+    tokio::time::sleep(window.warm_up).await;
+    let (started, cpu_before) = (Instant::now(), cpu_seconds(servers)?);
+    phase.store(MEASURING, Ordering::Relaxed);
+    tokio::time::sleep(window.measured).await;
+    phase.store(OVER, Ordering::Relaxed);
+    let (seconds, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds(servers)? - cpu_before);
+    for task in writing {
+        task.await?.err().map(&mut refused);
+    }
+    let (mut lags, mut n_events) = (Vec::new(), 0);
+    for (task, seen) in followed {
+        // It may wait for an event that never comes.
+        task.abort();
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        lags.append(&mut seen.lags_us);
+        n_events += seen.n_events;
+        if let Some(error) = seen.error.take() {
+            sample.n_errors += 1;
+            sample.error.get_or_insert(error);
+        }
+    }
+    (sample.lag_p50_ms, sample.lag_p99_ms) = percentiles(&mut lags);
+    sample.events_per_second = n_events as f64 / seconds;
+    sample.cpu_us = cpu * 1e6 / n_events.max(1) as f64;
+    Ok(sample)
+}
+
+async fn follow<W: Watcher>(mut watcher: W, phase: Arc<AtomicU8>, seen: Arc<Mutex<Seen>>) {
+    loop {
+        let stamps = watcher.next().await;
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match (phase.load(Ordering::Relaxed), stamps) {
+            (OVER, _) => return,
+            (_, Err(error)) => return seen.error = Some(format!("{error:#}")),
+            (PACED, Ok(stamps)) => {
+                let late = |stamp: u64| u32::try_from(nanos().saturating_sub(stamp) / 1000).unwrap_or(u32::MAX);
+                seen.lags_us.extend(stamps.into_iter().map(late));
+            }
+            (MEASURING, Ok(stamps)) => seen.n_events += stamps.len() as u64,
+            (_, Ok(_)) => {}
+        }
+    }
+}
+
+async fn write<C: Client>(mut writer: C, phase: Arc<AtomicU8>) -> Result<()> {
+    while phase.load(Ordering::Relaxed) != OVER {
+        writer.once().await?;
+    }
+    Ok(())
+}
