@@ -11,6 +11,7 @@ mod house;
 mod kills;
 mod kubectl;
 mod placing;
+mod pods;
 mod refusals;
 mod rules;
 mod wire;

@@ -502,7 +502,7 @@ mod tests {
             json!({"kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"k": "v"}}),
             json!({"kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "dG9w"}}),
         ];
-        let assignment = Assignment { pod, objects, removed: false };
+        let assignment = Assignment { pod, objects, ..Assignment::default() };
         let container = json!({"envFrom": [{"prefix": "C_", "configMapRef": {"name": "c"}}], "env": [
             {"name": "A", "value": "1"}, {"name": "B", "value": "$(A)$$(A)$(Z)"},
             {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},

@@ -3,7 +3,9 @@
 //! Nothing here needs a master to keep alive what already runs: assignments are kept on disk and
 //! acted on whether or not a session is open.
 
+mod assignments;
 mod environment;
+mod events;
 mod logs;
 mod masters;
 mod network;
@@ -17,14 +19,16 @@ pub use masters::{Incoming, Masters, TonicMasters};
 pub use network::NetworkOptions;
 pub use node::{Machine, NodeOptions};
 
-use objects::{Timestamp, Value, ValueExt};
+use assignments::Assignment;
+use objects::Timestamp;
+use objects::selector::Labels;
 use parking_lot::Mutex;
 use protos::dispatch as pb;
 use runtime::{Runtime, SandboxInfo};
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -52,21 +56,6 @@ pub struct Options {
     pub boot_id: String,
 }
 
-/// What a pod is to be, and what it refers to.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Assignment {
-    pub(crate) pod: Value,
-    pub(crate) objects: Vec<Value>,
-    /// The cluster no longer knows the pod.
-    pub(crate) removed: bool,
-}
-
-impl Assignment {
-    fn uid(&self) -> String {
-        self.pod.text("metadata.uid").to_string()
-    }
-}
-
 pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) worlds: watch::Sender<Arc<Vec<SandboxInfo>>>,
@@ -77,6 +66,9 @@ pub(crate) struct Shared {
     pub(crate) pods: Mutex<BTreeMap<String, watch::Sender<Assignment>>>,
     /// (epoch, revision) of the newest assignments acted on.
     pub(crate) newest: Mutex<(u64, u64)>,
+    /// The node's labels as the masters last told them.
+    pub(crate) labels: Mutex<Option<Labels>>,
+    pub(crate) n_events: AtomicU64,
     pub(crate) peers: watch::Sender<pb::Peers>,
     pub(crate) health: watch::Sender<Option<String>>,
     /// Held while the assignments are written, so that an older set never lands on a newer one.
@@ -129,114 +121,6 @@ impl Shared {
         self.unacked.lock().insert(status.uid.clone(), status);
         self.unacked_changed.send_modify(|n| *n += 1);
     }
-
-    fn assignments_path(&self) -> PathBuf {
-        self.options.dir.join("assignments.json")
-    }
-
-    /// Keeps the assignments for a restart without masters.
-    pub(crate) fn save(&self) {
-        let _saving = self.saving.lock();
-        let pods: Vec<Value> = self
-            .pods
-            .lock()
-            .values()
-            .map(|sender| {
-                let a = sender.borrow();
-                json!({"pod": a.pod, "objects": a.objects, "removed": a.removed})
-            })
-            .collect();
-        let (epoch, revision) = *self.newest.lock();
-        let text = json!({"epoch": epoch, "revision": revision, "pods": pods}).to_string();
-        if let Err(error) = runtime::files::replace(&self.assignments_path(), text) {
-            tracing::warn!(%error, "the assignments could not be kept on disk");
-        }
-    }
-
-    fn load(&self) -> Vec<Assignment> {
-        let Ok(bytes) = std::fs::read(self.assignments_path()) else { return Vec::new() };
-        let saved: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        *self.newest.lock() = (saved.at("epoch").as_u64().unwrap_or(0), saved.at("revision").as_u64().unwrap_or(0));
-        let assignment = |item: &Value| Assignment {
-            pod: item.at("pod").clone(),
-            objects: item.items("objects").to_vec(),
-            removed: item.at("removed") == true,
-        };
-        saved.items("pods").iter().map(assignment).collect()
-    }
-}
-
-/// Starts or updates the task of a pod.
-pub(crate) fn assign(shared: &Arc<Shared>, assignment: Assignment) {
-    let uid = assignment.uid();
-    let mut pods = shared.pods.lock();
-    match pods.get(&uid) {
-        Some(sender) => {
-            sender.send_replace(assignment);
-        }
-        None => {
-            let (sender, receiver) = watch::channel(assignment);
-            pods.insert(uid.clone(), sender);
-            let shared = shared.clone();
-            tokio::spawn(async move {
-                pod::live(&shared, receiver).await;
-                shared.pods.lock().remove(&uid);
-                shared.save();
-            });
-        }
-    }
-}
-
-/// Acts on assignments from a session; older ones than those acted on are ignored.
-pub(crate) async fn accept(shared: &Arc<Shared>, message: pb::Assignments) {
-    {
-        let mut newest = shared.newest.lock();
-        let order = (message.epoch, message.revision);
-        if order < *newest {
-            tracing::warn!(?order, newest = ?*newest, "older assignments ignored");
-            return;
-        }
-        *newest = order;
-    }
-    let parse = |bytes: &bytes::Bytes| serde_json::from_slice::<Value>(bytes).ok();
-    let mut present = Vec::new();
-    for changed in &message.changed {
-        let Some(pod) = parse(&changed.pod) else { continue };
-        let objects = changed.objects.iter().filter_map(parse).collect();
-        let assignment = Assignment { pod, objects, removed: false };
-        present.push(assignment.uid());
-        assign(shared, assignment);
-    }
-    let gone: Vec<String> = match message.complete {
-        true => shared.pods.lock().keys().filter(|uid| !present.contains(uid)).cloned().collect(),
-        false => message.removed.clone(),
-    };
-    for uid in gone {
-        if let Some(sender) = shared.pods.lock().get(&uid) {
-            sender.send_modify(|assignment| assignment.removed = true);
-        }
-    }
-    if message.complete {
-        remove_strays(shared).await;
-    }
-    shared.save();
-}
-
-/// Sandboxes that belong to no assigned pod: left by a pod that went while we were away.
-async fn remove_strays(shared: &Arc<Shared>) {
-    shared.refresh().await;
-    let worlds = shared.worlds.borrow().clone();
-    for sandbox in worlds.iter() {
-        if shared.pods.lock().contains_key(&sandbox.uid) {
-            continue;
-        }
-        tracing::info!(pod = %sandbox.name, namespace = %sandbox.namespace, "stopping a pod that is no longer assigned");
-        let pod = json!({
-            "metadata": {"name": sandbox.name, "namespace": sandbox.namespace, "uid": sandbox.uid},
-            "spec": {"containers": []},
-        });
-        assign(shared, Assignment { pod, objects: Vec::new(), removed: true });
-    }
 }
 
 /// Runs the worker until `stop` turns true. Pods go on running without it.
@@ -250,6 +134,8 @@ pub async fn run(options: Options, mut stop: watch::Receiver<bool>) {
         up,
         pods: Mutex::default(),
         newest: Mutex::default(),
+        labels: Mutex::default(),
+        n_events: AtomicU64::default(),
         peers: watch::Sender::new(pb::Peers::default()),
         health: watch::Sender::new(None),
         saving: Mutex::default(),
@@ -257,9 +143,7 @@ pub async fn run(options: Options, mut stop: watch::Receiver<bool>) {
     });
     shared.check_health().await;
     shared.refresh().await;
-    for assignment in shared.load() {
-        assign(&shared, assignment);
-    }
+    assignments::resume(&shared);
     let poll = {
         let shared = shared.clone();
         async move {

@@ -1,6 +1,8 @@
 //! The Node object this worker reports: labels, capacity, addresses, conditions.
 
 use crate::Shared;
+use objects::needs::amounts;
+use objects::selector::Labels;
 use objects::{Timestamp, Value};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -108,13 +110,25 @@ pub(crate) fn node(shared: &Shared) -> Value {
     })
 }
 
+/// What pods may have of the machine.
+fn allocatable(options: &NodeOptions) -> Value {
+    json!({
+        "cpu": format!("{}m", (options.machine.n_cpus * 1000 - options.reserved_cpu_milli).max(0)),
+        "memory": format!("{}Ki", (options.machine.memory_bytes - options.reserved_memory).max(0) / 1024),
+        "pods": options.pods_max.to_string(),
+    })
+}
+
+/// The node that pods are admitted to, with the labels that the masters told, if they did.
+pub(crate) fn for_admission(options: &NodeOptions, labels: Option<Labels>) -> podlife::Node {
+    podlife::Node { name: options.name.clone(), allocatable: amounts(&allocatable(options)), labels }
+}
+
 /// The status with its conditions as of now.
 pub(crate) fn status(shared: &Shared) -> Value {
     let options = &shared.options.node;
     let now: Timestamp = shared.now();
     let machine = &options.machine;
-    let (n_cpus, memory) = (machine.n_cpus, machine.memory_bytes);
-    let cpu = n_cpus * 1000;
     let unhealthy = shared.health.borrow().clone();
     let condition = |ty: &str, status: bool, reason: &str, message: &str| {
         json!({"type": ty, "status": if status { "True" } else { "False" }, "reason": reason, "message": message,
@@ -125,12 +139,11 @@ pub(crate) fn status(shared: &Shared) -> Value {
         Some(why) => condition("Ready", false, "KubeletNotReady", &format!("container runtime is down: {why}")),
     };
     json!({
-        "capacity": {"cpu": n_cpus.to_string(), "memory": format!("{}Ki", memory / 1024), "pods": options.pods_max.to_string()},
-        "allocatable": {
-            "cpu": format!("{}m", (cpu - options.reserved_cpu_milli).max(0)),
-            "memory": format!("{}Ki", (memory - options.reserved_memory).max(0) / 1024),
+        "capacity": {
+            "cpu": machine.n_cpus.to_string(), "memory": format!("{}Ki", machine.memory_bytes / 1024),
             "pods": options.pods_max.to_string(),
         },
+        "allocatable": allocatable(options),
         "addresses": [
             {"type": "InternalIP", "address": options.address}, {"type": "Hostname", "address": options.name},
         ],

@@ -1,12 +1,10 @@
 //! One pod's task: steps `podlife`, performs what it asks, reports what it sees.
 
-use crate::{Assignment, Shared, environment, probe};
+use crate::{Assignment, Shared, environment, events, probe};
 use objects::{Quantity, Timestamp, Value, ValueExt};
 use podlife::{Action, Failure, Memory, Note, Observed, ProbeKind, Sandbox, State, Step, World};
 use protos::dispatch as pb;
-use protos::dispatch::from_worker;
 use runtime::{ContainerSpec, ContainerState, Error, Image, SandboxInfo, SandboxSpec};
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -85,7 +83,6 @@ struct Task<'a> {
     /// By image. A pull may take minutes, in which the pod must still be probed, and stopped.
     pulls: BTreeMap<String, Pull>,
     pulled: mpsc::Sender<(String, Result<(), String>)>,
-    n_events: std::sync::atomic::AtomicU64,
 }
 
 /// Lives a pod from its assignment until it is gone.
@@ -104,7 +101,6 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
         answers,
         pulls: BTreeMap::new(),
         pulled,
-        n_events: Default::default(),
     };
     let mut worlds = shared.worlds.subscribe();
     loop {
@@ -123,7 +119,7 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
             }
         }
         for note in &step.notes {
-            task.tell(note).await;
+            task.tell(note);
         }
         let mut acted = false;
         // Containers are stopped together; a shorter grace that comes meanwhile is decided on anew.
@@ -162,21 +158,17 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
         };
         match wake {
             Wake::Assigned => {
-                let status = task.assignment.pod.at("status").clone();
                 let news = assigned.borrow_and_update().clone();
                 let referred = news.objects != task.assignment.objects;
                 task.assignment = news;
                 if referred {
                     task.refresh_volumes(&world);
                 }
-                // What this task observed is newer than what the cluster has of it.
-                task.assignment.pod.set("status", status.clone());
-                task.remember(&status);
             }
             Wake::Answered(container, id, kind, answer) => {
                 let spec = task.container(&container);
                 if let Some(note) = podlife::answered(&spec, &id, kind, answer, &mut task.memory) {
-                    task.tell(&note).await;
+                    task.tell(&note);
                 }
             }
             Wake::Pulled(image, result) => {
@@ -206,6 +198,8 @@ impl Task<'_> {
             return;
         }
         self.sequence += 1;
+        // First, as what the masters do next may build on it: a place that is free, above all.
+        self.remember(&news.0, step.stopped);
         let pod = &self.assignment.pod;
         self.shared.report(pb::PodStatus {
             namespace: pod.text("metadata.namespace").into(),
@@ -215,16 +209,16 @@ impl Task<'_> {
             status: step.status.to_string().into(),
             stopped: step.stopped,
         });
-        self.remember(&news.0);
         self.reported = Some(news);
     }
 
     /// Keeps the pod's status with its assignment: the next worker goes on from it.
-    fn remember(&self, status: &Value) {
+    fn remember(&self, status: &Value, stopped: bool) {
         if let Some(sender) = self.shared.pods.lock().get(&self.uid) {
             // Nobody is woken: this task knows.
             sender.send_if_modified(|assignment| {
                 assignment.pod.set("status", status.clone());
+                assignment.stopped = stopped;
                 false
             });
         }
@@ -260,37 +254,12 @@ impl Task<'_> {
         self.shared.options.dir.join("volumes").join(&self.uid)
     }
 
-    async fn tell(&self, note: &Note) {
-        let pod = &self.assignment.pod;
-        let now = self.shared.now().rfc3339();
-        let node = &self.shared.options.node.name;
-        let event = json!({
-            "metadata": {"name": self.event_name(), "namespace": pod.at("metadata.namespace")},
-            "involvedObject": {
-                "apiVersion": "v1", "kind": "Pod", "name": pod.at("metadata.name"),
-                "namespace": pod.at("metadata.namespace"), "uid": self.uid,
-                "fieldPath": format!("spec.containers{{{}}}", note.container),
-            },
-            "type": note.ty, "reason": note.reason, "message": note.message, "count": 1,
-            "source": {"component": "kubelet", "host": node}, "reportingComponent": "kubelet", "reportingInstance": node,
-            "firstTimestamp": now, "lastTimestamp": now,
-        });
-        let message = from_worker::Message::Event(pb::Event { event: event.to_string().into() });
-        // Events are for people: with no session for long they are dropped, never waited for.
-        if self.shared.up.try_send(message).is_err() {
-            tracing::debug!(reason = note.reason, "an event was dropped");
-        }
+    fn tell(&self, note: &Note) {
+        events::tell(self.shared, &self.assignment.pod, note);
     }
 
-    /// Names that sort in the order of what happened.
-    fn event_name(&self) -> String {
-        let n = self.n_events.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let base: String = self.assignment.pod.text("metadata.name").chars().take(200).collect();
-        format!("{base}.{:012x}{n:04x}", self.shared.now().0)
-    }
-
-    async fn note(&self, ty: &'static str, reason: &'static str, message: String, container: &str) {
-        self.tell(&Note { ty, reason, message, container: container.into() }).await;
+    fn note(&self, ty: &'static str, reason: &'static str, message: String, container: &str) {
+        self.tell(&Note { ty, reason, message, container: container.into() });
     }
 
     fn sandbox_spec(&self, attempt: u32) -> SandboxSpec {
@@ -337,8 +306,7 @@ impl Task<'_> {
                         "FailedCreatePodSandBox",
                         format!("Failed to create pod sandbox: {error}"),
                         "",
-                    )
-                    .await;
+                    );
                     self.fail("", "SandboxError", error.to_string());
                 }
             },
@@ -350,7 +318,7 @@ impl Task<'_> {
                 Ok(()) => drop(self.memory.failures.remove(&name)),
                 Err((PULLING, _)) => return false,
                 Err((reason, message)) => {
-                    self.note("Warning", "Failed", format!("Error: {message}"), &name).await;
+                    self.note("Warning", "Failed", format!("Error: {message}"), &name);
                     self.fail(&name, reason, message);
                 }
             },
@@ -407,7 +375,7 @@ impl Task<'_> {
             false => {
                 if attempt == 0 && !container.items("volumeMounts").is_empty() {
                     let why = "the process runtime does not mount volumes; use the containerd runtime for that";
-                    self.note("Warning", "VolumesNotMounted", why.into(), name).await;
+                    self.note("Warning", "VolumesNotMounted", why.into(), name);
                 }
                 Vec::new()
             }
@@ -448,8 +416,8 @@ impl Task<'_> {
         let pod = self.sandbox_spec(sandbox.attempt);
         let started = runtime.start_container(&sandbox.id, &pod, &spec).await;
         started.map_err(|error| ("RunContainerError", error.to_string()))?;
-        self.note("Normal", "Created", "Container created".into(), name).await;
-        self.note("Normal", "Started", "Container started".into(), name).await;
+        self.note("Normal", "Created", "Container created".into(), name);
+        self.note("Normal", "Started", "Container started".into(), name);
         Ok(())
     }
 
@@ -480,8 +448,7 @@ impl Task<'_> {
                 Err(("ErrImageNeverPull", message))
             }
             ("Never", true) | ("IfNotPresent", true) => {
-                self.note("Normal", "Pulled", format!("Container image {image:?} already present on machine"), name)
-                    .await;
+                self.note("Normal", "Pulled", format!("Container image {image:?} already present on machine"), name);
                 Ok(())
             }
             (_, present) => {
@@ -492,7 +459,7 @@ impl Task<'_> {
                         return Err((PULLING, String::new()));
                     }
                     None => {
-                        self.note("Normal", "Pulling", format!("Pulling image {image:?}"), name).await;
+                        self.note("Normal", "Pulling", format!("Pulling image {image:?}"), name);
                         self.pull(image);
                         return Err((PULLING, String::new()));
                     }
@@ -501,7 +468,7 @@ impl Task<'_> {
                 match pulled {
                     Ok(()) => {
                         let message = format!("Successfully pulled image {image:?} in {took}ms");
-                        self.note("Normal", "Pulled", message, name).await;
+                        self.note("Normal", "Pulled", message, name);
                         Ok(())
                     }
                     // `Always` means "ask for news"; an image that is here and cannot be asked about runs.
@@ -509,11 +476,11 @@ impl Task<'_> {
                         let message = format!(
                             "Container image {image:?} already present on machine; asking for a newer one failed: {error}"
                         );
-                        self.note("Warning", "Pulled", message, name).await;
+                        self.note("Warning", "Pulled", message, name);
                         Ok(())
                     }
                     Err(error) => {
-                        self.note("Warning", "Failed", format!("Failed to pull image {image:?}: {error}"), name).await;
+                        self.note("Warning", "Failed", format!("Failed to pull image {image:?}: {error}"), name);
                         Err(("ErrImagePull", error))
                     }
                 }

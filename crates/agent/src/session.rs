@@ -1,6 +1,7 @@
 //! The one session with a master: any of them; the next one when it ends.
 
-use crate::{Shared, accept, node, streams};
+use crate::assignments::accept;
+use crate::{Shared, node, streams};
 use futures::StreamExt;
 use protos::dispatch as pb;
 use protos::dispatch::{from_worker, to_worker};

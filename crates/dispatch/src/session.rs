@@ -10,10 +10,11 @@ use protos::dispatch as pb;
 use protos::dispatch::dispatch_server::{Dispatch, DispatchServer};
 use protos::dispatch::{from_worker, to_worker};
 use state::View;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use stdx::Backoff;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -22,6 +23,9 @@ use tonic::{Request, Response, Status, Streaming};
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Orders assignments across restores of the cluster from a backup.
 const EPOCH: u64 = 1;
+
+/// Between two tries to store a report, while there is no leader or it is overloaded.
+const RETRY: Backoff = Backoff::new(20, 1_000);
 
 pub struct DispatchService {
     front: Front,
@@ -151,6 +155,7 @@ async fn take_in(
                 let boot_id = boot_id.to_string();
                 tokio::spawn(async move {
                     let (uid, sequence) = (report.uid.clone(), report.sequence);
+                    let mut n_failures = 0;
                     let stored = loop {
                         match intake::pod_status(&front, &node, &boot_id, &report).await {
                             Ok(()) => break true,
@@ -160,8 +165,11 @@ async fn take_in(
                             }
                             Err(status) => tracing::debug!(%node, %status, "a pod status is not stored yet"),
                         }
-                        if down.is_closed() {
-                            break false;
+                        n_failures += 1;
+                        // A worker that is gone says it again to the next master.
+                        tokio::select! {
+                            () = down.closed() => break false,
+                            () = tokio::time::sleep(Duration::from_millis(RETRY.delay_ms(n_failures))) => {}
                         }
                     };
                     if stored {
@@ -264,7 +272,8 @@ async fn send_assignments(front: &Front, node: &str, down: &Down) {
         removed.iter().for_each(|uid| drop(sent.remove(uid)));
         if complete || !changed.is_empty() || !removed.is_empty() {
             let revision = view.revision().0;
-            let message = pb::Assignments { epoch: EPOCH, revision, complete, changed, removed };
+            let node_labels = labels(&view, node);
+            let message = pb::Assignments { epoch: EPOCH, revision, complete, changed, removed, node_labels };
             let message = pb::ToWorker { message: Some(to_worker::Message::Assignments(message)) };
             if down.send(Ok(message)).await.is_err() {
                 return;
@@ -290,6 +299,13 @@ async fn send_assignments(front: &Front, node: &str, down: &Down) {
         }
         view = front.store.view();
     }
+}
+
+/// The labels of a node.
+fn labels(view: &View, node: &str) -> HashMap<String, String> {
+    let record = view.get(&Key::new(registry::NODE, "", node));
+    let labels = record.into_iter().flat_map(|record| &record.header.labels);
+    labels.map(|(key, value)| (key.to_string(), value.to_string())).collect()
 }
 
 /// The pod networks of this node and of the others.

@@ -9,6 +9,7 @@ pub mod field_error;
 pub mod json;
 pub mod key;
 pub mod kinds;
+pub mod needs;
 pub mod patch;
 pub mod quantity;
 pub mod record;

@@ -3,11 +3,13 @@
 //!
 //! Pure. The states and who may move what stand in docs/design/pod-life.md.
 
+mod admission;
 mod probes;
 mod status;
 #[cfg(test)]
 mod tests;
 
+pub use admission::{Node, Rejection, admit, holds_its_place, is_admitted, seal};
 pub use probes::{ProbeKind, ProbeState, answered};
 
 use objects::{Timestamp, Value, ValueExt};

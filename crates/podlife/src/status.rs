@@ -175,6 +175,8 @@ fn phase(pod: &Value, inits: &[Value], mains: &[Value]) -> &'static str {
 
 pub(crate) fn status(pod: &Value, world: &World, memory: &Memory, now: Timestamp, host_ip: &str) -> Value {
     let (mut inits, mut mains) = (Vec::new(), Vec::new());
+    // Of a pod that was never admitted there is nothing to tell but why.
+    let rejected = pod.text("status.phase") == "Failed" && pod.at("status.containerStatuses").is_null();
     for (container, is_init) in containers(pod) {
         let status = container_status(pod, container, is_init, world, memory);
         if is_init { inits.push(status) } else { mains.push(status) }
@@ -204,6 +206,9 @@ pub(crate) fn status(pod: &Value, world: &World, memory: &Memory, now: Timestamp
         status.set("podIP", ip.as_str());
     }
     status.set("conditions", conditions(pod, world, phase, &inits, &mains, now));
+    if rejected && world.containers.is_empty() {
+        return status;
+    }
     if !inits.is_empty() {
         status.set("initContainerStatuses", inits);
     }

@@ -1,5 +1,6 @@
 //! A pod's life against a world that does what it is told, with every line of the trace checked.
 
+mod admission;
 mod conditions;
 mod ends;
 mod failures;

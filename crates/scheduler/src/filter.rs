@@ -49,8 +49,7 @@ fn taints(case: &Case, node: &NodeInfo) -> Vec<Reason> {
 
 /// Whether the pod's nodeSelector and required node affinity allow a node.
 pub(crate) fn is_eligible(pod: &PodInfo, node: &NodeInfo) -> bool {
-    pod.node_selector.iter().all(|requirement| requirement.matches(&node.labels))
-        && pod.node_affinity.as_ref().is_none_or(|terms| terms.iter().any(|term| node.matches(term)))
+    pod.node_choice.allows(&node.name, &node.labels)
 }
 
 fn node_affinity(case: &Case, node: &NodeInfo) -> Vec<Reason> {

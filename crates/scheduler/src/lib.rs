@@ -21,8 +21,8 @@ mod tests;
 
 pub use model::Model;
 pub use node::NodeInfo;
+pub use objects::needs::Resources;
 pub use pod::PodInfo;
-pub use resources::Resources;
 pub use verdict::{News, Verdicts};
 
 use objects::Key;

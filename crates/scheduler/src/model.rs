@@ -1,9 +1,9 @@
 //! The cluster as the scheduler sees it: nodes, and pods in small projections.
 
 use crate::pod::PodTerm;
-use crate::resources::{self, Resources};
 use crate::{NodeInfo, PodInfo};
 use compact_str::CompactString;
+use objects::needs::{Resources, add, subtract};
 use objects::selector::{Labels, Selector};
 use objects::{Key, Record, Revision, ValueExt, registry};
 use state::View;
@@ -46,7 +46,7 @@ struct Place {
 
 impl Place {
     fn add(&mut self, pod: &Arc<PodInfo>) {
-        resources::add(&mut self.used, &pod.requests);
+        add(&mut self.used, &pod.requests);
         (0..2).for_each(|i| self.scored[i] += pod.scored[i]);
         if pod.has_affinity() {
             self.opinionated.insert(pod.key.clone(), pod.clone());
@@ -55,7 +55,7 @@ impl Place {
     }
 
     fn remove(&mut self, pod: &Arc<PodInfo>) {
-        resources::subtract(&mut self.used, &pod.requests);
+        subtract(&mut self.used, &pod.requests);
         (0..2).for_each(|i| self.scored[i] -= pod.scored[i]);
         self.opinionated.remove(&pod.key);
         self.pods.remove(&pod.key);

@@ -1,8 +1,7 @@
 //! A node as placement needs it.
 
-use crate::pod::NodeTerm;
-use crate::resources::{self, Resources};
 use compact_str::CompactString;
+use objects::needs::{Resources, amounts};
 use objects::selector::Labels;
 use objects::{Record, Value, ValueExt};
 use std::collections::BTreeMap;
@@ -51,7 +50,7 @@ impl NodeInfo {
             labels: record.header.labels.clone(),
             unschedulable: node.at("spec.unschedulable") == true,
             taints: node.items("spec.taints").iter().map(taint).collect(),
-            allocatable: resources::parse(node.at("status.allocatable")),
+            allocatable: amounts(node.at("status.allocatable")),
             images: node.items("status.images").iter().flat_map(named).collect(),
         }
     }
@@ -63,12 +62,5 @@ impl NodeInfo {
 
     pub fn allocatable(&self, resource: &str) -> i64 {
         self.allocatable.get(resource).copied().unwrap_or(0)
-    }
-
-    /// All expressions and fields of a term must match; an empty term matches nothing.
-    pub(crate) fn matches(&self, term: &NodeTerm) -> bool {
-        let name: Labels = [("metadata.name".into(), self.name.clone())].into();
-        let empty = term.labels.is_empty() && term.names.is_empty();
-        !empty && term.labels.iter().all(|r| r.matches(&self.labels)) && term.names.iter().all(|r| r.matches(&name))
     }
 }

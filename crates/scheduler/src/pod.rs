@@ -1,9 +1,10 @@
 //! A pod as placement needs it.
 
 use crate::node::Taint;
-use crate::resources::{self, Resources};
+use crate::resources;
 use compact_str::CompactString;
-use objects::selector::{Labels, Requirement, Selector, from_expression};
+use objects::needs::{self, HostPort, NodeChoice, NodeTerm, Resources, host_ports};
+use objects::selector::{Labels, Requirement, Selector};
 use objects::{Key, Record, Value, ValueExt, registry};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -23,14 +24,6 @@ impl Toleration {
             && (self.key.is_empty() || self.key == taint.key)
             && (self.exists || self.value == taint.value)
     }
-}
-
-/// A node selector term.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct NodeTerm {
-    pub labels: Vec<Requirement>,
-    /// On `metadata.name`.
-    pub names: Vec<Requirement>,
 }
 
 /// A pod (anti-)affinity term: which pods, within which topology.
@@ -60,24 +53,6 @@ pub struct Spread {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct HostPort {
-    pub ip: String,
-    pub protocol: String,
-    pub port: i64,
-}
-
-impl HostPort {
-    fn is_any(&self) -> bool {
-        ["", "0.0.0.0", "::"].contains(&self.ip.as_str())
-    }
-
-    pub fn clashes(&self, other: &HostPort) -> bool {
-        (&self.protocol, self.port) == (&other.protocol, other.port)
-            && (self.is_any() || other.is_any() || self.ip == other.ip)
-    }
-}
-
-#[derive(Clone, Debug, PartialEq)]
 pub struct PodInfo {
     pub key: Key,
     pub created: i64,
@@ -88,9 +63,7 @@ pub struct PodInfo {
     pub scored: [i64; 2],
     pub host_ports: Vec<HostPort>,
     pub tolerations: Vec<Toleration>,
-    pub node_selector: Vec<Requirement>,
-    /// Alternatives; `None` when there is no required node affinity.
-    pub node_affinity: Option<Vec<NodeTerm>>,
+    pub node_choice: NodeChoice,
     pub node_preferences: Vec<(i64, NodeTerm)>,
     pub affinity: Vec<PodTerm>,
     pub anti_affinity: Vec<PodTerm>,
@@ -107,22 +80,6 @@ pub struct PodInfo {
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
-
-/// `None` when an expression cannot be understood: such a term must not match more than it says.
-fn requirements(expressions: &[Value]) -> Option<Vec<Requirement>> {
-    expressions.iter().map(from_expression).collect()
-}
-
-/// A term that cannot be understood (`Gt` with a bound that is no number) matches nothing, as an
-/// empty one does.
-fn node_term(term: &Value) -> NodeTerm {
-    let labels = requirements(term.items("matchExpressions"));
-    let names = requirements(term.items("matchFields"));
-    match (labels, names) {
-        (Some(labels), Some(names)) => NodeTerm { labels, names },
-        _ => NodeTerm::default(),
-    }
-}
 
 /// A label selector together with `matchLabelKeys` and `mismatchLabelKeys`, which stand for the
 /// pod's own values of those labels.
@@ -173,18 +130,6 @@ fn toleration(toleration: &Value) -> Toleration {
     }
 }
 
-/// Ports of the node that the pod takes: its containers' and its sidecars'.
-fn host_ports(spec: &Value) -> Vec<HostPort> {
-    let sidecars = spec.items("initContainers").iter().filter(|init| init.text("restartPolicy") == "Always");
-    let ports = spec.items("containers").iter().chain(sidecars).flat_map(|container| container.items("ports"));
-    let host_port = |port: &Value| {
-        let number = port.at("hostPort").as_i64().filter(|number| *number > 0)?;
-        let protocol = if port.text("protocol").is_empty() { "TCP" } else { port.text("protocol") };
-        Some(HostPort { ip: port.text("hostIP").into(), protocol: protocol.into(), port: number })
-    };
-    ports.filter_map(host_port).collect()
-}
-
 impl PodInfo {
     pub fn of(record: &Record) -> PodInfo {
         let pod = record.value();
@@ -198,10 +143,6 @@ impl PodInfo {
             let term = |item: &Value| (sign * weight(item), pod_term(item.at("podAffinityTerm"), record));
             family.items(PREFERRED).iter().map(term).collect()
         };
-        let selected = spec.at("nodeSelector").as_object().into_iter().flatten();
-        let node_selector =
-            selected.map(|(key, value)| Requirement::In(key.clone(), vec![value.as_str().unwrap_or("").into()]));
-        let node_terms = node.at(REQUIRED);
         let images = spec.items("containers").iter().chain(spec.items("initContainers"));
         let set = record.header.controller().filter(|owner| owner.kind == "ReplicaSet");
         PodInfo {
@@ -209,18 +150,15 @@ impl PodInfo {
             created: record.header.created.map_or(0, |at| at.0),
             priority: spec.at("priority").as_i64().unwrap_or(0),
             labels: labels.clone(),
-            requests: resources::requests(&pod),
+            requests: needs::requests(&pod),
             scored: resources::scored(&pod),
             host_ports: host_ports(spec),
             tolerations: spec.items("tolerations").iter().map(toleration).collect(),
-            node_selector: node_selector.collect(),
-            node_affinity: node_terms
-                .is_object()
-                .then(|| node_terms.items("nodeSelectorTerms").iter().map(node_term).collect()),
+            node_choice: NodeChoice::of(spec),
             node_preferences: node
                 .items(PREFERRED)
                 .iter()
-                .map(|item| (weight(item), node_term(item.at("preference"))))
+                .map(|item| (weight(item), NodeTerm::of(item.at("preference"))))
                 .collect(),
             affinity: required(near),
             anti_affinity: required(apart),

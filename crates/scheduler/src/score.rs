@@ -55,7 +55,7 @@ fn taints(case: &Case, nodes: &[&NodeInfo]) -> Vec<i64> {
 /// NodeAffinity: the summed weights of the preferences that the node matches.
 fn node_affinity(case: &Case, nodes: &[&NodeInfo]) -> Vec<i64> {
     let weight = |node: &&NodeInfo| -> i64 {
-        let matching = case.pod.node_preferences.iter().filter(|(_, term)| node.matches(term));
+        let matching = case.pod.node_preferences.iter().filter(|(_, term)| term.matches(&node.name, &node.labels));
         matching.map(|(weight, _)| weight).sum()
     };
     normalize(&nodes.iter().map(weight).collect::<Vec<i64>>(), false)
