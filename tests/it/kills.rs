@@ -34,7 +34,7 @@ struct Written {
 fn write(cluster: &Cluster, written: &Mutex<Written>, stop: &AtomicBool) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut writer = Writer::new(cluster, "balsa");
+        let writer = Writer::new(&cluster.dir.join("kubeconfig"), "balsa", PATIENCE);
         let mut ticks = tokio::time::interval(WRITE_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for i in 0.. {
@@ -43,7 +43,7 @@ fn write(cluster: &Cluster, written: &Mutex<Written>, stop: &AtomicBool) {
                 return;
             }
             let name = format!("w-{i:06}");
-            writer.create(&name, PATIENCE).await.unwrap_or_else(|status| panic!("{name}: {status}"));
+            writer.create(&name).await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
             let (now, mut written) = (Instant::now(), written.lock().unwrap());
             let since = written.last.map_or(Duration::ZERO, |last| now - last);
             written.gap = written.gap.max(since);

@@ -1,10 +1,10 @@
 //! The user's verbs on objects: apply, get, describe, delete, logs, exec. kubectl does more; these
 //! need nothing but this binary.
 
-use crate::kubeconfig::Access;
 use crate::output;
-use crate::verbs::{Where, call, channel};
+use crate::verbs::{Where, call, cluster};
 use anyhow::{Context, Result, bail};
+use client::Access;
 use objects::{Kind, Value, ValueExt, json, registry};
 use protos::dispatch::Frame;
 use protos::objects as pb;
@@ -321,7 +321,7 @@ pub(crate) fn logs(scope: &Scope, request: pb::LogsRequest) -> Result<()> {
     let access = scope.at.access()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut client = ObjectsClient::new(channel(&access).await?);
+        let mut client = ObjectsClient::new(cluster(&access).connect().await?);
         let request = pb::LogsRequest { namespace: scope.namespace.clone(), ..request };
         let mut chunks = client.logs(request).await.map_err(told)?.into_inner();
         while let Some(chunk) = chunks.next().await {
@@ -348,7 +348,7 @@ pub(crate) fn exec(scope: &Scope, pod: &str, container: &str, stdin: bool, comma
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(async {
-        let mut client = ObjectsClient::new(channel(&access).await?);
+        let mut client = ObjectsClient::new(cluster(&access).connect().await?);
         let (sender, receiver) = tokio::sync::mpsc::channel(16);
         sender.send(pb::ExecRequest { start: Some(start), frame: None }).await?;
         if stdin {

@@ -1,15 +1,15 @@
 //! The verbs of operators and users, over gRPC.
 
-use crate::kubeconfig::{self, Access};
+use crate::kubeconfig;
 use crate::user::{self, Scope};
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::Subcommand;
+use client::{Access, Client, Patience};
 use objects::{Value, ValueExt, json};
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 use tonic::transport::Channel;
 
 #[derive(clap::Args, Clone)]
@@ -191,32 +191,6 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
     }
 }
 
-/// How long a server may take for a connection: first little, as one that is dead or has just lost the
-/// common address may not say so; then more, as a busy one is slow.
-const CONNECT_PATIENCE: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(2)];
-
-async fn connect(access: &Access, server: &str, patience: Duration) -> Result<Channel> {
-    let connecting = crate::join::channel(server, Some(&access.credential), &access.ca);
-    match tokio::time::timeout(patience, connecting).await {
-        Ok(connected) => connected,
-        Err(_) => bail!("{server} takes no connection within {} ms", patience.as_millis()),
-    }
-}
-
-/// A connection to the first server that takes one.
-pub(crate) async fn channel(access: &Access) -> Result<Channel> {
-    let mut last = None;
-    for patience in CONNECT_PATIENCE {
-        for server in &access.servers {
-            match connect(access, server, patience).await {
-                Ok(channel) => return Ok(channel),
-                Err(error) => last = Some(error),
-            }
-        }
-    }
-    Err(last.unwrap_or_else(|| anyhow::anyhow!("no server is named"))).context("no master answers")
-}
-
 fn print_members(status: &pb::StatusResponse) {
     println!("{:<12} {:<8} {:>6}  {:<22} {}", "NAME", "ROLE", "LAG", "API", "ID");
     for member in &status.members {
@@ -242,46 +216,18 @@ pub(crate) fn status_json(status: &pb::StatusResponse) -> Value {
     })
 }
 
-/// Calls the first server that answers; only a failure to connect moves on to the next.
+/// The cluster, for somebody at a terminal.
+pub(crate) fn cluster(access: &Access) -> Client {
+    Client::with_patience(access.clone(), Patience::once())
+}
+
+/// Calls the first server that answers. Writes carry a request id.
 pub(crate) fn call<T>(
     access: &Access,
     attempt: impl AsyncFn(Channel) -> Result<tonic::Response<T>, tonic::Status>,
 ) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let (mut last, mut answered) = (None, false);
-        for patience in CONNECT_PATIENCE {
-            for server in &access.servers {
-                let channel = match connect(access, server, patience).await {
-                    Ok(channel) => channel,
-                    Err(error) => {
-                        last = last.or(Some(error));
-                        continue;
-                    }
-                };
-                answered = true;
-                match tokio::time::timeout(Duration::from_secs(5), attempt(channel)).await {
-                    Ok(Ok(response)) => return Ok(response.into_inner()),
-                    // The connection broke, or this master cannot serve it: another may. Writes carry a
-                    // request id, so that one that was applied after all is not applied again.
-                    Ok(Err(status)) if status.code() == tonic::Code::Unavailable || is_broken(&status) => {
-                        last = Some(status.into())
-                    }
-                    Ok(Err(status)) => bail!("{}", status.message()),
-                    Err(_) => last = Some(anyhow::anyhow!("{server} does not answer")),
-                }
-            }
-            if answered {
-                break;
-            }
-        }
-        Err(last.unwrap_or_else(|| anyhow::anyhow!("no server is named"))).context("no master answers")
-    })
-}
-
-/// A connection that broke under a call, as tonic tells of it.
-fn is_broken(status: &tonic::Status) -> bool {
-    status.code() == tonic::Code::Unknown && std::error::Error::source(status).is_some()
+    Ok(runtime.block_on(cluster(access).call(attempt))?)
 }
 
 pub(crate) fn cluster_status(access: &Access) -> Result<pb::StatusResponse> {

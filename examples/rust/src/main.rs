@@ -5,99 +5,65 @@
 //! kubeconfig's certificate.
 
 use anyhow::{Context, Result, bail, ensure};
-use base64::Engine;
-use protos::cluster::StatusRequest;
-use protos::cluster::cluster_client::ClusterClient;
-use protos::objects as pb;
-use protos::objects::objects_client::ObjectsClient;
-use protos::observe::ContainersRequest;
-use protos::observe::container::State;
-use protos::observe::observe_client::ObserveClient;
+use client::protos::cluster::StatusRequest;
+use client::protos::cluster::cluster_client::ClusterClient;
+use client::protos::objects as pb;
+use client::protos::objects::objects_client::ObjectsClient;
+use client::protos::observe::ContainersRequest;
+use client::protos::observe::container::State;
+use client::protos::observe::observe_client::ObserveClient;
+use client::{Access, Client, Server, is_transient};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio_stream::StreamExt;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Code, Request, Response, Status};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-/// The servers of a kubeconfig.
+/// A cluster, and what marks what this run makes in it.
 struct Balsa {
-    servers: Vec<(String, Channel)>,
-    /// Marks what this run makes.
+    cluster: Client,
     run: String,
 }
 
 impl Balsa {
     fn new(kubeconfig: &str) -> Result<Balsa> {
-        // Balsa writes JSON, which is YAML too.
-        let config: Value = serde_json::from_str(&std::fs::read_to_string(kubeconfig)?)?;
-        let decode = |value: &Value| -> Result<Vec<u8>> {
-            let text = value.as_str().context("the kubeconfig lacks a certificate or key")?;
-            Ok(base64::engine::general_purpose::STANDARD.decode(text)?)
-        };
-        let user = &config["users"][0]["user"];
-        let clusters = config["clusters"].as_array().context("the kubeconfig names no cluster")?;
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(decode(&clusters[0]["cluster"]["certificate-authority-data"])?))
-            .identity(Identity::from_pem(decode(&user["client-certificate-data"])?, decode(&user["client-key-data"])?));
-        let channel = |entry: &Value| {
-            let server = entry["cluster"]["server"].as_str().unwrap_or("").to_string();
-            let endpoint = Endpoint::from_shared(server.clone())?.connect_timeout(Duration::from_secs(1));
-            anyhow::Ok((server, endpoint.tls_config(tls.clone())?.connect_lazy()))
-        };
         let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
         Ok(Balsa {
-            servers: clusters.iter().map(channel).collect::<Result<_>>()?,
+            cluster: Client::new(Access::read(kubeconfig.as_ref())?),
             run: format!("example-{:x}", started.as_nanos()),
         })
     }
 
-    /// Calls the first server that answers; goes on with the next, and again, for 20 seconds.
-    async fn call<T>(&self, attempt: impl AsyncFn(Channel) -> Result<Response<T>, Status>) -> Result<T, Status> {
-        let ends = Instant::now() + Duration::from_secs(20);
-        loop {
-            for (_, channel) in &self.servers {
-                match attempt(channel.clone()).await {
-                    Ok(response) => return Ok(response.into_inner()),
-                    Err(status) if !is_transient(&status) || Instant::now() > ends => return Err(status),
-                    Err(_) => {}
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+    /// A connection to each server, made when it is first used.
+    fn channels(&self) -> Result<Vec<(&Server, Channel)>> {
+        let access = self.cluster.access();
+        access.servers.iter().map(|server| Ok((server, access.endpoint(server)?.connect_lazy()))).collect()
     }
 
-    async fn create(&self, resource: &str, body: &Value, request_id: &str) -> Result<pb::Object, Status> {
+    async fn create(&self, resource: &str, body: &Value, request_id: &str) -> Result<pb::Object, client::Error> {
         let request = pb::WriteRequest {
             key: Some(key(resource, "")),
             json: body.to_string().into(),
             request_id: request_id.into(),
             ..Default::default()
         };
-        self.call(async |channel| ObjectsClient::new(channel).create(within(3000, &request)).await).await
+        self.cluster.call(async |channel| ObjectsClient::new(channel).create(within(3000, &request)).await).await
     }
 
-    async fn config_maps(&self) -> Result<pb::ListResponse, Status> {
+    async fn config_maps(&self) -> Result<pb::ListResponse, client::Error> {
         let request = pb::ListRequest {
             key: Some(key("configmaps", "")),
             label_selector: format!("run={}", self.run),
             ..Default::default()
         };
-        self.call(async |channel| ObjectsClient::new(channel).list(within(3000, &request)).await).await
+        self.cluster.call(async |channel| ObjectsClient::new(channel).list(within(3000, &request)).await).await
     }
 
     fn config_map(&self, name: &str) -> Value {
         json!({"metadata": {"name": name, "labels": {"run": self.run}}, "data": {"colour": "red"}})
     }
-}
-
-/// Nothing was applied and another master may serve; or nobody knows. Both are retried, writes under the
-/// same request_id. tonic tells of a connection that broke under a call as Unknown or Cancelled.
-fn is_transient(status: &Status) -> bool {
-    let broken = matches!(status.code(), Code::Unknown | Code::Cancelled | Code::Internal);
-    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
-        || (broken && std::error::Error::source(status).is_some())
 }
 
 fn within<T: Clone>(ms: u64, message: &T) -> Request<T> {
@@ -127,16 +93,17 @@ async fn create_and_patch_with_conflict(balsa: &Balsa) -> Result<()> {
             request_id: format!("{name}-{colour}"),
             ..Default::default()
         };
-        balsa.call(async |channel| ObjectsClient::new(channel).patch(within(3000, &request)).await).await
+        balsa.cluster.call(async |channel| ObjectsClient::new(channel).patch(within(3000, &request)).await).await
     };
     patch("green", first.revision).await?;
-    let Err(refused) = patch("blue", first.revision).await else { bail!("a patch of an old revision was accepted") };
+    let Err(error) = patch("blue", first.revision).await else { bail!("a patch of an old revision was accepted") };
+    let refused = error.status().context("no server answered")?;
     ensure!(refused.code() == Code::Aborted, "{refused}");
     let reason = refused.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default();
     println!("patch of revision {} refused ({reason}): {}", first.revision, refused.message());
     // The way out of a conflict: read what is there, decide again.
     let get = pb::GetRequest { key: Some(key("configmaps", name)), ..Default::default() };
-    let present = balsa.call(async |channel| ObjectsClient::new(channel).get(within(3000, &get)).await).await?;
+    let present = balsa.cluster.call(async |channel| ObjectsClient::new(channel).get(within(3000, &get)).await).await?;
     let third = patch("blue", present.revision).await?;
     println!("patched at revision {} after reading again", third.revision);
     Ok(())
@@ -153,7 +120,7 @@ async fn retry_of_an_unknown_outcome(balsa: &Balsa) -> Result<()> {
         request_id: request_id.clone(),
         ..Default::default()
     };
-    match ObjectsClient::new(balsa.servers[0].1.clone()).create(within(1, &request)).await {
+    match ObjectsClient::new(balsa.channels()?[0].1.clone()).create(within(1, &request)).await {
         Ok(_) => println!("the first attempt was answered even within a millisecond"),
         Err(status) => println!("the outcome of the first attempt is unknown: {:?}", status.code()),
     }
@@ -184,7 +151,7 @@ async fn observe_containers(balsa: &Balsa, image: &str) -> Result<()> {
     let code = tokio::time::timeout(Duration::from_secs(60), async {
         loop {
             match follow_containers(balsa, &mut request).await {
-                Err(status) if is_transient(&status) => println!("the stream of container status broke; resuming"),
+                Err(error) if error.is_transient() => println!("the stream of container status broke; resuming"),
                 ended => return ended,
             }
         }
@@ -194,9 +161,10 @@ async fn observe_containers(balsa: &Balsa, image: &str) -> Result<()> {
 }
 
 /// Tells of containers until one has terminated; returns its exit code.
-async fn follow_containers(balsa: &Balsa, request: &mut ContainersRequest) -> Result<i32, Status> {
+async fn follow_containers(balsa: &Balsa, request: &mut ContainersRequest) -> Result<i32, client::Error> {
     let asked = request.clone();
-    let mut events = balsa.call(async |channel| ObserveClient::new(channel).containers(asked.clone()).await).await?;
+    let mut events =
+        balsa.cluster.call(async |channel| ObserveClient::new(channel).containers(asked.clone()).await).await?;
     while let Some(event) = events.next().await {
         let event = event?;
         for container in event.containers {
@@ -209,13 +177,13 @@ async fn follow_containers(balsa: &Balsa, request: &mut ContainersRequest) -> Re
                     println!("{at} terminated with exit code {}", terminated.exit_code);
                     return Ok(terminated.exit_code);
                 }
-                None => return Err(Status::data_loss("a container without a state")),
+                None => return Err(Status::data_loss("a container without a state").into()),
             }
         }
         // A stream that breaks is resumed here, at any master.
         request.after_revision = event.revision;
     }
-    Err(Status::unavailable("the stream ended"))
+    Err(Status::unavailable("the stream ended").into())
 }
 
 #[derive(Default)]
@@ -270,11 +238,13 @@ async fn follow(channel: Channel, request: pb::WatchRequest, seen: &Mutex<Seen>)
 }
 
 async fn watch_across_a_leader_kill(balsa: &Balsa) -> Result<()> {
-    let status = balsa.call(async |channel| ClusterClient::new(channel).status(within(2000, &StatusRequest {})).await);
+    let status =
+        balsa.cluster.call(async |channel| ClusterClient::new(channel).status(within(2000, &StatusRequest {})).await);
     let status = status.await?;
     let leader = status.members.iter().find(|member| member.leader).context("there is no leader")?;
-    let at_leader = balsa.servers.iter().filter(|(server, _)| server.ends_with(&leader.api_addr));
-    let servers: Vec<Channel> = at_leader.chain(&balsa.servers).map(|(_, channel)| channel.clone()).collect();
+    let all = balsa.channels()?;
+    let at_leader = all.iter().filter(|(server, _)| server.address == leader.api_addr);
+    let servers: Vec<Channel> = at_leader.chain(&all).map(|(_, channel)| channel.clone()).collect();
     let after = balsa.config_maps().await?.revision;
     let seen = Arc::new(Mutex::new(Seen { after, ..Seen::default() }));
     let watching = tokio::spawn(keep_watching(balsa.run.clone(), servers, seen.clone()));
@@ -315,8 +285,6 @@ async fn main() -> Result<()> {
         [kubeconfig, image] => (kubeconfig, image.as_str()),
         _ => bail!("usage: example-rust KUBECONFIG [IMAGE]"),
     };
-    // The one cryptography of this process; a second call would find it installed and change nothing.
-    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let balsa = Balsa::new(kubeconfig)?;
     create_and_patch_with_conflict(&balsa).await?;
     retry_of_an_unknown_outcome(&balsa).await?;

@@ -6,9 +6,10 @@ use super::topology::{MASTERS_MAX, Mode, WORKERS_MAX};
 use super::{network, readiness, shell_word};
 use crate::config::{Join, MasterConfig, Vip, WorkerConfig};
 use crate::files::{BOOT_ID, DataDir};
-use crate::kubeconfig::{self, Access};
-use crate::verbs;
+use crate::{kubeconfig, verbs};
 use anyhow::{Context, Result, bail};
+use client::Access;
+use pki::Credential;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -114,11 +115,13 @@ pub(super) fn up(masters: Option<usize>, workers: Option<usize>, runtime: &str, 
     let common = std::iter::once(("balsa".to_string(), cluster.topology.common()));
     let servers: Vec<(String, String)> =
         common.chain(masters.iter().map(|name| (name.clone(), cluster.topology.api(name)))).collect();
-    let text = kubeconfig::document(&servers, "balsa", &cluster.data("master-1").ca()?, &admin.credential);
+    let own = admin.identity.clone().context("a kubeconfig names its user")?;
+    let credential = Credential { certificate: own.certificate, key: own.key };
+    let text = kubeconfig::document(&servers, "balsa", &admin.ca, &credential);
     DataDir(cluster.dir.clone()).write("kubeconfig", &text)?;
     // Before there is a common address, the first master answers at its own.
-    let own = Access { servers: vec![cluster.topology.api("master-1")], ..admin };
-    let tokens = wait_value("the first master", &cluster, "master-1", || verbs::tokens(&own))?;
+    let at_first = admin.at(&cluster.topology.api("master-1"));
+    let tokens = wait_value("the first master", &cluster, "master-1", || verbs::tokens(&at_first))?;
     for name in &masters {
         std::fs::create_dir_all(cluster.node_dir(name))?;
         // Through the common address: any master lets a new one in. The first needs it if it ever
@@ -189,7 +192,7 @@ fn first_unready(cluster: &Cluster, names: &[String], access: &Access) -> Result
     let voters: Vec<String> =
         status.members.into_iter().filter(|member| member.voter).map(|member| member.name).collect();
     for name in names.iter().filter(|name| name.starts_with("master-")) {
-        let own = Access { servers: vec![cluster.topology.api(name)], ..access.clone() };
+        let own = access.at(&cluster.topology.api(name));
         let health = verbs::health(&own).map_err(|error| format!("{error:#}"));
         readiness::master(name, &voters, health.as_ref().map_err(Clone::clone)).map_err(|why| not_yet(name, why))?;
     }

@@ -14,7 +14,8 @@ const HEAD: &str = "\
 # The gRPC API
 
 Generated from the comments in [proto/](../proto) by a test: `UPDATE_EXPECT=1 cargo test -p protos` renews it.
-[examples/](../examples) has a client in Python, Rust and Go. The contract every client may rely on stands in
+[examples/](../examples) has a client in Python, Rust and Go; a Rust program takes the crate `client`, which
+tries one master after the other and repeats calls. The contract every client may rely on stands in
 [proto/contract.txt](../proto/contract.txt): a change that breaks it fails the build and needs a new package.
 
 Two services of others are served beside ours: `grpc.health.v1.Health`, to callers without a certificate too
