@@ -14,5 +14,6 @@ mod placing;
 mod pods;
 mod refusals;
 mod rules;
+mod vip6;
 mod wire;
 mod workers;

@@ -1,8 +1,10 @@
 //! Configuration files, as `cluster-configs/` shows them. Unknown fields are refused by name.
 
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,9 +39,18 @@ pub(crate) struct MasterConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Vip {
-    pub(crate) address: String,
+    /// IPv4 or IPv6.
+    #[serde(deserialize_with = "ip_address")]
+    pub(crate) address: IpAddr,
+    /// How many of its bits name the network that the masters share.
     pub(crate) prefix: u8,
+    /// Of that network, on every master.
     pub(crate) interface: String,
+}
+
+fn ip_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| D::Error::custom(format!("vip.address: {text:?} is not an IP address")))
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -128,18 +139,43 @@ fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// host:port as sockets and URLs take it: an IPv6 address stands in brackets.
+pub(crate) fn host_port(host: &str, port: u16) -> String {
+    if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// The other way: a host without its brackets.
+pub(crate) fn host_of(addr: &str) -> &str {
+    addr.rsplit_once(':').map_or(addr, |(host, _)| host).trim_matches(['[', ']'])
+}
+
 impl Vip {
-    fn check(&self) -> Result<()> {
-        let address: std::net::IpAddr =
-            self.address.parse().with_context(|| format!("vip.address: {:?} is not an IP address", self.address))?;
-        let bits_max = if address.is_ipv4() { 32 } else { 128 };
-        if self.prefix == 0 || self.prefix > bits_max {
-            bail!("vip.prefix: {} is not in 1..={bits_max}", self.prefix);
+    fn check(&self, own: &str) -> Result<()> {
+        let Vip { address, prefix, interface } = self;
+        let special = match address {
+            IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+            // A link-local address means nothing without naming a link, which URLs cannot.
+            IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
+        };
+        if special || address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+            bail!("vip.address: {address} cannot be held; name a free address of the network that the masters share");
         }
-        if self.interface.is_empty() || self.interface.len() > 15 {
-            bail!("vip.interface: name the network interface that the masters share a link on");
+        if own.parse::<IpAddr>().is_ok_and(|own| own == *address) {
+            bail!("vip.address: {address} is this master's own address; the VIP is one that no machine has");
+        }
+        let bits_max = if address.is_ipv4() { 32 } else { 128 };
+        if *prefix == 0 || *prefix > bits_max {
+            bail!("vip.prefix: {prefix} is not in 1..={bits_max}");
+        }
+        // The kernel's limit for an interface's name.
+        if interface.is_empty() || interface.len() > 15 || interface.contains(['/', ' ']) {
+            bail!("vip.interface: {interface:?}: name the network interface that the masters share a link on");
         }
         Ok(())
+    }
+
+    pub(crate) fn server(&self, port: u16) -> String {
+        host_port(&self.address.to_string(), port)
     }
 }
 
@@ -152,17 +188,17 @@ impl MasterConfig {
             bail!("podNetwork: {:?} is not a list of networks such as 10.244.0.0/16", config.pod_network);
         }
         if let Some(vip) = &config.vip {
-            vip.check()?;
+            vip.check(&config.address)?;
         }
         Ok(config)
     }
 
     pub(crate) fn api_addr(&self) -> String {
-        format!("{}:{}", self.address, self.api_port)
+        host_port(&self.address, self.api_port)
     }
 
     pub(crate) fn peer_addr(&self) -> String {
-        format!("{}:{}", self.address, self.peer_port)
+        host_port(&self.address, self.peer_port)
     }
 
     pub(crate) fn raft_profile(&self) -> Result<raft_node::Profile> {
@@ -178,7 +214,7 @@ impl MasterConfig {
     pub(crate) fn alt_names(&self) -> Vec<String> {
         let mut names = self.alt_names.clone();
         names.push(self.address.clone());
-        names.extend(self.vip.iter().map(|vip| vip.address.clone()));
+        names.extend(self.vip.iter().map(|vip| vip.address.to_string()));
         pki::master_alt_names(&self.name, &names)
     }
 }
@@ -210,6 +246,7 @@ impl WorkerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     /// Every file of `cluster-configs/` is a valid configuration (the examples are manifests).
     #[test]
@@ -231,5 +268,41 @@ mod tests {
         let error = format!("{:#}", MasterConfig::load(&path).unwrap_err());
         std::fs::remove_file(&path).unwrap();
         assert!(error.contains("prot"), "{error}");
+    }
+
+    #[test]
+    fn an_ipv6_address_stands_in_brackets() {
+        assert_eq!((host_port("10.0.0.1", 6443), host_port("m1", 1)), ("10.0.0.1:6443".into(), "m1:1".into()));
+        assert_eq!(
+            (host_port("fd00::1", 6443), host_port("[fd00::1]", 1)),
+            ("[fd00::1]:6443".into(), "[fd00::1]:1".into())
+        );
+        assert_eq!([host_of("[fd00::1]:6443"), host_of("10.0.0.1:6443"), host_of("m1")], ["fd00::1", "10.0.0.1", "m1"]);
+    }
+
+    #[test]
+    fn a_vip_that_cannot_be_held_is_refused() {
+        let check = |address: &str, prefix, interface: &str| {
+            let vip = json!({"address": address, "prefix": prefix, "interface": interface});
+            let vip = serde_json::from_value::<Vip>(vip).map_err(anyhow::Error::from);
+            vip.and_then(|vip| vip.check("fd00::1")).map_or_else(|error| error.to_string(), |()| "good".into())
+        };
+        assert_eq!(check("10.0.0.100", 24, "eth0"), "good");
+        assert_eq!(check("fd00::100", 64, "eth0"), "good");
+        for (address, prefix, interface, field) in [
+            ("fd00::g", 64, "eth0", "vip.address"),
+            ("fe80::1", 64, "eth0", "vip.address"),
+            ("ff02::1", 64, "eth0", "vip.address"),
+            ("::1", 64, "eth0", "vip.address"),
+            ("::ffff:10.0.0.1", 96, "eth0", "vip.address"),
+            ("fd00::1", 64, "eth0", "own address"),
+            ("fd00::100", 129, "eth0", "vip.prefix"),
+            ("fd00::100", 0, "eth0", "vip.prefix"),
+            ("10.0.0.100", 33, "eth0", "vip.prefix"),
+            ("fd00::100", 64, "", "vip.interface"),
+        ] {
+            let told = check(address, prefix, interface);
+            assert!(told.contains(field), "{address}/{prefix} {interface}: {told}");
+        }
     }
 }

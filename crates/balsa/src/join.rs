@@ -1,6 +1,6 @@
 //! How clusters begin and machines join them.
 
-use crate::config::{Join, MasterConfig};
+use crate::config::{self, Join, MasterConfig};
 use crate::files::{Bootstrap, DataDir, Identity};
 use anyhow::{Context, Result, bail};
 use authz::Role;
@@ -36,7 +36,7 @@ pub(crate) fn init(config: &Path) -> Result<()> {
     };
     dir.write("bootstrap.json", &serde_json::to_string(&bootstrap)?)?;
     let admin = authority.issue(Role::Admin, "admin", &[])?;
-    let server = config.vip.as_ref().map_or(config.api_addr(), |vip| format!("{}:{}", vip.address, config.api_port));
+    let server = config.vip.as_ref().map_or(config.api_addr(), |vip| vip.server(config.api_port));
     let kubeconfig = crate::kubeconfig::document(&[("balsa".into(), server)], "balsa", &ca, &admin);
     dir.write("admin.kubeconfig", &kubeconfig)?;
     // Last: its presence means that the folder is complete.
@@ -50,9 +50,8 @@ pub(crate) fn init(config: &Path) -> Result<()> {
 }
 
 pub(crate) async fn channel(addr: &str, credential: Option<&Credential>, ca: &str) -> Result<Channel> {
-    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
     let endpoint = Endpoint::from_shared(format!("https://{addr}"))?
-        .tls_config(pki::tls::tonic_client(credential, ca, host))?
+        .tls_config(pki::tls::tonic_client(credential, ca, config::host_of(addr)))?
         .connect_timeout(Duration::from_secs(2));
     endpoint.connect().await.with_context(|| format!("connecting to {addr}"))
 }

@@ -26,10 +26,11 @@ use protos::cluster::cluster_server::ClusterServer;
 use protos::dispatch as pb;
 use raft_disk::RocksDisk;
 use raft_node::{Disk, Member, Node, Options, RaftService, TonicTransport};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
 /// Followers tell the leader of their workers this often.
@@ -82,8 +83,25 @@ async fn identity(config: &MasterConfig, dir: &DataDir) -> Result<(Identity, boo
 
 async fn bind(config: &MasterConfig, port: u16) -> Result<TcpListener> {
     // With a VIP the address may arrive later: listen on all. Otherwise only where told.
-    let host = if config.vip.is_some() { "0.0.0.0" } else { config.address.as_str() };
-    TcpListener::bind((host, port)).await.with_context(|| format!("listening on {host}:{port}"))
+    match &config.vip {
+        None => TcpListener::bind((config.address.as_str(), port)).await.map_err(Into::into),
+        Some(vip) if vip.address.is_ipv4() && !config.address.contains(':') => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await.map_err(Into::into)
+        }
+        Some(_) => bind_both_families(port),
+    }
+    .with_context(|| format!("listening on port {port} for {}", config.address))
+}
+
+/// On every address of this machine, IPv4 and IPv6, whatever its `bindv6only` says.
+fn bind_both_families(port: u16) -> Result<TcpListener> {
+    /// As many as tokio's own listeners keep waiting.
+    const BACKLOG: u32 = 1024;
+    let socket = TcpSocket::new_v6()?;
+    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6V6Only, &false)?;
+    socket.set_reuseaddr(true)?;
+    socket.bind((Ipv6Addr::UNSPECIFIED, port).into())?;
+    Ok(socket.listen(BACKLOG)?)
 }
 
 async fn serve(

@@ -60,7 +60,8 @@ pub async fn serve(listener: TcpListener, tls: watch::Receiver<Arc<ServerConfig>
         };
         let acceptor = TlsAcceptor::from(tls.borrow().clone());
         let (router, ends) = (router.clone(), ends.clone());
-        let own = stream.local_addr().map(|address| address.ip()).ok();
+        // A listener of both families shows an IPv4 address mapped into IPv6.
+        let own = stream.local_addr().map(|address| address.ip().to_canonical()).ok();
         let mut leaving = ends.leaving.clone();
         tokio::spawn(async move {
             let _slot = slot;

@@ -186,9 +186,9 @@ mod tests {
         let (_, pem) = x509_parser::pem::parse_x509_pem(worker.certificate.as_bytes()).unwrap();
         let identity = identity_of(&pem.contents).unwrap();
         assert_eq!(identity.node(), Some("w1"));
-        let (_, csr) = signing_request("ignored", &["10.0.0.1".into()]).unwrap();
+        let (_, csr) = signing_request("ignored", &["10.0.0.1".into(), "fd00::1".into()]).unwrap();
         let signed = authority.sign(Role::Master, "m1", &csr).unwrap();
-        assert_eq!(alt_names_of(&signed).unwrap(), ["10.0.0.1"]);
+        assert_eq!(alt_names_of(&signed).unwrap(), ["10.0.0.1", "fd00::1"]);
         assert!(renew_at(&signed).unwrap() > SystemTime::now());
     }
 }

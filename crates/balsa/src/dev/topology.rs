@@ -6,6 +6,7 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,8 +79,9 @@ impl Topology {
         self.host(254)
     }
 
-    pub(crate) fn vip(&self) -> String {
-        self.host(250)
+    /// Of a cluster in namespaces: those have one of fewer than 256 slots.
+    pub(crate) fn vip(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 128, self.slot as u8, 250)
     }
 
     /// `master-3` is 3.
@@ -192,7 +194,7 @@ mod tests {
         let names =
             (1..=MASTERS_MAX).map(|i| format!("master-{i}")).chain((1..=WORKERS_MAX).map(|i| format!("worker-{i}")));
         let mut addresses: BTreeSet<String> = names.map(|name| topology.address(&name)).collect();
-        addresses.extend([topology.vip(), topology.machine()]);
+        addresses.extend([topology.vip().to_string(), topology.machine()]);
         assert_eq!(addresses.len(), MASTERS_MAX + WORKERS_MAX + 2);
         assert_eq!(
             (topology.api("master-2"), topology.common()),

@@ -25,7 +25,7 @@ fn write_yaml<T: serde::Serialize>(path: &Path, value: &T) -> Result<()> {
 fn master_config(cluster: &Cluster, name: &str, join: Option<Join>) -> MasterConfig {
     let topology = &cluster.topology;
     let (api_port, peer_port) = topology.ports(name);
-    let vip = || Vip { address: topology.vip(), prefix: 24, interface: "eth0".into() };
+    let vip = || Vip { address: topology.vip().into(), prefix: 24, interface: "eth0".into() };
     MasterConfig {
         name: name.into(),
         data_dir: cluster.data(name).0,
