@@ -334,6 +334,10 @@ fn messages(method: &str, trusted: bool) -> Vec<(&'static str, Vec<u8>)> {
             let start = pb::ExecStart { namespace, pod, command: vec!["true".into()], ..Default::default() };
             vec![(about[1].0, pb::ExecRequest { start: Some(start), ..Default::default() }.encode_to_vec())]
         }
+        // To nobody: leadership stays where it is.
+        "balsa.cluster.v1.Cluster/TransferLeader" => {
+            vec![("", protos::cluster::TransferLeaderRequest { to: "nobody".into() }.encode_to_vec())]
+        }
         _ => vec![("", Vec::new())],
     }
 }
@@ -492,6 +496,7 @@ async fn session(wire: &Wire, holder: &str, node: &str) -> Result<(Up, Down), to
     let hello = dp::Hello {
         boot_id: "a-test".into(),
         node: json!({"metadata": {"name": node}, "status": {}}).to_string().into(),
+        epoch: 0,
     };
     up.send(dp::FromWorker { message: Some(from_worker::Message::Hello(hello)) }).await.unwrap();
     let mut client = dp::dispatch_client::DispatchClient::new(channel);

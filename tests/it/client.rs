@@ -10,7 +10,12 @@ use tonic::transport::Endpoint;
 
 /// A connection to one context's server of the cluster's kubeconfig; without a certificate for nobody.
 pub(crate) fn endpoint(cluster: &Cluster, context: &str, with_certificate: bool) -> Endpoint {
-    let mut access = access(&cluster.dir.join("kubeconfig"), context);
+    endpoint_of(&cluster.dir.join("kubeconfig"), context, with_certificate)
+}
+
+/// The same of any kubeconfig.
+pub(crate) fn endpoint_of(kubeconfig: &Path, context: &str, with_certificate: bool) -> Endpoint {
+    let mut access = access(kubeconfig, context);
     access.identity = access.identity.filter(|_| with_certificate);
     access.endpoint(&access.servers[0]).unwrap()
 }

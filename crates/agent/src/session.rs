@@ -46,7 +46,11 @@ async fn hold(
     up: &mut mpsc::Receiver<from_worker::Message>,
 ) -> Result<(), tonic::Status> {
     let (sender, receiver) = mpsc::channel(64);
-    let hello = pb::Hello { boot_id: shared.options.boot_id.clone(), node: node::node(shared).to_string().into() };
+    let hello = pb::Hello {
+        boot_id: shared.options.boot_id.clone(),
+        node: node::node(shared).to_string().into(),
+        epoch: shared.newest.lock().0,
+    };
     let closed = |_| tonic::Status::unavailable("the session closed");
     sender.send(from(from_worker::Message::Hello(hello))).await.map_err(closed)?;
     let mut incoming = tokio::time::timeout(OPEN_MAX, shared.options.masters.session(master, receiver))
@@ -71,7 +75,7 @@ async fn hold(
                         in_flight.remove(&ack.uid);
                         unacked.mark_changed();
                     }
-                    handle(shared, master, message).await;
+                    handle(shared, master, message).await?;
                 }
             },
             _ = beats.tick() => {
@@ -107,9 +111,18 @@ fn node_status(shared: &Shared) -> from_worker::Message {
     from_worker::Message::NodeStatus(pb::NodeStatus { status: node::status(shared).to_string().into() })
 }
 
-async fn handle(shared: &Arc<Shared>, master: &str, message: pb::ToWorker) {
+/// An error ends the session.
+async fn handle(shared: &Arc<Shared>, master: &str, message: pb::ToWorker) -> Result<(), tonic::Status> {
     match message.message {
-        Some(to_worker::Message::Assignments(assignments)) => accept(shared, assignments).await,
+        Some(to_worker::Message::Assignments(assignments)) => {
+            let (told, newest) = (assignments.epoch, shared.newest.lock().0);
+            if told < newest {
+                let why = format!("{master} is of epoch {told}, which epoch {newest} has replaced");
+                tracing::warn!("{why}; looking for another master");
+                return Err(tonic::Status::failed_precondition(why));
+            }
+            accept(shared, assignments).await;
+        }
         Some(to_worker::Message::Ack(ack)) => {
             let mut unacked = shared.unacked.lock();
             if unacked.get(&ack.uid).is_some_and(|status| status.sequence <= ack.sequence) {
@@ -129,4 +142,5 @@ async fn handle(shared: &Arc<Shared>, master: &str, message: pb::ToWorker) {
         }
         None => tracing::warn!("a message of an unknown kind was ignored; this worker is older than its master"),
     }
+    Ok(())
 }

@@ -64,6 +64,7 @@ pub const SERVICES: &[(&str, Callers)] = &[
     ("balsa.cluster.v1.Cluster/Health", Callers::Roles(&[Role::Admin, Role::Master, Role::Reader])),
     ("balsa.cluster.v1.Cluster/AddMember", Callers::Roles(&[Role::Master])),
     ("balsa.cluster.v1.Cluster/JoinTokens", Callers::Roles(&[Role::Admin])),
+    ("balsa.cluster.v1.Cluster/Backup", Callers::Roles(&[Role::Admin])),
     ("balsa.cluster.v1.CertificateAuthority", Callers::Everybody),
     ("balsa.objects.v1.Objects", Callers::Certified),
     ("balsa.observe.v1.Observe", Callers::Certified),

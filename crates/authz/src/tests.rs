@@ -92,6 +92,8 @@ fn services_follow_the_table() {
         (Some(&reader), "balsa.cluster.v1.Cluster", "RemoveMember", Err(NotAllowed)),
         (Some(&admin), "balsa.cluster.v1.Cluster", "RemoveMember", Ok(())),
         (Some(&admin), "balsa.cluster.v1.Cluster", "AddMember", Err(NotAllowed)),
+        (Some(&admin), "balsa.cluster.v1.Cluster", "Backup", Ok(())),
+        (Some(&reader), "balsa.cluster.v1.Cluster", "Backup", Err(NotAllowed)),
         (Some(&admin), "no.such.Service", "X", Err(NotAllowed)),
         (None, "no.such.Service", "X", Err(NoCertificate)),
         (None, "balsa.objects.v1.Objects", "Get", Err(NoCertificate)),

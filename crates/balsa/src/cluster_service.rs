@@ -1,6 +1,8 @@
 //! The Cluster and CertificateAuthority services: members, tokens, certificates.
 
+use crate::backup;
 use crate::files::Bootstrap;
+use crate::members::Changing;
 use authz::{Identity, Role};
 use dispatch::addresses;
 use front::Front;
@@ -12,28 +14,32 @@ use protos::cluster as pb;
 use protos::cluster::certificate_authority_server::CertificateAuthority;
 use protos::cluster::cluster_client::ClusterClient;
 use protos::cluster::cluster_server::Cluster;
-use raft_node::{Member, Node};
+use raft_node::Node;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
-/// Where the authority and the token digests live: a Secret that only administrators can read.
-const NAMESPACE: &str = "kube-system";
-const NAME: &str = "balsa-cluster";
+/// Where the authority and the join tokens live: a Secret that only administrators can read.
+pub(crate) const NAMESPACE: &str = "kube-system";
+pub(crate) const NAME: &str = "balsa-cluster";
 
 pub(crate) struct ClusterService {
     pub(crate) node: Node,
     pub(crate) front: Front,
     pub(crate) cluster_id: String,
+    pub(crate) epoch: u64,
     pub(crate) name: String,
     pub(crate) ca: String,
     pub(crate) credential: Arc<dyn Fn() -> Credential + Send + Sync>,
+    /// The change of the group that is under way here.
+    pub(crate) changing: Changing,
 }
 
 fn unavailable(error: impl std::fmt::Display) -> Status {
     Status::unavailable(error.to_string())
 }
 
-fn decoded(secret: &Value, key: &str) -> String {
+/// A value of the cluster's secret.
+pub(crate) fn decoded(secret: &Value, key: &str) -> String {
     use base64::Engine;
     let text = secret.at("data").get(key).and_then(Value::as_str).unwrap_or("");
     let bytes = base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default();
@@ -127,6 +133,8 @@ impl Cluster for ClusterService {
             revision: self.front.store.view().revision().0,
             answered_by: self.name.clone(),
             members: self.members(),
+            epoch: self.epoch,
+            backup: backup::schedule::told(&self.front.store.view()),
         }))
     }
 
@@ -158,20 +166,27 @@ impl Cluster for ClusterService {
         if let Some(mut leader) = self.leader().await? {
             return leader.add_member(request).await;
         }
-        let member = request.member.ok_or_else(|| api_grpc::required("member"))?;
-        let old = self.node.status().members.into_iter().find(|m| m.member.name == member.name && m.id != member.id);
-        if let Some(old) = old
-            && self.node.answers(old.id, &old.member).await
-        {
+        if request.epoch != self.epoch {
             return Err(Status::failed_precondition(format!(
-                "a master named {} (id {}) is a member and answers; stop it first, or choose another name",
-                member.name, old.id
+                "it belongs to epoch {} of the cluster, this is epoch {}: remove its data folder and start it with a \
+                 token",
+                request.epoch, self.epoch
             )));
         }
-        let new = Member { name: member.name.clone(), peer_addr: member.peer_addr, api_addr: member.api_addr };
-        self.node.add_member(member.id, new).await.map_err(unavailable)?;
-        tracing::info!(member = %member.name, id = member.id, "member added");
+        self.take_in(request).await?;
         Ok(Response::new(pb::AddMemberResponse {}))
+    }
+
+    async fn promote_member(
+        &self,
+        request: Request<pb::PromoteMemberRequest>,
+    ) -> Result<Response<pb::PromoteMemberResponse>, Status> {
+        let request = request.into_inner();
+        if let Some(mut leader) = self.leader().await? {
+            return leader.promote_member(request).await;
+        }
+        let warning = self.promote(&request.name).await?;
+        Ok(Response::new(pb::PromoteMemberResponse { warning }))
     }
 
     async fn remove_member(
@@ -182,11 +197,39 @@ impl Cluster for ClusterService {
         if let Some(mut leader) = self.leader().await? {
             return leader.remove_member(request).await;
         }
-        let member = self.members().into_iter().find(|member| member.name == request.name);
-        let member = member.ok_or_else(|| Status::not_found(format!("no member is named {:?}", request.name)))?;
-        self.node.remove_member(member.id).await.map_err(|error| Status::failed_precondition(error.to_string()))?;
-        tracing::info!(member = %request.name, "member removed");
-        Ok(Response::new(pb::RemoveMemberResponse {}))
+        let warning = self.remove(&request.name).await?;
+        Ok(Response::new(pb::RemoveMemberResponse { warning }))
+    }
+
+    async fn replace_member(
+        &self,
+        request: Request<pb::ReplaceMemberRequest>,
+    ) -> Result<Response<pb::ReplaceMemberResponse>, Status> {
+        let request = request.into_inner();
+        if let Some(mut leader) = self.leader().await? {
+            return leader.replace_member(request).await;
+        }
+        let warning = self.replace(&request.old, &request.new, request.force).await?;
+        Ok(Response::new(pb::ReplaceMemberResponse { warning }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<pb::TransferLeaderRequest>,
+    ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
+        let request = request.into_inner();
+        if let Some(mut leader) = self.leader().await? {
+            return leader.transfer_leader(request).await;
+        }
+        Ok(Response::new(self.transfer(&request.to).await?))
+    }
+
+    type BackupStream = backup::service::Stream;
+
+    async fn backup(&self, _: Request<pb::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        let view = self.front.store.read().await.map_err(unavailable)?;
+        let manifest = backup::manifest(&self.cluster_id, self.epoch, &self.node, self.front.now());
+        Ok(backup::service::stream(view, manifest))
     }
 
     async fn join_tokens(&self, _: Request<pb::JoinTokensRequest>) -> Result<Response<pb::JoinTokensResponse>, Status> {
@@ -239,6 +282,7 @@ impl CertificateAuthority for ClusterService {
             certificate,
             ca: authority.credential.certificate,
             cluster_id: self.cluster_id.clone(),
+            epoch: self.epoch,
             members: if role == Role::Master { self.members() } else { Vec::new() },
         }))
     }

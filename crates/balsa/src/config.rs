@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -34,6 +35,54 @@ pub(crate) struct MasterConfig {
     /// node is given a piece.
     #[serde(default = "default_pod_network")]
     pub(crate) pod_network: String,
+    /// Backups by itself, written by whichever master leads.
+    #[serde(default)]
+    pub(crate) backup: Option<Backup>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Backup {
+    /// An existing folder, best on another disk or machine than the masters'. The files hold secrets.
+    pub(crate) directory: PathBuf,
+    /// Such as 30s, 15m, 6h or 1d; not below 10 s.
+    #[serde(default = "default_interval")]
+    pub(crate) interval: String,
+    /// How many of the newest files are kept.
+    #[serde(default = "default_kept")]
+    pub(crate) keep: usize,
+}
+
+/// Backups are not taken more often: each reads the whole state.
+const BACKUP_INTERVAL_MIN: Duration = Duration::from_secs(10);
+
+impl Backup {
+    pub(crate) fn period(&self) -> Result<Duration> {
+        let text = self.interval.as_str();
+        let unknown = || format!("backup.interval: {text:?} is not a number and a unit, such as 30s, 15m, 6h or 1d");
+        let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).with_context(unknown)?;
+        let seconds = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3_600,
+            "d" => 86_400,
+            _ => bail!(unknown()),
+        };
+        let number: u64 = number.parse().ok().filter(|n| *n <= 100_000).with_context(unknown)?;
+        let period = Duration::from_secs(number * seconds);
+        if period < BACKUP_INTERVAL_MIN {
+            bail!("backup.interval: {text} is below {} s", BACKUP_INTERVAL_MIN.as_secs());
+        }
+        Ok(period)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.period()?;
+        if self.keep == 0 {
+            bail!("backup.keep: must be at least 1");
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -59,6 +108,18 @@ pub(crate) struct Join {
     /// host:port of any master's API.
     pub(crate) server: String,
     pub(crate) token: String,
+    /// A master stays a learner, which does not vote, until `balsa members promote`.
+    #[serde(default)]
+    pub(crate) learner: bool,
+    /// The name of a member that is gone, in whose place a master comes.
+    #[serde(default)]
+    pub(crate) replaces: String,
+}
+
+impl Join {
+    pub(crate) fn new(server: String, token: String) -> Join {
+        Join { server, token, learner: false, replaces: String::new() }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -122,6 +183,12 @@ fn default_pod_network() -> String {
 }
 fn default_runtime() -> String {
     "auto".into()
+}
+fn default_interval() -> String {
+    "6h".into()
+}
+fn default_kept() -> usize {
+    14
 }
 fn default_pods() -> i64 {
     110
@@ -189,6 +256,9 @@ impl MasterConfig {
         }
         if let Some(vip) = &config.vip {
             vip.check(&config.address)?;
+        }
+        if let Some(backup) = &config.backup {
+            backup.check()?;
         }
         Ok(config)
     }
@@ -258,6 +328,21 @@ mod tests {
                 true => drop(WorkerConfig::load(&path).unwrap()),
                 false => drop(MasterConfig::load(&path).unwrap()),
             }
+        }
+    }
+
+    #[test]
+    fn an_interval_has_a_unit() {
+        let period = |interval: &str| {
+            let backup = Backup { directory: "/b".into(), interval: interval.into(), keep: 1 };
+            backup.period().map(|period| period.as_secs()).map_err(|error| error.to_string())
+        };
+        assert_eq!(
+            (period("10s"), period("15m"), period("6h"), period("1d")),
+            (Ok(10), Ok(900), Ok(21_600), Ok(86_400))
+        );
+        for wrong in ["", "6", "h", "6 h", "-1h", "1w", "9s", "0d", "99999999h", "5é"] {
+            assert!(period(wrong).unwrap_err().starts_with("backup.interval: "), "{wrong}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a master or worker keeps in its data folder besides Raft: identity and credentials.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use pki::Credential;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -17,6 +17,45 @@ pub(crate) struct Identity {
     /// A master's Raft id; 0 for workers.
     pub(crate) node_id: u64,
     pub(crate) name: String,
+    /// Which of the groups that this cluster had, one after the other: a restore and a quorum repair
+    /// begin another.
+    #[serde(default = "first_epoch")]
+    pub(crate) epoch: u64,
+}
+
+/// The epoch of the group that `init` makes.
+pub(crate) const FIRST_EPOCH: u64 = 1;
+
+fn first_epoch() -> u64 {
+    FIRST_EPOCH
+}
+
+impl Identity {
+    /// What masters call their group between themselves: calls that name another are refused.
+    pub(crate) fn group(&self) -> String {
+        match self.epoch {
+            FIRST_EPOCH => self.cluster_id.clone(),
+            epoch => format!("{}/{epoch}", self.cluster_id),
+        }
+    }
+
+    /// The epoch of a group of the same cluster that came after this one.
+    pub(crate) fn superseded_by(&self, group: &str) -> Option<u64> {
+        let epoch = match group.strip_prefix(&self.cluster_id)? {
+            "" => FIRST_EPOCH,
+            rest => rest.strip_prefix('/')?.parse().ok()?,
+        };
+        (epoch > self.epoch).then_some(epoch)
+    }
+
+    /// The folder of its log and state. Each epoch has its own: that the identity names another is what
+    /// makes a restore or a repair valid, at once and as a whole.
+    pub(crate) fn raft_dir(&self) -> String {
+        match self.epoch {
+            FIRST_EPOCH => "raft".into(),
+            epoch => format!("raft-{epoch}"),
+        }
+    }
 }
 
 /// What `init` hands to the first start.
@@ -32,6 +71,12 @@ pub(crate) struct Bootstrap {
 #[derive(Clone, Debug)]
 pub(crate) struct DataDir(pub(crate) PathBuf);
 
+/// Held while a process works with a data folder; the kernel lets go of it when that ends, however it does.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _file: std::fs::File,
+}
+
 impl DataDir {
     pub(crate) fn create(path: &Path) -> Result<DataDir> {
         std::fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
@@ -40,6 +85,48 @@ impl DataDir {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+
+    /// Keeps others away. Refused while another process holds the folder.
+    pub(crate) fn hold(&self) -> Result<Held> {
+        let path = self.path("lock");
+        let open = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = open.with_context(|| format!("opening {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Held { _file: file }),
+            Err(std::fs::TryLockError::WouldBlock) => {
+                bail!("{} is in use: a balsa process runs on it; stop that first", self.0.display())
+            }
+            Err(std::fs::TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("locking {}", path.display()))
+            }
+        }
+    }
+
+    /// The folders of Raft storage, of all epochs.
+    pub(crate) fn raft_folders(&self) -> Result<Vec<String>> {
+        let entries = std::fs::read_dir(&self.0).with_context(|| format!("reading {}", self.0.display()))?;
+        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        Ok(names.filter(|name| name == "raft" || name.starts_with("raft-")).collect())
+    }
+
+    /// Removes the Raft folders that are not to be kept: what an interrupted repair left, and those of
+    /// epochs long gone.
+    pub(crate) fn sweep(&self, keep: &str) -> Result<()> {
+        for name in self.raft_folders()?.into_iter().filter(|name| name != keep) {
+            let path = self.path(&name);
+            std::fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a finished folder its name, durably.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<()> {
+        let rename = || -> std::io::Result<()> {
+            std::fs::rename(self.path(from), self.path(to))?;
+            std::fs::File::open(&self.0)?.sync_all()
+        };
+        rename().with_context(|| format!("renaming {} to {to}", self.path(from).display()))
     }
 
     /// A short name for this folder, the same at each start, and after it is gone.
@@ -107,5 +194,33 @@ impl DataDir {
         self.write("ca.crt", ca)?;
         self.write(&format!("{role}.key"), &credential.key)?;
         self.write(&format!("{role}.crt"), &credential.certificate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_group_of_the_same_cluster_is_known() {
+        let identity = |epoch| Identity { cluster_id: "c1".into(), node_id: 1, name: "m".into(), epoch };
+        assert_eq!((identity(1).group(), identity(7).group()), ("c1".into(), "c1/7".into()));
+        assert_eq!(identity(1).superseded_by("c1/7"), Some(7));
+        assert_eq!(identity(7).superseded_by("c1"), None);
+        assert_eq!(identity(7).superseded_by("c1/7"), None);
+        assert_eq!(identity(1).superseded_by("c2/7"), None);
+        assert_eq!(identity(1).superseded_by("c1x/7"), None);
+        let old: Identity = serde_json::from_str(r#"{"cluster_id": "c1", "node_id": 1, "name": "m"}"#).unwrap();
+        assert_eq!((old.epoch, old.raft_dir()), (1, "raft".into()));
+    }
+
+    #[test]
+    fn a_folder_has_one_user() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = DataDir::create(folder.path()).unwrap();
+        let held = dir.hold().unwrap();
+        assert!(format!("{:#}", dir.hold().unwrap_err()).contains("in use"));
+        drop(held);
+        dir.hold().unwrap();
     }
 }

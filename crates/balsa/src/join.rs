@@ -1,7 +1,7 @@
 //! How clusters begin and machines join them.
 
 use crate::config::{self, Join, MasterConfig};
-use crate::files::{Bootstrap, DataDir, Identity};
+use crate::files::{Bootstrap, DataDir, FIRST_EPOCH, Identity};
 use anyhow::{Context, Result, bail};
 use authz::Role;
 use pki::token::Token;
@@ -41,7 +41,7 @@ pub(crate) fn init(config: &Path) -> Result<()> {
     dir.write("admin.kubeconfig", &kubeconfig)?;
     // Last: its presence means that the folder is complete.
     let node_id = rng.next_u64() >> 11;
-    dir.save_identity(&Identity { cluster_id, node_id, name: config.name.clone() })?;
+    dir.save_identity(&Identity { cluster_id, node_id, name: config.name.clone(), epoch: FIRST_EPOCH })?;
     println!("A new cluster is ready on {}.", config.name);
     println!("  start it          balsa master --config FILE");
     println!("  administrator     {}", dir.path("admin.kubeconfig").display());

@@ -3,6 +3,7 @@
 #[macro_use]
 mod output;
 
+mod backup;
 mod balancer;
 mod cluster_service;
 mod config;
@@ -11,7 +12,10 @@ mod files;
 mod join;
 mod kubeconfig;
 mod master;
+mod members;
 mod pause;
+mod recover;
+mod scrub;
 mod user;
 mod verbs;
 mod vip;
@@ -55,6 +59,12 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Backups: the whole state of the cluster in one file.
+    #[command(subcommand)]
+    Backup(backup::Verb),
+    /// Repairs a cluster whose majority of masters is gone for good: makes a survivor, whose process is
+    /// stopped, a group of its own, which others join with a token.
+    Recover(recover::Args),
     /// Development clusters on this machine.
     #[command(subcommand)]
     Dev(dev::Verb),
@@ -99,6 +109,8 @@ fn main() -> ExitCode {
         Command::Master { config } => master::run(&config),
         Command::Init { config } => join::init(&config),
         Command::Worker { config } => worker::run(&config),
+        Command::Backup(verb) => backup::run(verb),
+        Command::Recover(args) => recover::run(&args),
         Command::Dev(verb) => dev::run(verb),
         Command::User(verb) => verbs::run(*verb),
         Command::Pause => pause::run(),

@@ -1,10 +1,11 @@
 //! `balsa master`: wires the rooms of a master together.
 
+use crate::backup;
 use crate::cluster_service::{self, ClusterService};
-use crate::config::MasterConfig;
+use crate::config::{Join, MasterConfig};
 use crate::files::{Bootstrap, DataDir, Identity};
 use crate::join;
-use crate::vip;
+use crate::{members, scrub, vip};
 use anyhow::{Context, Result, bail};
 use api::WorkerCall;
 use async_trait::async_trait;
@@ -28,13 +29,15 @@ use raft_disk::RocksDisk;
 use raft_node::{Disk, Member, Node, Options, RaftService, TonicTransport};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
 /// Followers tell the leader of their workers this often.
 const BEATS_EVERY: Duration = Duration::from_millis(500);
+/// What still runs when a master stops is given this long to end.
+const ENDING_MAX: Duration = Duration::from_secs(1);
 /// Written to the Raft disk once this master belongs to a cluster: a folder with an identity but
 /// without this has lost its disk, and must not speak under its old id.
 const JOINED: &[u8] = b"Mjoined";
@@ -42,13 +45,20 @@ const JOINED: &[u8] = b"Mjoined";
 pub(crate) fn run(path: &Path) -> Result<()> {
     let config = MasterConfig::load(path)?;
     let dir = DataDir::create(&config.data_dir)?;
+    let _held = dir.hold()?;
     let seat = vip::Seat::take()?;
     // Consensus has threads of its own: no LIST may delay a heartbeat.
     let raft_runtime = crate::multi_thread("raft", 2)?;
     let api_runtime = crate::multi_thread("api", 2)?;
-    api_runtime.block_on(serve(config, dir, seat, raft_runtime.handle().clone()))?;
-    raft_runtime.shutdown_background();
-    api_runtime.shutdown_background();
+    let ended = api_runtime.block_on(serve(config, dir, seat, raft_runtime.handle().clone()));
+    raft_runtime.shutdown_timeout(ENDING_MAX);
+    api_runtime.shutdown_timeout(ENDING_MAX);
+    // RocksDB's own threads must not outlive its library: the files are closed before the process ends.
+    let disk = ended?;
+    let started = std::time::Instant::now();
+    while disk.strong_count() > 0 && started.elapsed() < ENDING_MAX {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     Ok(())
 }
 
@@ -76,7 +86,8 @@ async fn identity(config: &MasterConfig, dir: &DataDir) -> Result<(Identity, boo
         tokio::time::sleep(Duration::from_millis(500)).await;
     };
     let node_id = stdx::Rng::new(crate::seed()).next_u64() >> 11;
-    let identity = Identity { cluster_id: issued.cluster_id, node_id, name: config.name.clone() };
+    let (cluster_id, epoch) = (issued.cluster_id, issued.epoch);
+    let identity = Identity { cluster_id, node_id, name: config.name.clone(), epoch };
     dir.save_identity(&identity)?;
     Ok((identity, true))
 }
@@ -109,10 +120,11 @@ async fn serve(
     dir: DataDir,
     seat: vip::Seat,
     raft_runtime: tokio::runtime::Handle,
-) -> Result<()> {
+) -> Result<Weak<RocksDisk>> {
     let (identity, mut joining) = identity(&config, &dir).await?;
     let ca = dir.ca()?;
-    let disk = Arc::new(RocksDisk::open(&dir.path("raft"))?);
+    let raft_dir = dir.path(&identity.raft_dir());
+    let disk = Arc::new(RocksDisk::open(&raft_dir)?);
     let bootstrap: Option<Bootstrap> =
         dir.read("bootstrap.json").map(|text| serde_json::from_str(&text)).transpose()?;
     let joined = disk.get(JOINED)?.is_some();
@@ -125,23 +137,32 @@ async fn serve(
         bail!(
             "the Raft storage in {} is empty, but this machine was already master {} (id {}). An emptied disk must not \
              vote again: remove {} and start with a join token; it joins under a new id and replaces the old one",
-            dir.path("raft").display(),
+            raft_dir.display(),
             identity.name,
             identity.node_id,
             dir.0.display()
         );
     }
     let (stop_sender, stop) = watch::channel(false);
+    let (peer_stop_sender, peer_stop) = watch::channel(false);
 
     // Consensus and its listener, on their own threads.
     let tls_dir = dir.clone();
-    let transport = Arc::new(TonicTransport::new(move || {
+    let transport = TonicTransport::new(move || {
         let credential = tls_dir.credential("master").ok();
         let ca = tls_dir.ca().unwrap_or_default();
         pki::tls::tonic_client(credential.as_ref(), &ca, "localhost")
+    });
+    // A peer of a later epoch has left this group behind: it must not serve any more.
+    let (superseded_sender, mut superseded) = watch::channel(None);
+    let own = identity.clone();
+    let transport = Arc::new(transport.on_other_group(move |group| {
+        if let Some(epoch) = own.superseded_by(group) {
+            superseded_sender.send_replace(Some(epoch));
+        }
     }));
     let options = Options {
-        cluster_id: identity.cluster_id.clone(),
+        cluster_id: identity.group(),
         node_id: identity.node_id,
         name: identity.name.clone(),
         profile: config.raft_profile()?,
@@ -162,7 +183,6 @@ async fn serve(
         .into_axum_router()
         .layer(axum::middleware::from_fn(guard));
     let peer_listener = bind(&config, config.peer_port).await?.into_std()?;
-    let peer_stop = stop.clone();
     raft_runtime.spawn(async move {
         match TcpListener::from_std(peer_listener) {
             Ok(listener) => listen::serve(listener, peer_tls, peer_routes, Ends::at_stop(peer_stop)).await,
@@ -179,9 +199,11 @@ async fn serve(
         node: node.clone(),
         front: front.clone(),
         cluster_id: identity.cluster_id.clone(),
+        epoch: identity.epoch,
         name: identity.name.clone(),
         ca: ca.clone(),
         credential: Arc::new(move || credential_dir.credential("master").unwrap_or_else(|_| own_credential.clone())),
+        changing: Default::default(),
     });
     hub.set_peers(Arc::new(PeerMasters { node: node.clone(), dir: dir.clone() }));
     let health = api_grpc::health::server(&store, stop.clone()).await;
@@ -190,7 +212,7 @@ async fn serve(
         .build_v1()?;
     let grpc = tonic::service::Routes::new(ClusterServer::from_arc(cluster.clone()))
         .add_service(CertificateAuthorityServer::from_arc(cluster))
-        .add_service(DispatchService::server(front.clone(), hub.clone()))
+        .add_service(DispatchService::server(front.clone(), hub.clone(), identity.epoch))
         .add_service(api_grpc::ObjectsService::server(front.clone()))
         .add_service(api_grpc::ObserveService::server(front.clone()))
         .add_service(health)
@@ -210,13 +232,17 @@ async fn serve(
         mark_joined(&*disk)?;
         std::fs::remove_file(dir.path("bootstrap.json"))?;
     } else if joining && let Some(join) = &config.join {
-        add_self(&dir, &join.server, &ca, identity.node_id, own).await?;
+        add_self(&dir, join, &ca, &identity, own).await?;
         mark_joined(&*disk)?;
         std::fs::remove_file(dir.path("joining"))?;
         tracing::info!("joined the cluster");
     }
 
     let facts = Arc::new(LeaderFacts { liveness: liveness.clone(), front: front.clone(), ca });
+    if let Some(backup) = config.backup.clone() {
+        tokio::spawn(backup::schedule::keep(backup, front.clone(), node.clone(), identity.clone()));
+    }
+    tokio::spawn(members::end_changes(node.clone(), store.clone()));
     tokio::spawn(manager::run(front, facts));
     tokio::spawn(send_beats(node.clone(), liveness.clone()));
     tokio::spawn(take_beats(node.clone(), liveness));
@@ -235,10 +261,21 @@ async fn serve(
             signal?;
             None
         }
-        why = node.failed() => Some(why),
+        why = node.failed() => Some(format!(
+            "consensus stopped: {why}; this master must be started again, and if its disk is damaged (the log says \
+             so): remove {} and join again with a token",
+            dir.0.display()
+        )),
+        why = scrub::run(disk.clone()) => Some(why),
+        epoch = later_epoch(&mut superseded) => Some(format!(
+            "this master is of epoch {} of its cluster, which was replaced by epoch {epoch} (a restore from a backup \
+             or `balsa recover`): remove {} and join again with a token",
+            identity.epoch,
+            dir.0.display()
+        )),
     };
     if let Some(why) = failed {
-        bail!("consensus stopped: {why}; this master must be started again");
+        bail!("{why}");
     }
     tracing::info!("stopping: handing leadership over");
     let planned = {
@@ -247,12 +284,24 @@ async fn serve(
     };
     planned.await?;
     stop_sender.send_replace(true);
+    // What clients wait for here is answered once the new leader has said that it is committed: peers are
+    // heard until the clients are gone.
     tokio::time::sleep(Duration::from_millis(300)).await;
+    peer_stop_sender.send_replace(true);
     node.shutdown().await;
-    Ok(())
+    Ok(Arc::downgrade(&disk))
 }
 
-fn mark_joined(disk: &dyn Disk) -> Result<()> {
+/// Ends once a peer of a later epoch has been met.
+async fn later_epoch(superseded: &mut watch::Receiver<Option<u64>>) -> u64 {
+    let met = superseded.wait_for(Option::is_some).await.map(|epoch| *epoch);
+    match met {
+        Ok(Some(epoch)) => epoch,
+        Ok(None) | Err(_) => std::future::pending().await,
+    }
+}
+
+pub(crate) fn mark_joined(disk: &dyn Disk) -> Result<()> {
     let mut batch = raft_node::Batch::default();
     batch.put(JOINED, b"1".to_vec());
     disk.write(batch, true).context("recording that this master has joined")
@@ -348,9 +397,9 @@ async fn found(node: &Node, front: &Front, bootstrap: &Bootstrap, own: Member, c
 }
 
 /// Asks the cluster to take this master in; tries until it does.
-async fn add_self(dir: &DataDir, server: &str, ca: &str, id: u64, own: Member) -> Result<()> {
+async fn add_self(dir: &DataDir, join: &Join, ca: &str, identity: &Identity, own: Member) -> Result<()> {
     let member = protos::cluster::Member {
-        id,
+        id: identity.node_id,
         name: own.name,
         peer_addr: own.peer_addr,
         api_addr: own.api_addr,
@@ -359,8 +408,13 @@ async fn add_self(dir: &DataDir, server: &str, ca: &str, id: u64, own: Member) -
     let credential = dir.credential("master")?;
     loop {
         let attempt = async {
-            let channel = join::channel(server, Some(&credential), ca).await?;
-            let request = protos::cluster::AddMemberRequest { member: Some(member.clone()) };
+            let channel = join::channel(&join.server, Some(&credential), ca).await?;
+            let request = protos::cluster::AddMemberRequest {
+                member: Some(member.clone()),
+                learner: join.learner,
+                replaces: join.replaces.clone(),
+                epoch: identity.epoch,
+            };
             Ok::<_, anyhow::Error>(ClusterClient::new(channel).add_member(request).await?)
         };
         match attempt.await {

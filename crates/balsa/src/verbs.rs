@@ -1,6 +1,7 @@
 //! The verbs of operators and users, over gRPC.
 
 use crate::kubeconfig;
+use crate::members;
 use crate::user::{self, Scope};
 use anyhow::Result;
 use clap::Subcommand;
@@ -10,6 +11,7 @@ use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 use tonic::transport::Channel;
 
 #[derive(clap::Args, Clone)]
@@ -48,12 +50,14 @@ pub(crate) enum Verb {
         output: String,
     },
     /// Shows or changes the group of masters.
+    #[command(args_conflicts_with_subcommands = true)]
     Members {
+        #[command(subcommand)]
+        verb: Option<members::Verb>,
         #[command(flatten)]
         at: Where,
-        /// Removes this member.
-        #[arg(long)]
-        remove: Option<String>,
+        #[arg(short, long, default_value = "text")]
+        output: String,
     },
     /// Makes objects as the files say: creates them, or changes what differs.
     Apply {
@@ -143,6 +147,12 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
                 status.term, status.revision, status.answered_by
             );
             print_members(&status);
+            if let Some(backup) = &status.backup {
+                match backup.failure.as_str() {
+                    "" => println!("last scheduled backup {} by {}", backup.last_file, backup.by),
+                    why => println!("the last scheduled backup FAILED on {}: {why}", backup.by),
+                }
+            }
             Ok(())
         }
         Verb::Token { at, output } => {
@@ -154,18 +164,8 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
             }
             Ok(())
         }
-        Verb::Members { at, remove } => {
-            let access = at.access()?;
-            if let Some(name) = remove {
-                call(&access, async |channel| {
-                    let request = pb::RemoveMemberRequest { name: name.clone() };
-                    ClusterClient::new(channel).remove_member(request).await
-                })?;
-                println!("{name} is no longer a member");
-            }
-            print_members(&cluster_status(&access)?);
-            Ok(())
-        }
+        Verb::Members { verb: Some(verb), .. } => members::run(verb),
+        Verb::Members { verb: None, at, output } => members::list(&at, &output),
         Verb::Apply { scope, file } => user::apply(&scope, &file),
         Verb::Get { scope, what, all_namespaces, selector, output } => {
             user::get(&scope, &what, all_namespaces, &selector, &output)
@@ -191,7 +191,7 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
     }
 }
 
-fn print_members(status: &pb::StatusResponse) {
+pub(crate) fn print_members(status: &pb::StatusResponse) {
     println!("{:<12} {:<8} {:>6}  {:<22} {}", "NAME", "ROLE", "LAG", "API", "ID");
     for member in &status.members {
         let role = match (member.leader, member.voter) {
@@ -209,7 +209,12 @@ pub(crate) fn status_json(status: &pb::StatusResponse) -> Value {
         json!({"name": m.name, "id": m.id, "apiAddress": m.api_addr, "peerAddress": m.peer_addr, "voter": m.voter,
             "leader": m.leader, "lag": m.lag})
     };
+    let backup = status
+        .backup
+        .as_ref()
+        .map(|b| json!({"by": b.by, "lastAtMs": b.last_at_ms, "lastFile": b.last_file, "failure": b.failure}));
     json!({
+        "epoch": status.epoch, "backup": backup,
         "clusterId": status.cluster_id, "leader": status.leader, "term": status.term, "revision": status.revision,
         "lastIndex": status.last_index, "appliedIndex": status.applied_index, "answeredBy": status.answered_by,
         "members": status.members.iter().map(member).collect::<Vec<_>>(),
@@ -226,8 +231,18 @@ pub(crate) fn call<T>(
     access: &Access,
     attempt: impl AsyncFn(Channel) -> Result<tonic::Response<T>, tonic::Status>,
 ) -> Result<T> {
+    call_within(access, Patience::once().answer, attempt)
+}
+
+/// A `call` that may take its time once it is connected.
+pub(crate) fn call_within<T>(
+    access: &Access,
+    patience: Duration,
+    attempt: impl AsyncFn(Channel) -> Result<tonic::Response<T>, tonic::Status>,
+) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(cluster(access).call(attempt))?)
+    let patience = Patience { answer: patience, ..Patience::once() };
+    Ok(runtime.block_on(Client::with_patience(access.clone(), patience).call(attempt))?)
 }
 
 pub(crate) fn cluster_status(access: &Access) -> Result<pb::StatusResponse> {

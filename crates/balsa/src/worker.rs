@@ -26,11 +26,11 @@ async fn enroll(config: &WorkerConfig, dir: &DataDir) -> Result<()> {
     )?;
     loop {
         for server in &config.masters {
-            let via = Join { server: server.clone(), token: token.clone() };
+            let via = Join::new(server.clone(), token.clone());
             match join::join(dir, &via, Role::Worker, &config.name, &[]).await {
                 Ok(issued) => {
-                    let (cluster_id, name) = (issued.cluster_id, config.name.clone());
-                    return dir.save_identity(&Identity { cluster_id, node_id: 0, name });
+                    let (cluster_id, name, epoch) = (issued.cluster_id, config.name.clone(), issued.epoch);
+                    return dir.save_identity(&Identity { cluster_id, node_id: 0, name, epoch });
                 }
                 Err(error) if error.is::<join::Refused>() => return Err(error),
                 Err(error) => tracing::info!(%server, "cannot join yet: {error:#}"),

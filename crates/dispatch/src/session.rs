@@ -21,8 +21,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// A session whose worker is not heard for this long is ended.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
-/// Orders assignments across restores of the cluster from a backup.
-const EPOCH: u64 = 1;
 
 /// Between two tries to store a report, while there is no leader or it is overloaded.
 const RETRY: Backoff = Backoff::new(20, 1_000);
@@ -30,17 +28,19 @@ const RETRY: Backoff = Backoff::new(20, 1_000);
 pub struct DispatchService {
     front: Front,
     hub: Arc<Hub>,
+    epoch: u64,
 }
 
 type ToWorker = Result<pb::ToWorker, Status>;
 
 impl DispatchService {
-    pub fn new(front: Front, hub: Arc<Hub>) -> DispatchService {
-        DispatchService { front, hub }
+    /// `epoch` orders assignments across restores of the cluster from a backup.
+    pub fn new(front: Front, hub: Arc<Hub>, epoch: u64) -> DispatchService {
+        DispatchService { front, hub, epoch }
     }
 
-    pub fn server(front: Front, hub: Arc<Hub>) -> DispatchServer<DispatchService> {
-        DispatchServer::new(DispatchService::new(front, hub))
+    pub fn server(front: Front, hub: Arc<Hub>, epoch: u64) -> DispatchServer<DispatchService> {
+        DispatchServer::new(DispatchService::new(front, hub, epoch))
             .max_decoding_message_size(64 << 20)
             .max_encoding_message_size(64 << 20)
     }
@@ -57,6 +57,13 @@ impl DispatchService {
         let Some(from_worker::Message::Hello(hello)) = first.message else {
             return Err(Status::invalid_argument("the first message of a session must be a hello"));
         };
+        if hello.epoch > self.epoch {
+            tracing::error!(%node, own = self.epoch, newer = hello.epoch, "a worker serves a newer epoch: this group was replaced");
+            return Err(Status::failed_precondition(format!(
+                "this master is of epoch {}, which epoch {} has replaced",
+                self.epoch, hello.epoch
+            )));
+        }
         intake::hello(&self.front, &node, &hello).await.map_err(|status| match status.code {
             403 => Status::permission_denied(status.message),
             500.. => Status::unavailable(status.message),
@@ -67,11 +74,11 @@ impl DispatchService {
         let number = self.hub.register(&node, down.clone());
         self.hub.liveness.beat(&node);
         tracing::info!(%node, "worker session opened");
-        let (front, hub) = (self.front.clone(), self.hub.clone());
+        let (front, hub, epoch) = (self.front.clone(), self.hub.clone(), self.epoch);
         tokio::spawn(async move {
             tokio::select! {
                 () = take_in(&front, &hub, &node, &hello.boot_id, incoming, &down) => {}
-                () = send_assignments(&front, &node, &down) => {}
+                () = send_assignments(&front, epoch, &node, &down) => {}
                 () = down.closed() => {}
                 () = front.store.leaderless() => tracing::info!(%node, "no leader: the session is ended so that the worker moves"),
             }
@@ -241,7 +248,7 @@ fn fingerprint(pod: &Value, objects: &[Arc<Record>]) -> String {
     )
 }
 
-async fn send_assignments(front: &Front, node: &str, down: &Down) {
+async fn send_assignments(front: &Front, epoch: u64, node: &str, down: &Down) {
     let mut pods = front.store.watch(registry::POD);
     let mut maps = front.store.watch(registry::CONFIG_MAP);
     let mut secrets = front.store.watch(registry::SECRET);
@@ -273,7 +280,7 @@ async fn send_assignments(front: &Front, node: &str, down: &Down) {
         if complete || !changed.is_empty() || !removed.is_empty() {
             let revision = view.revision().0;
             let node_labels = labels(&view, node);
-            let message = pb::Assignments { epoch: EPOCH, revision, complete, changed, removed, node_labels };
+            let message = pb::Assignments { epoch, revision, complete, changed, removed, node_labels };
             let message = pb::ToWorker { message: Some(to_worker::Message::Assignments(message)) };
             if down.send(Ok(message)).await.is_err() {
                 return;

@@ -3,6 +3,9 @@
 //! One column family: log, votes and applied rows share one write-ahead log, so a sync of any makes
 //! all earlier writes durable. The settings and their reasons stand at `options`.
 
+mod mark;
+
+use mark::Mark;
 use raft_node::{Batch, Disk};
 use rocksdb::{DB, DBRecoveryMode, Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
 use std::io;
@@ -10,16 +13,25 @@ use std::path::Path;
 
 pub struct RocksDisk {
     db: DB,
+    /// None where nothing is written.
+    mark: Option<Mark>,
 }
 
+/// What to do about a disk that lost or garbled data, whoever finds it.
+const REMEDY: &str = "empty this master's data folder and join again with a token (`balsa token` prints it); \
+                      docs/operations.md says what to do when too many masters are damaged at once";
+
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot open the Raft storage in {path}; if the disk lost data, remove that folder and join this master again \
-     with a token (`balsa members` shows how)"
-)]
-pub struct OpenError {
-    path: String,
-    source: rocksdb::Error,
+pub enum OpenError {
+    #[error("cannot open the Raft storage in {path}; if the disk lost data, {REMEDY}")]
+    Rocks { path: String, source: rocksdb::Error },
+    #[error("cannot open the Raft storage in {path}")]
+    Mark { path: String, source: io::Error },
+    #[error(
+        "the Raft storage in {path} has lost its newest writes: it was synced up to {synced} and reaches {found}. It \
+         must not vote again: {REMEDY}"
+    )]
+    LostTail { path: String, synced: u64, found: u64 },
 }
 
 fn options() -> Options {
@@ -42,13 +54,39 @@ fn options() -> Options {
 
 impl RocksDisk {
     pub fn open(path: &Path) -> Result<RocksDisk, OpenError> {
-        let db = DB::open(&options(), path).map_err(|source| OpenError { path: path.display().to_string(), source })?;
-        Ok(RocksDisk { db })
+        let name = path.display().to_string();
+        let opened = DB::open(&options(), path);
+        let db = opened.map_err(|source| OpenError::Rocks { path: name.clone(), source })?;
+        reaches_mark(&db, path)?;
+        let mark = Mark::open(path).map_err(|source| OpenError::Mark { path: name, source })?;
+        Ok(RocksDisk { db, mark: Some(mark) })
+    }
+
+    /// For looking: nothing is changed, and every write fails.
+    pub fn open_read_only(path: &Path) -> Result<RocksDisk, OpenError> {
+        let opened = DB::open_for_read_only(&options(), path, false);
+        let db = opened.map_err(|source| OpenError::Rocks { path: path.display().to_string(), source })?;
+        reaches_mark(&db, path)?;
+        Ok(RocksDisk { db, mark: None })
+    }
+}
+
+/// What was synced is there.
+fn reaches_mark(db: &DB, path: &Path) -> Result<(), OpenError> {
+    let (synced, found) = (mark::read(path), db.latest_sequence_number());
+    match found < synced {
+        true => Err(OpenError::LostTail { path: path.display().to_string(), synced, found }),
+        false => Ok(()),
     }
 }
 
 fn failed(error: rocksdb::Error) -> io::Error {
-    io::Error::other(error)
+    match error.kind() {
+        rocksdb::ErrorKind::Corruption => {
+            io::Error::new(io::ErrorKind::InvalidData, format!("the Raft storage is damaged ({error}): {REMEDY}"))
+        }
+        _ => io::Error::other(error),
+    }
 }
 
 impl Disk for RocksDisk {
@@ -65,7 +103,14 @@ impl Disk for RocksDisk {
         }
         let mut options = WriteOptions::default();
         options.set_sync(sync);
-        self.db.write_opt(writes, &options).map_err(failed)
+        // This batch's last number is at least this: others may get some between. All that is before it in
+        // the write-ahead log is synced with it.
+        let (before, n_writes) = (self.db.latest_sequence_number(), writes.len() as u64);
+        self.db.write_opt(writes, &options).map_err(failed)?;
+        match &self.mark {
+            Some(mark) if sync && n_writes > 0 => mark.raise(before + n_writes),
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn get(&self, key: &[u8]) -> io::Result<Option<bytes::Bytes>> {
@@ -114,25 +159,5 @@ mod tests {
         assert_eq!(keys, ["Lb", "Lc"]);
         assert_eq!(disk.last(b"L", b"M").unwrap().unwrap().1, "3");
         assert_eq!(disk.get(b"La").unwrap(), None);
-    }
-
-    #[test]
-    fn damage_before_the_tail_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        {
-            let disk = RocksDisk::open(dir.path()).unwrap();
-            for i in 0..100 {
-                disk.write(put(&format!("L{i:03}"), &"x".repeat(2000)), true).unwrap();
-            }
-            std::mem::forget(disk);
-        }
-        let wal = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
-        let wal = wal.filter(|path| path.extension().is_some_and(|e| e == "log")).max().unwrap();
-        let mut bytes = std::fs::read(&wal).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 0xFF;
-        std::fs::write(&wal, bytes).unwrap();
-        let _ = std::fs::remove_file(dir.path().join("LOCK"));
-        assert!(RocksDisk::open(dir.path()).is_err(), "a flipped byte in the middle went unnoticed");
     }
 }

@@ -7,10 +7,12 @@
 mod aside;
 mod codec;
 mod disk;
+mod found;
 mod log;
 mod machine;
 mod network;
 mod node;
+mod remains;
 mod server;
 mod transport;
 mod types;
@@ -18,8 +20,10 @@ mod writer;
 
 pub use codec::{outcome_from_bytes, txn_to_bytes};
 pub use disk::{Batch, Disk, DiskError, MemoryDisk};
-pub use node::{Checkpoints, Error, MemberStatus, Node, Options, Profile, Status};
-pub use server::RaftService;
+pub use found::Founding;
+pub use node::{Checkpoints, Error, LAG_MAX, MemberStatus, Node, Options, Profile, Status};
+pub use remains::{Reach, Remains, read_remains};
+pub use server::{GROUP, RaftService};
 pub use transport::{Lane, PeerReply, PeerRequest, TonicTransport, Transport, TransportError};
 pub use types::Member;
 pub use writer::{Spawn, spawn_inline, spawn_task, spawn_thread};

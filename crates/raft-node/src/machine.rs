@@ -46,24 +46,24 @@ fn invalid(error: impl std::error::Error) -> io::Error {
 }
 
 impl Machine {
+    /// The last checkpoint: the last entry it holds, the group then, and the state. Empty without one.
+    pub(crate) fn checkpoint_of(disk: &dyn Disk) -> io::Result<(Option<LogId>, StoredMembership, State)> {
+        let Some(meta) = disk.get(disk::CHECKPOINT_META)? else {
+            return Ok((None, StoredMembership::default(), State::new()));
+        };
+        let meta = codec::meta_from_bytes(&meta)?;
+        let head = disk.get(disk::CHECKPOINT_HEAD)?.unwrap_or_default();
+        let rows = disk.scan(disk::OBJECTS_START, disk::OBJECTS_END, usize::MAX)?;
+        let state = snapshot::assemble(&head, rows.iter().map(|(_, row)| &row[..])).map_err(invalid)?;
+        Ok((meta.last_log_id, meta.last_membership, state))
+    }
+
     /// Loads the last checkpoint; the log since then is re-applied by openraft.
     pub(crate) fn open(disk: Arc<dyn Disk>) -> io::Result<Machine> {
-        let mut shared = Shared {
-            state: State::new(),
-            last_applied: None,
-            membership: StoredMembership::default(),
-            dirty: BTreeSet::new(),
-            checkpoint: None,
-        };
-        if let Some(meta) = disk.get(disk::CHECKPOINT_META)? {
-            let meta = codec::meta_from_bytes(&meta)?;
-            let head = disk.get(disk::CHECKPOINT_HEAD)?.unwrap_or_default();
-            let rows = disk.scan(disk::OBJECTS_START, disk::OBJECTS_END, usize::MAX)?;
-            let state = snapshot::assemble(&head, rows.iter().map(|(_, row)| &row[..])).map_err(invalid)?;
-            (shared.last_applied, shared.membership) = (meta.last_log_id, meta.last_membership.clone());
-            shared.state = state.clone();
-            shared.checkpoint = Some((meta, state));
-        }
+        let (last_applied, membership, state) = Machine::checkpoint_of(&*disk)?;
+        let meta = SnapshotMeta { last_log_id: last_applied, last_membership: membership.clone() };
+        let checkpoint = last_applied.is_some().then(|| (meta, state.clone()));
+        let shared = Shared { state, last_applied, membership, dirty: BTreeSet::new(), checkpoint };
         let published = Published::new(View::new(shared.state.clone()));
         let applied = watch::Sender::new(shared.last_applied);
         Ok(Machine { disk, published, applied, shared: Arc::new(Mutex::new(shared)), rows: Arc::default() })

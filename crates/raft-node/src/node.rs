@@ -1,5 +1,9 @@
 //! One master's consensus: starts openraft, answers its peers, proposes, reads, changes members.
 
+mod members;
+
+pub use members::LAG_MAX;
+
 use crate::aside::aside;
 use crate::codec;
 use crate::disk::Disk;
@@ -14,7 +18,7 @@ use objects::Timestamp;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
-use openraft::{ChangeMembers, Instant, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{Instant, ReadPolicy, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 use protos::raft as pb;
 use state::{LeaderId, Outcome, RequestId, Txn};
@@ -92,6 +96,8 @@ pub enum Error {
     Refused(String),
     #[error("not the leader")]
     NotLeader,
+    #[error("another change of the group is under way")]
+    Changing,
     #[error(transparent)]
     Transport(#[from] TransportError),
 }
@@ -192,6 +198,11 @@ impl Node {
         self.0.id
     }
 
+    /// What tells this master's group from others: calls that name another are refused.
+    pub fn cluster_id(&self) -> &str {
+        &self.0.cluster_id
+    }
+
     pub fn store(&self) -> Store {
         Store::new(self.0.machine.published(), self.0.clone())
     }
@@ -243,68 +254,6 @@ impl Node {
             last_index,
             applied_index: metrics.last_applied.map_or(0, |log_id| log_id.index),
             members: members.collect(),
-        }
-    }
-
-    /// Adds a member: as a learner until it has caught up, then as a voter. A member of the same
-    /// name under another id (a wiped disk) is replaced in the same change. Only on the leader.
-    pub async fn add_member(&self, id: u64, member: Member) -> Result<(), Error> {
-        let replaced: BTreeSet<u64> = {
-            let status = self.status();
-            let same = status.members.iter().filter(|m| m.member.name == member.name && m.id != id);
-            same.map(|m| m.id).collect()
-        };
-        self.0.raft.add_learner(id, member, true).await.map_err(refused)?;
-        let voters = |status: &Status| -> BTreeSet<u64> {
-            status.members.iter().filter(|m| m.voter && !replaced.contains(&m.id)).map(|m| m.id).chain([id]).collect()
-        };
-        self.0.raft.change_membership(voters(&self.status()), false).await.map_err(refused)?;
-        let learners: BTreeSet<u64> =
-            self.status().members.iter().filter(|m| replaced.contains(&m.id)).map(|m| m.id).collect();
-        if !learners.is_empty() {
-            self.0.raft.change_membership(ChangeMembers::RemoveNodes(learners), false).await.map_err(refused)?;
-        }
-        Ok(())
-    }
-
-    /// Removes a member. Only on the leader; a leader that removes itself steps down once that is committed.
-    pub async fn remove_member(&self, id: u64) -> Result<(), Error> {
-        let status = self.status();
-        let voters: BTreeSet<u64> = status.members.iter().filter(|m| m.voter && m.id != id).map(|m| m.id).collect();
-        if voters.is_empty() {
-            return Err(Error::Refused("the last voter cannot be removed".into()));
-        }
-        if status.members.iter().any(|m| m.id == id && m.voter) {
-            self.0.raft.change_membership(voters, false).await.map_err(refused)?;
-        } else {
-            let gone = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
-            self.0.raft.change_membership(gone, false).await.map_err(refused)?;
-        }
-        Ok(())
-    }
-
-    /// Whether the member answers right now.
-    pub async fn answers(&self, id: u64, member: &Member) -> bool {
-        let request = PeerRequest::ReadIndex(pb::ReadIndexRequest { to: Some(self.0.to(id)) });
-        let call = self.0.transport.call(Lane::Client, &member.peer_addr, request, Duration::from_secs(1));
-        call.await.is_ok()
-    }
-
-    /// Hands leadership to the follower whose log is nearest, before a planned stop. Returns when
-    /// another leader is known, or after a second.
-    pub async fn hand_over(&self) {
-        let status = self.status();
-        if status.leader != Some(self.0.id) {
-            return;
-        }
-        let nearest = status.members.iter().filter(|m| m.voter && m.id != self.0.id).min_by_key(|m| m.lag);
-        let Some(target) = nearest else { return };
-        if self.0.raft.trigger().transfer_leader(target.id).await.is_ok() {
-            let wait = self.0.raft.wait(Some(Duration::from_secs(1)));
-            let me = self.0.id;
-            if let Err(error) = wait.metrics(|m| m.current_leader.is_some_and(|l| l != me), "hand over").await {
-                tracing::warn!(%error, "leadership was not taken over in time");
-            }
         }
     }
 
@@ -424,16 +373,6 @@ impl Node {
                 PeerReply::Beats(pb::BeatsResponse {})
             }
         })
-    }
-}
-
-fn refused<E: std::fmt::Display>(error: RaftError<TypeConfig, E>) -> Error
-where
-    E: std::error::Error,
-{
-    match error {
-        RaftError::APIError(error) => Error::Refused(error.to_string()),
-        RaftError::Fatal(error) => Error::Fatal(error.to_string()),
     }
 }
 

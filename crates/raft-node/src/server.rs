@@ -6,6 +6,9 @@ use protos::raft as pb;
 use protos::raft::raft_server::{Raft, RaftServer};
 use tonic::{Request, Response, Status, Streaming};
 
+/// The metadata key under which a misdirected call is told whose master it has met.
+pub const GROUP: &str = "balsa-group";
+
 /// A snapshot larger than this is refused rather than swallowed.
 const SNAPSHOT_BYTES_MAX: usize = 8 << 30;
 
@@ -22,7 +25,14 @@ impl RaftService {
 
     async fn handle(&self, request: PeerRequest) -> Result<PeerReply, Status> {
         self.node.handle(request).await.map_err(|error| match error {
-            Error::Misdirected { .. } | Error::NotLeader => Status::failed_precondition(error.to_string()),
+            Error::Misdirected { .. } => {
+                let mut status = Status::failed_precondition(error.to_string());
+                if let Ok(group) = self.node.cluster_id().parse() {
+                    status.metadata_mut().insert(GROUP, group);
+                }
+                status
+            }
+            Error::NotLeader | Error::Changing => Status::failed_precondition(error.to_string()),
             Error::Refused(_) | Error::Storage(_) => Status::invalid_argument(format!("{error}")),
             Error::Fatal(_) | Error::Transport(_) => Status::unavailable(error.to_string()),
         })

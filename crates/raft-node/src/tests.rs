@@ -75,3 +75,34 @@ async fn a_restarted_leader_is_elected_anew() {
     let after = leading_term(&boot(disk).await).await;
     assert!(after > before, "term {before}, then {after}");
 }
+
+/// What a restore writes is a group that elects its one member; what a leader left half done is ended.
+#[tokio::test(start_paused = true)]
+async fn a_founded_group_leads_and_ends_a_change_that_was_begun() {
+    use crate::{Founding, read_remains};
+    use objects::{Key, Revision, json, record, registry};
+    use state::{LeaderId, Op, State, Txn, snapshot};
+    use std::collections::BTreeSet;
+    let mut state = State::new();
+    let key = Key::new(registry::CONFIG_MAP, "default", "a");
+    let object = record::encode(&json!({"metadata": {"name": "a", "namespace": "default"}}));
+    state.apply(LeaderId::default(), &Txn { ops: vec![Op::Create { key: key.clone(), object }], ..Txn::default() });
+    let disk = Arc::new(MemoryDisk::default());
+    let mut founding = Founding::on(disk.clone());
+    state.records_after(None).for_each(|r| founding.row(&r.key, snapshot::record_bytes(r)).unwrap());
+    let head = snapshot::rebase(&snapshot::head_bytes(&state), Revision(1_000)).unwrap();
+    let voters = vec![BTreeSet::from([1]), BTreeSet::from([1])];
+    founding.finish_as(1, Member::default(), head, voters.clone()).unwrap();
+    let remains = read_remains(disk.clone()).unwrap();
+    assert_eq!((remains.voters, remains.last.index, remains.state.revision()), (voters, 1, Revision(1_000)));
+
+    let node = boot(disk.clone()).await;
+    leading_term(&node).await;
+    assert!(node.is_initialized().await.unwrap() && node.is_changing());
+    node.end_change().await.unwrap();
+    assert!(!node.is_changing());
+    let view = node.store().read().await.unwrap();
+    assert_eq!((view.revision(), view.get(&key).is_some()), (Revision(1_000), true));
+    node.shutdown().await;
+    assert_eq!(read_remains(disk).unwrap().voters, [BTreeSet::from([1])]);
+}

@@ -66,6 +66,8 @@ pub trait Transport: Send + Sync + 'static {
 /// gRPC with mutual TLS; one connection per peer and lane, made on first use.
 pub struct TonicTransport {
     tls: Box<dyn Fn() -> ClientTlsConfig + Send + Sync>,
+    /// Told the group of a peer that refused a call as not meant for it.
+    met: Box<dyn Fn(&str) + Send + Sync>,
     channels: Mutex<BTreeMap<(String, Lane), Channel>>,
 }
 
@@ -77,7 +79,12 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;
 impl TonicTransport {
     /// `tls` is asked at each new connection, so that rotated certificates are used.
     pub fn new(tls: impl Fn() -> ClientTlsConfig + Send + Sync + 'static) -> TonicTransport {
-        TonicTransport { tls: Box::new(tls), channels: Mutex::default() }
+        TonicTransport { tls: Box::new(tls), met: Box::new(|_| ()), channels: Mutex::default() }
+    }
+
+    /// `met` is told the group of each peer that refuses a call as not meant for it.
+    pub fn on_other_group(self, met: impl Fn(&str) + Send + Sync + 'static) -> TonicTransport {
+        TonicTransport { met: Box::new(met), ..self }
     }
 
     fn client(&self, addr: &str, lane: Lane) -> Result<RaftClient<Channel>, TransportError> {
@@ -111,7 +118,7 @@ impl Transport for TonicTransport {
     ) -> Result<PeerReply, TransportError> {
         let mut client = self.client(addr, lane)?;
         let call = async {
-            Ok(match request {
+            Ok::<PeerReply, tonic::Status>(match request {
                 PeerRequest::Append(request) => PeerReply::Append(client.append(request).await?.into_inner()),
                 PeerRequest::Vote(request) => PeerReply::Vote(client.vote(request).await?.into_inner()),
                 PeerRequest::PreVote(request) => PeerReply::Vote(client.pre_vote(request).await?.into_inner()),
@@ -136,7 +143,11 @@ impl Transport for TonicTransport {
         };
         match tokio::time::timeout(timeout, call).await {
             Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(status)) => Err(from_status(&status)),
+            Ok(Err(status)) => {
+                let group = status.metadata().get(crate::server::GROUP);
+                group.and_then(|group| group.to_str().ok()).inspect(|group| (self.met)(group));
+                Err(from_status(&status))
+            }
             Err(_) => Err(TransportError::Failed(format!("no answer within {} ms", timeout.as_millis()))),
         }
     }

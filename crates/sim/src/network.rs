@@ -180,7 +180,9 @@ type Answer = oneshot::Sender<Result<PeerReply, TransportError>>;
 /// As `RaftService` and the gRPC client's reading of its codes would have it.
 fn as_status(error: Error) -> TransportError {
     match error {
-        Error::Misdirected { .. } | Error::NotLeader => TransportError::Unreachable(error.to_string()),
+        Error::Misdirected { .. } | Error::NotLeader | Error::Changing => {
+            TransportError::Unreachable(error.to_string())
+        }
         Error::Storage(_) | Error::Fatal(_) | Error::Refused(_) | Error::Transport(_) => {
             TransportError::Failed(error.to_string())
         }

@@ -46,6 +46,13 @@ impl State {
         self.feature_level
     }
 
+    /// Every object after `key`, in key order; all of them without one.
+    pub fn records_after(&self, key: Option<&Key>) -> impl Iterator<Item = &Arc<Record>> {
+        use std::ops::Bound;
+        let from = key.map_or(Bound::Unbounded, |key| Bound::Excluded(key.clone()));
+        self.objects.range((from, Bound::Unbounded)).map(|(_, record)| record)
+    }
+
     /// Runs a committed `Txn`. `leader` is the one that appended its entry.
     pub fn apply(&mut self, leader: LeaderId, txn: &Txn) -> Applied {
         self.stamp = self.stamp.max(txn.stamp);

@@ -5,6 +5,7 @@
 //! O(1) clone that lives as long as its holder wants and never blocks a writer.
 
 mod apply;
+pub mod backup;
 mod dedup;
 mod history;
 pub mod snapshot;

@@ -84,6 +84,32 @@ pub fn record_bytes(record: &Record) -> Vec<u8> {
     to_bytes(&Item { key: record.key.clone(), revision: record.header.revision, json: record.json.clone() })
 }
 
+/// The head of the same state as it stands in a group that begins at `revision`.
+pub fn rebase(head: &[u8], revision: Revision) -> Result<Vec<u8>, Error> {
+    let head: Head = postcard::from_bytes(head).map_err(|source| Error::Decode { item: 0, source })?;
+    Ok(to_bytes(&Head { revision, ..head }))
+}
+
+/// The replicated time that a head holds.
+pub fn stamp_of(head: &[u8]) -> Result<Timestamp, Error> {
+    let head: Head = postcard::from_bytes(head).map_err(|source| Error::Decode { item: 0, source })?;
+    Ok(head.stamp)
+}
+
+/// An object as `record_bytes` makes it, checked.
+pub struct Row {
+    pub record: Record,
+    pub bytes: Vec<u8>,
+}
+
+impl Row {
+    pub fn parse(bytes: Vec<u8>) -> Result<Row, Error> {
+        let item: Item = postcard::from_bytes(&bytes).map_err(|source| Error::Decode { item: 1, source })?;
+        let record = Record::restore(item.key, item.revision, item.json);
+        Ok(Row { record: record.map_err(|source| Error::Record { item: 1, source })?, bytes })
+    }
+}
+
 pub fn decode(bytes: &[u8]) -> Result<State, Error> {
     let mut rest = bytes.strip_prefix(MAGIC).ok_or(Error::Magic)?;
     let mut items = Vec::new();

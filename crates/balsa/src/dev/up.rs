@@ -37,6 +37,7 @@ fn master_config(cluster: &Cluster, name: &str, join: Option<Join>) -> MasterCon
         join,
         alt_names: Vec::new(),
         pod_network: topology.pod_network(),
+        backup: None,
     }
 }
 
@@ -126,7 +127,7 @@ pub(super) fn up(masters: Option<usize>, workers: Option<usize>, runtime: &str, 
         std::fs::create_dir_all(cluster.node_dir(name))?;
         // Through the common address: any master lets a new one in. The first needs it if it ever
         // loses its disk.
-        let join = Join { server: servers[0].1.clone(), token: tokens.master.clone() };
+        let join = Join::new(servers[0].1.clone(), tokens.master.clone());
         write_yaml(&cluster.node_dir(name).join("config.yaml"), &master_config(&cluster, name, Some(join)))?;
     }
     for name in &workers {

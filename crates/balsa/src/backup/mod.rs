@@ -1,0 +1,216 @@
+//! `balsa backup`: saves the whole state of a cluster to one file, tells of one, restores one.
+
+mod restore;
+pub(crate) mod schedule;
+pub(crate) mod service;
+
+pub(crate) use restore::{UNBORN, settle};
+
+use crate::verbs::{self, Where};
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use objects::{Timestamp, json, registry};
+use protos::cluster as pb;
+use protos::cluster::cluster_client::ClusterClient;
+use raft_node::Node;
+use state::backup::{Manifest, Reader};
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// Writes the whole state, at one revision, to a file that its owner alone can read: it holds every
+    /// secret, and the key of the cluster's authority. Needs an administrator's certificate.
+    Save {
+        /// - writes to standard output.
+        file: PathBuf,
+        #[command(flatten)]
+        at: Where,
+    },
+    /// Verifies a backup and tells what it holds.
+    Inspect {
+        /// - reads standard input.
+        file: PathBuf,
+        #[arg(short, long, default_value = "text")]
+        output: String,
+    },
+    /// Makes a new group of one master, of a new epoch, from a backup, on this machine's empty data folder;
+    /// other masters join it with a token.
+    Restore {
+        /// - reads standard input.
+        file: PathBuf,
+        /// The master's configuration.
+        #[arg(long)]
+        config: PathBuf,
+        /// Begins this many revisions later still: for clocks that differ by more than 10 s.
+        #[arg(long, default_value_t = 0)]
+        skip_revisions: u64,
+    },
+}
+
+pub(crate) fn run(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Save { file, at } => save(&file, &at),
+        Verb::Inspect { file, output } => inspect(&file, &output),
+        Verb::Restore { file, config, skip_revisions } => restore::run(&file, &config, skip_revisions),
+    }
+}
+
+/// What a backup taken now by this master says of itself; the rest is the view's.
+pub(crate) fn manifest(cluster_id: &str, epoch: u64, node: &Node, now: Timestamp) -> Manifest {
+    let mut members: Vec<String> = node.status().members.into_iter().map(|m| m.member.name).collect();
+    members.sort();
+    Manifest {
+        cluster_id: cluster_id.into(),
+        epoch,
+        revision: 0,
+        feature_level: 0,
+        n_objects: 0,
+        taken_at_ms: now.0,
+        members,
+    }
+}
+
+/// A new file that only its owner can read.
+fn create_private(path: &Path) -> Result<std::fs::File> {
+    // One that lies there keeps its mode when it is opened; a fresh one has ours.
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(error).with_context(|| format!("replacing {}", path.display()));
+    }
+    let open = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    open.with_context(|| format!("creating {}", path.display()))
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".part");
+    path.with_file_name(name)
+}
+
+/// Verifies a finished file and gives it its name, durably.
+fn publish(part: &Path, path: &Path) -> Result<Summary> {
+    let summary = read_all(std::io::BufReader::new(std::fs::File::open(part)?))
+        .with_context(|| format!("the backup as written to {}", part.display()))?;
+    std::fs::rename(part, path).with_context(|| format!("renaming {} to {}", part.display(), path.display()))?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(folder)?.sync_all().with_context(|| format!("syncing {}", folder.display()))?;
+    Ok(summary)
+}
+
+fn save(file: &Path, at: &Where) -> Result<()> {
+    let access = at.access()?;
+    let to_stdout = file == Path::new("-");
+    let part = beside(file);
+    let mut out: Box<dyn Write> = match to_stdout {
+        true => Box::new(std::io::stdout().lock()),
+        false => Box::new(create_private(&part)?),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let received = runtime.block_on(async {
+        let channel = verbs::cluster(&access).connect().await?;
+        let mut client = ClusterClient::new(channel).max_decoding_message_size(service::PIECE_BYTES_MAX * 2);
+        let told = |status: tonic::Status| anyhow::anyhow!("{}", status.message());
+        let mut pieces = client.backup(pb::BackupRequest {}).await.map_err(told)?.into_inner();
+        let mut n_bytes = 0;
+        while let Some(piece) = pieces.message().await.map_err(told)? {
+            out.write_all(&piece.data).context("writing the backup")?;
+            n_bytes += piece.data.len() as u64;
+        }
+        out.flush().context("writing the backup")?;
+        Ok::<u64, anyhow::Error>(n_bytes)
+    });
+    drop(out);
+    if to_stdout {
+        let n_bytes = received?;
+        eprintln!("{n_bytes} bytes; verify where they end up with `balsa backup inspect`");
+        return Ok(());
+    }
+    let finished = received.and_then(|_| {
+        std::fs::File::open(&part)?.sync_all().context("syncing the backup")?;
+        publish(&part, file)
+    });
+    let summary = finished.inspect_err(|_| drop(std::fs::remove_file(&part)))?;
+    println!("{} holds {}", file.display(), summary.line());
+    Ok(())
+}
+
+/// What a backup that was read to its end holds.
+struct Summary {
+    manifest: Manifest,
+    sha256: String,
+    n_bytes: u64,
+    by_kind: BTreeMap<&'static str, u64>,
+}
+
+impl Summary {
+    fn line(&self) -> String {
+        let m = &self.manifest;
+        format!("{} objects at revision {} ({} bytes), verified", m.n_objects, m.revision, self.n_bytes)
+    }
+}
+
+/// Counts what is read through it.
+struct Counted<R> {
+    source: R,
+    n_bytes: u64,
+}
+
+impl<R: Read> Read for &mut Counted<R> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.source.read(into)?;
+        self.n_bytes += n as u64;
+        Ok(n)
+    }
+}
+
+fn read_all(source: impl Read) -> Result<Summary> {
+    let mut counted = Counted { source, n_bytes: 0 };
+    let mut reader = Reader::open(&mut counted)?;
+    let mut by_kind = BTreeMap::new();
+    while let Some(row) = reader.next_row()? {
+        *by_kind.entry(registry::must(row.record.key.kind).plural).or_insert(0) += 1;
+    }
+    let sha256 = pki::token::hex(&reader.digest().unwrap_or_default());
+    let manifest = reader.manifest().clone();
+    Ok(Summary { manifest, sha256, n_bytes: counted.n_bytes, by_kind })
+}
+
+fn open(file: &Path) -> Result<Box<dyn Read>> {
+    Ok(match file == Path::new("-") {
+        true => Box::new(std::io::BufReader::new(std::io::stdin())),
+        false => {
+            let opened = std::fs::File::open(file).with_context(|| format!("opening {}", file.display()))?;
+            Box::new(std::io::BufReader::with_capacity(1 << 20, opened))
+        }
+    })
+}
+
+fn inspect(file: &Path, output: &str) -> Result<()> {
+    let summary = read_all(open(file)?).with_context(|| {
+        format!("{} cannot be restored from; take another backup, or use an older one", file.display())
+    })?;
+    let m = &summary.manifest;
+    match output {
+        "json" => {
+            let told = json!({
+                "manifest": m, "sha256": summary.sha256, "bytes": summary.n_bytes, "objects": summary.by_kind,
+            });
+            println!("{}", serde_json::to_string_pretty(&told)?);
+        }
+        "text" => {
+            println!("cluster   {}, epoch {}, masters {}", m.cluster_id, m.epoch, m.members.join(", "));
+            println!("taken     {}", Timestamp(m.taken_at_ms).rfc3339());
+            println!("holds     {}", summary.line());
+            println!("sha256    {}", summary.sha256);
+            for (kind, n) in &summary.by_kind {
+                println!("{n:>9} {kind}");
+            }
+        }
+        other => bail!("-o {other}: use text or json"),
+    }
+    Ok(())
+}

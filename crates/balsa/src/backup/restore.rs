@@ -1,0 +1,118 @@
+//! Restoring: a backup becomes the first checkpoint of a new group of one master.
+//!
+//! The new state is made in a folder that nothing names; the identity, written last, makes all of it
+//! valid at once. An interrupted restore is begun anew.
+
+use crate::cluster_service::{NAME, NAMESPACE, decoded};
+use crate::config::MasterConfig;
+use crate::files::{DataDir, Identity};
+use crate::{kubeconfig, master};
+use anyhow::{Context, Result, bail};
+use authz::Role;
+use objects::{Key, Revision, Timestamp, registry};
+use pki::{Authority, Credential};
+use raft_disk::RocksDisk;
+use raft_node::{Disk, Founding, Member};
+use state::backup::{Reader, epoch_after, revision_after};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The Raft folder in the making.
+pub(crate) const UNBORN: &str = "raft-new";
+
+pub(super) fn run(file: &Path, config: &Path, skip_revisions: u64) -> Result<()> {
+    let config = MasterConfig::load(config)?;
+    let dir = DataDir::create(&config.data_dir)?;
+    let _held = dir.hold()?;
+    if dir.identity().is_some() {
+        bail!(
+            "{} already holds a master; a restore needs an empty data folder (move it away: it may be the last copy \
+             of something)",
+            dir.0.display()
+        );
+    }
+    for name in dir.raft_folders()? {
+        let path = dir.path(&name);
+        if name != UNBORN {
+            bail!(
+                "{} is Raft storage without an identity: move it away (if a restore was interrupted here, remove it)",
+                path.display()
+            );
+        }
+        std::fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
+    }
+    let mut reader = Reader::open(super::open(file)?).with_context(|| format!("{}", file.display()))?;
+    let manifest = reader.manifest().clone();
+    let now = crate::now();
+    // The two clocks there are: the master's that took it, and the leaders' that stamped what it holds.
+    let as_of = Timestamp(manifest.taken_at_ms).max(reader.stamp()?);
+    if now < as_of {
+        eprintln!(
+            "warning: this machine's clock is {} s behind the backup's; if it is wrong, set it and restore again",
+            as_of.since_ms(now) / 1000
+        );
+    }
+    let begins = revision_after(Revision(manifest.revision), as_of, now);
+    let begins = Revision(begins.0.checked_add(skip_revisions).context("--skip-revisions: too many")?);
+    let identity = Identity {
+        cluster_id: manifest.cluster_id.clone(),
+        node_id: stdx::Rng::new(crate::seed()).next_u64() >> 11,
+        name: config.name.clone(),
+        epoch: epoch_after(manifest.epoch, now),
+    };
+
+    let disk = Arc::new(RocksDisk::open(&dir.path(UNBORN))?);
+    let mut founding = Founding::on(disk.clone());
+    let secret_key = Key::new(registry::SECRET, NAMESPACE, NAME);
+    let mut secret = None;
+    while let Some(row) = reader.next_row().with_context(|| format!("{}", file.display()))? {
+        if row.record.key == secret_key {
+            secret = Some(row.record.value());
+        }
+        founding.row(&row.record.key, row.bytes)?;
+    }
+    let secret = secret.context("the backup lacks the cluster's authority (Secret kube-system/balsa-cluster)")?;
+    let own = Member { name: config.name.clone(), peer_addr: config.peer_addr(), api_addr: config.api_addr() };
+    founding.finish(identity.node_id, own, reader.head_at(begins)?)?;
+    settle(&dir, disk, &identity, || {
+        let ca = decoded(&secret, "ca.crt");
+        let authority =
+            Authority { credential: Credential { certificate: ca.clone(), key: decoded(&secret, "ca.key") } };
+        let credential = authority.issue(Role::Master, &config.name, &config.alt_names())?;
+        dir.save_credential("master", &credential, &ca)?;
+        let admin = authority.issue(Role::Admin, "admin", &[])?;
+        let server =
+            config.vip.as_ref().map_or(config.api_addr(), |vip| format!("{}:{}", vip.address, config.api_port));
+        let document = kubeconfig::document(&[("balsa".into(), server)], "balsa", &ca, &admin);
+        dir.write("admin.kubeconfig", &document)
+    })?;
+
+    println!(
+        "{} holds {} objects as of {} (revision {}).",
+        config.name,
+        manifest.n_objects,
+        Timestamp(manifest.taken_at_ms).rfc3339(),
+        manifest.revision
+    );
+    println!("  epoch             {}: masters of the old group (epoch {}) are refused", identity.epoch, manifest.epoch);
+    println!("  revisions         go on at {begins}; older watches list again");
+    println!("  start it          balsa master --config FILE");
+    println!("  administrator     {}", dir.path("admin.kubeconfig").display());
+    println!("  more masters      join with the tokens of before (`balsa token`), on empty data folders");
+    Ok(())
+}
+
+/// Makes a founded disk this folder's: closes it, does what else must be there (`rest`), gives it its name,
+/// and last of all writes the identity.
+pub(crate) fn settle(
+    dir: &DataDir,
+    disk: Arc<RocksDisk>,
+    identity: &Identity,
+    rest: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    master::mark_joined(&*disk as &dyn Disk)?;
+    drop(disk);
+    rest()?;
+    dir.rename(UNBORN, &identity.raft_dir())?;
+    dir.save_identity(identity)
+}

@@ -1,0 +1,179 @@
+//! `balsa members`: shows and changes the group of masters.
+
+mod plan;
+mod service;
+
+pub(crate) use service::{Changing, end_changes};
+
+use crate::verbs::{self, Where};
+use anyhow::{Result, bail};
+use clap::Subcommand;
+use client::Access;
+use objects::json;
+use protos::cluster as pb;
+use protos::cluster::cluster_client::ClusterClient;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Longer than the master takes to say that a learner does not catch up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// The members, their roles and their lag.
+    List {
+        #[command(flatten)]
+        at: Where,
+        #[arg(short, long, default_value = "text")]
+        output: String,
+    },
+    /// Prints the configuration with which a new master joins: run `balsa master --config` with it.
+    Add {
+        /// The new master's name.
+        name: String,
+        /// The address other machines reach it at.
+        #[arg(long)]
+        address: String,
+        #[arg(long, default_value_t = 6443)]
+        api_port: u16,
+        #[arg(long, default_value_t = 6444)]
+        peer_port: u16,
+        #[arg(long, default_value = "/var/lib/balsa")]
+        data_dir: PathBuf,
+        /// It stays a learner, which does not vote, until it is promoted.
+        #[arg(long)]
+        learner: bool,
+        /// A member that is gone, in whose place it comes.
+        #[arg(long, default_value = "")]
+        replaces: String,
+        #[command(flatten)]
+        at: Where,
+    },
+    /// Makes a learner a voter, once it has caught up.
+    Promote {
+        name: String,
+        #[command(flatten)]
+        at: Where,
+        #[arg(short, long, default_value = "text")]
+        output: String,
+    },
+    /// Takes a member out. Refused when those that are left would have no quorum.
+    Remove {
+        name: String,
+        #[command(flatten)]
+        at: Where,
+        #[arg(short, long, default_value = "text")]
+        output: String,
+    },
+    /// Puts a learner in the place of a voter, in one change.
+    Replace {
+        old: String,
+        /// A learner, as `add --learner` makes one.
+        new: String,
+        /// Also while the old one answers.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        at: Where,
+        #[arg(short, long, default_value = "text")]
+        output: String,
+    },
+    /// Hands leadership over: to a member, or to the one whose log is nearest.
+    Transfer {
+        #[arg(default_value = "")]
+        to: String,
+        #[command(flatten)]
+        at: Where,
+        #[arg(short, long, default_value = "text")]
+        output: String,
+    },
+}
+
+pub(crate) fn run(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::List { at, output } => list(&at, &output),
+        Verb::Add { name, address, api_port, peer_port, data_dir, learner, replaces, at } => {
+            let status = verbs::cluster_status(&at.access()?)?;
+            let known = |name: &str| status.members.iter().any(|member| member.name == name);
+            if known(&name) {
+                bail!("{name} is a member already; a lost disk of it is replaced by starting it anew with a token");
+            }
+            if !replaces.is_empty() && !known(&replaces) {
+                bail!("--replaces {replaces}: no member is named so; `balsa members list` shows them");
+            }
+            let server = at.access()?.servers.into_iter().next().map(|server| server.address).unwrap_or_default();
+            let token = verbs::tokens(&at.access()?)?.master;
+            println!("# The configuration of a new master. Take over `vip` and `profile` from another one's.");
+            println!("name: {name}\ndataDir: {}\naddress: {address}", data_dir.display());
+            println!("apiPort: {api_port}\npeerPort: {peer_port}");
+            println!("join:\n  server: {server}\n  token: {token}");
+            if learner {
+                println!("  learner: true");
+            }
+            if !replaces.is_empty() {
+                println!("  replaces: {replaces}");
+            }
+            Ok(())
+        }
+        Verb::Promote { name, at, output } => {
+            let done = verbs::call_within(&at.access()?, PATIENCE, async |channel| {
+                ClusterClient::new(channel).promote_member(pb::PromoteMemberRequest { name: name.clone() }).await
+            })?;
+            tell(&output, &format!("{name} votes"), &done.warning)
+        }
+        Verb::Remove { name, at, output } => {
+            let done = verbs::call_within(&at.access()?, PATIENCE, async |channel| {
+                ClusterClient::new(channel).remove_member(pb::RemoveMemberRequest { name: name.clone() }).await
+            })?;
+            tell(&output, &format!("{name} is no longer a member"), &done.warning)
+        }
+        Verb::Replace { old, new, force, at, output } => {
+            let done = verbs::call_within(&at.access()?, PATIENCE, async |channel| {
+                let request = pb::ReplaceMemberRequest { old: old.clone(), new: new.clone(), force };
+                ClusterClient::new(channel).replace_member(request).await
+            })?;
+            tell(&output, &format!("{new} votes in the place of {old}"), &done.warning)
+        }
+        Verb::Transfer { to, at, output } => {
+            let done = verbs::call(&at.access()?, async |channel| {
+                ClusterClient::new(channel).transfer_leader(pb::TransferLeaderRequest { to: to.clone() }).await
+            })?;
+            match output.as_str() {
+                "json" => println!("{}", json!({"leader": done.leader, "tookMs": done.took_ms})),
+                _ => println!("{} leads, after {} ms", done.leader, done.took_ms),
+            }
+            Ok(())
+        }
+    }
+}
+
+/// The members as the leader tells of them, who alone knows their lag; as any master does when that does
+/// not answer.
+fn told_by_leader(access: Access) -> Result<pb::StatusResponse> {
+    let status = verbs::cluster_status(&access)?;
+    let leader = status.members.iter().find(|member| member.leader && member.name != status.answered_by);
+    let Some(leader) = leader else { return Ok(status) };
+    Ok(verbs::cluster_status(&access.at(&leader.api_addr)).unwrap_or(status))
+}
+
+pub(crate) fn list(at: &Where, output: &str) -> Result<()> {
+    let status = told_by_leader(at.access()?)?;
+    match output {
+        "json" => println!("{}", serde_json::to_string_pretty(&verbs::status_json(&status)["members"])?),
+        _ => verbs::print_members(&status),
+    }
+    Ok(())
+}
+
+fn tell(output: &str, done: &str, warning: &str) -> Result<()> {
+    match output {
+        "json" => println!("{}", json!({"done": done, "warning": warning})),
+        _ => {
+            println!("{done}");
+            if !warning.is_empty() {
+                eprintln!("warning: {warning}");
+            }
+        }
+    }
+    Ok(())
+}

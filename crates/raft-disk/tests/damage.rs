@@ -1,0 +1,156 @@
+//! Bytes of a master's files flip or are cut off: what is read afterwards is the truth, or an error that
+//! says what to do. Never something else.
+
+use async_trait::async_trait;
+use objects::{Key, Timestamp, json, record, registry};
+use raft_disk::RocksDisk;
+use raft_node::{
+    Checkpoints, Lane, Member, Node, Options, PeerReply, PeerRequest, Profile, Reach, Transport, TransportError,
+    read_remains, spawn_thread,
+};
+use state::{Op, Txn, snapshot};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+struct Nobody;
+
+#[async_trait]
+impl Transport for Nobody {
+    async fn call(&self, _: Lane, _: &str, _: PeerRequest, _: Duration) -> Result<PeerReply, TransportError> {
+        Err(TransportError::Unreachable("there is nobody else".into()))
+    }
+}
+
+async fn start(folder: &Path) -> Node {
+    let options = Options {
+        cluster_id: "test".into(),
+        node_id: 1,
+        name: "m1".into(),
+        profile: Profile::Lan,
+        checkpoints: Checkpoints { every: 100, kept: 50 },
+        seed: 1,
+        disk: Arc::new(RocksDisk::open(folder).unwrap()),
+        transport: Arc::new(Nobody),
+        spawn_writer: spawn_thread(),
+        clock: Arc::new(|| Timestamp(0)),
+    };
+    Node::start(options).await.unwrap()
+}
+
+async fn write(node: &Node, from: usize, to: usize) {
+    let store = node.store();
+    drop(store.leadership().wait_for(|now| now.active.is_some()).await.unwrap());
+    for i in from..to {
+        let name = format!("c{i:04}");
+        let object = json!({"metadata": {"name": name, "namespace": "default"}, "data": {"x": "y".repeat(300)}});
+        let op = Op::Create { key: Key::new(registry::CONFIG_MAP, "default", &name), object: record::encode(&object) };
+        store.propose(Txn { ops: vec![op], ..Txn::default() }).await.unwrap();
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        if entry.file_name() != "LOCK" {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+/// The files of a master that has run, ended, run again and been killed: tables, a log, and all the rest.
+async fn files(home: &Path) -> BTreeMap<String, Vec<u8>> {
+    let (lived, killed) = (home.join("lived"), home.join("killed"));
+    let node = start(&lived).await;
+    node.initialize(Member::default()).await.unwrap();
+    write(&node, 0, 250).await;
+    node.shutdown().await;
+    drop(node);
+    // The log's writer lets go of the files once it has ended.
+    let opened = async {
+        while RocksDisk::open(&lived).is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), opened).await.unwrap();
+    let node = start(&lived).await;
+    write(&node, 250, 400).await;
+    // As it is on the disk at this moment: a kill.
+    copy(&lived, &killed);
+    node.shutdown().await;
+    let named = |entry: std::fs::DirEntry| (entry.file_name().to_string_lossy().into_owned(), entry.path());
+    let all = std::fs::read_dir(&killed).unwrap().flatten().map(named);
+    all.map(|(name, path)| (name, std::fs::read(path).unwrap())).collect()
+}
+
+/// What a master would be after a start on these files: how far its log reaches, and its state.
+fn read(folder: &Path) -> Result<(Reach, Vec<u8>), String> {
+    let disk = RocksDisk::open_read_only(folder).map_err(|error| chain(&error))?;
+    let remains = read_remains(Arc::new(disk)).map_err(|error| chain(&error))?;
+    Ok((remains.last, snapshot::encode(&remains.state)))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let source = error.source().map(|source| format!(": {}", chain(source)));
+    format!("{error}{}", source.unwrap_or_default())
+}
+
+struct Damaged {
+    files: BTreeMap<String, Vec<u8>>,
+    folder: PathBuf,
+    truth: (Reach, Vec<u8>),
+    n_told: usize,
+    n_harmless: usize,
+}
+
+impl Damaged {
+    fn try_with(&mut self, name: &str, bytes: &[u8], what: &str) {
+        let _cleared = std::fs::remove_dir_all(&self.folder);
+        std::fs::create_dir(&self.folder).unwrap();
+        for (other, bytes) in self.files.iter().filter(|(other, _)| *other != name) {
+            std::fs::write(self.folder.join(other), bytes).unwrap();
+        }
+        std::fs::write(self.folder.join(name), bytes).unwrap();
+        match read(&self.folder) {
+            Ok(found) if found == self.truth => self.n_harmless += 1,
+            Ok((reach, _)) => panic!("{name} {what}: went unnoticed; reaches {reach:?}, not {:?}", self.truth.0),
+            Err(why) => {
+                assert!(!why.is_empty());
+                self.n_told += 1;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_is_told_or_does_no_harm() {
+    let home = tempfile::tempdir().unwrap();
+    let files = files(home.path()).await;
+    let kinds: Vec<&str> = files.keys().filter_map(|name| name.rsplit_once('.').map(|(_, kind)| kind)).collect();
+    assert!(kinds.contains(&"sst") && kinds.contains(&"log"), "{:?}", files.keys());
+    let truth = read(&home.path().join("killed")).unwrap();
+    let folder = home.path().join("damaged");
+    let mut damaged = Damaged { files: files.clone(), folder, truth, n_told: 0, n_harmless: 0 };
+    // RocksDB's own diary and settings hold nothing of ours; a damaged mark claims nothing.
+    let ours = files.iter().filter(|(name, _)| !name.starts_with("LOG") && !name.starts_with("OPTIONS"));
+    for (name, bytes) in ours.filter(|(name, bytes)| *name != "SYNCED" && !bytes.is_empty()) {
+        for i in 0..24 {
+            let at = bytes.len() * i / 24;
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << (i % 8);
+            damaged.try_with(name, &flipped, &format!("with a bit of byte {at} of {} flipped", bytes.len()));
+        }
+        // The last record is the one that a crash could have torn.
+        let mut flipped = bytes.clone();
+        let last = flipped.len() - 1;
+        flipped[last] ^= 0x10;
+        damaged.try_with(name, &flipped, "with its last byte flipped");
+        for cut in [1, bytes.len() / 3, bytes.len() - bytes.len() / 5, bytes.len()] {
+            let left = bytes.len() - cut.min(bytes.len());
+            damaged.try_with(name, &bytes[..left], &format!("cut from {} to {left} bytes", bytes.len()));
+        }
+    }
+    println!("{} damages told, {} did no harm", damaged.n_told, damaged.n_harmless);
+    assert!(damaged.n_told > damaged.n_harmless);
+}

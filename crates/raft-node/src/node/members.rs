@@ -1,0 +1,173 @@
+//! The group's members: taking in, promoting, replacing, removing, and planned hand-over.
+//!
+//! What is safe is decided by the caller; here a decided change is carried out. Only the leader can.
+
+use super::{Error, Member, MemberStatus, Node};
+use crate::transport::{Lane, PeerRequest};
+use crate::types::TypeConfig;
+use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use protos::raft as pb;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A learner this close to the leader's log votes without holding commits up: 50 ms of full load.
+pub const LAG_MAX: u64 = 1_000;
+/// A follower that is asked to lead takes over within this, or is given up: three elections of `lan`.
+const TAKEOVER_MAX: Duration = Duration::from_secs(1);
+
+impl Node {
+    /// Adds a member: as a learner until it has caught up, then as a voter. Members of the same
+    /// name under another id (a wiped disk) are replaced in the same change. Only on the leader.
+    pub async fn add_member(&self, id: u64, member: Member) -> Result<(), Error> {
+        let same = |m: &MemberStatus| m.member.name == member.name && m.id != id;
+        let present = self.status().members;
+        let replaced = present.iter().filter(|m| same(m)).map(|m| m.id).collect();
+        self.add_learner(id, member).await?;
+        self.caught_up(id, Duration::from_secs(60)).await?;
+        self.change_members(BTreeSet::from([id]), replaced).await
+    }
+
+    /// Removes a member. A leader that removes itself steps down once that is committed.
+    pub async fn remove_member(&self, id: u64) -> Result<(), Error> {
+        self.change_members(BTreeSet::new(), BTreeSet::from([id])).await
+    }
+
+    /// Takes a member in that is sent the log and does not vote. Does nothing for one that is there.
+    pub async fn add_learner(&self, id: u64, member: Member) -> Result<(), Error> {
+        if self.status().members.iter().any(|m| m.id == id && m.member == member) {
+            return Ok(());
+        }
+        self.0.raft.add_learner(id, member, false).await.map(drop).map_err(refused)
+    }
+
+    /// Waits until a member's log is within `LAG_MAX` entries of this leader's.
+    pub async fn caught_up(&self, id: u64, patience: Duration) -> Result<(), Error> {
+        let deadline = Instant::now() + patience;
+        let mut metrics = self.0.raft.metrics();
+        loop {
+            let status = self.status();
+            if status.leader != Some(self.0.id) {
+                return Err(Error::NotLeader);
+            }
+            let member = status.members.iter().find(|m| m.id == id);
+            let member = member.ok_or_else(|| Error::Refused(format!("member {id:x} has been removed meanwhile")))?;
+            let lag = member.lag.unwrap_or(u64::MAX);
+            if lag <= LAG_MAX {
+                return Ok(());
+            }
+            match tokio::time::timeout_at(deadline, metrics.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(Error::Fatal("the Raft core is gone".into())),
+                Err(_) => {
+                    let name = &member.member.name;
+                    return Err(Error::Refused(format!("{name} is still {lag} entries behind; try again later")));
+                }
+            }
+        }
+    }
+
+    /// Makes learners voters and takes members out, in one change that at no moment has two majorities
+    /// (joint consensus). Does nothing when all of it is so already.
+    pub async fn change_members(&self, promote: BTreeSet<u64>, remove: BTreeSet<u64>) -> Result<(), Error> {
+        let status = self.status();
+        let present = |m: &&MemberStatus| remove.contains(&m.id);
+        let (voters, learners): (Vec<_>, Vec<_>) = status.members.iter().filter(present).partition(|m| m.voter);
+        let ids = |members: Vec<&MemberStatus>| members.iter().map(|m| m.id).collect::<BTreeSet<u64>>();
+        let promote: BTreeSet<u64> =
+            promote.into_iter().filter(|id| !status.members.iter().any(|m| m.id == *id && m.voter)).collect();
+        let (voters, learners) = (ids(voters), ids(learners));
+        if voters.len() == status.members.iter().filter(|m| m.voter).count() && promote.is_empty() {
+            return Err(Error::Refused("the last voter cannot be removed".into()));
+        }
+        let mut changes = Vec::new();
+        if !promote.is_empty() {
+            changes.push(ChangeMembers::AddVoterIds(promote));
+        }
+        if !voters.is_empty() {
+            changes.push(ChangeMembers::RemoveVoters(voters));
+        }
+        if !learners.is_empty() {
+            changes.push(ChangeMembers::RemoveNodes(learners));
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.0.raft.change_membership(ChangeMembers::Batch(changes), false).await.map(drop).map_err(refused)
+    }
+
+    /// Whether a change of the group is half done: begun by a leader that did not live to end it.
+    pub fn is_changing(&self) -> bool {
+        let metrics = self.0.raft.metrics();
+        metrics.borrow_watched().membership_config.membership().get_joint_config().len() > 1
+    }
+
+    /// Ends a change of the group that an earlier leader began. Does nothing when there is none.
+    pub async fn end_change(&self) -> Result<(), Error> {
+        if !self.is_changing() {
+            return Ok(());
+        }
+        let nothing_more = ChangeMembers::AddVoterIds(BTreeSet::new());
+        self.0.raft.change_membership(nothing_more, false).await.map(drop).map_err(refused)
+    }
+
+    /// Whether the member answers right now.
+    pub async fn answers(&self, id: u64, member: &Member) -> bool {
+        let request = PeerRequest::ReadIndex(pb::ReadIndexRequest { to: Some(self.0.to(id)) });
+        let call = self.0.transport.call(Lane::Client, &member.peer_addr, request, Duration::from_secs(1));
+        call.await.is_ok()
+    }
+
+    /// Hands leadership to the follower whose log is nearest, before a planned stop; to the next one
+    /// when that does not take it. Does nothing on a follower.
+    pub async fn hand_over(&self) {
+        let mut candidates: Vec<MemberStatus> =
+            self.status().members.into_iter().filter(|m| m.voter && m.id != self.0.id).collect();
+        candidates.sort_by_key(|m| m.lag.unwrap_or(u64::MAX));
+        for candidate in candidates.iter().take(2) {
+            match self.hand_over_to(candidate.id).await {
+                Ok(()) | Err(Error::NotLeader) => return,
+                Err(error) => tracing::warn!(to = %candidate.member.name, %error, "leadership was not taken over"),
+            }
+        }
+    }
+
+    /// Hands leadership to a voter; returns once another leader is known. A follower far behind is
+    /// refused: it could not take over in time, and nobody would lead meanwhile.
+    pub async fn hand_over_to(&self, id: u64) -> Result<(), Error> {
+        let status = self.status();
+        if status.leader != Some(self.0.id) {
+            return Err(Error::NotLeader);
+        }
+        let target = status.members.iter().find(|m| m.id == id && m.voter);
+        let target = target.ok_or_else(|| Error::Refused(format!("{id:x} is not a voter")))?;
+        if let Some(lag) = target.lag.filter(|lag| *lag > LAG_MAX) {
+            return Err(Error::Refused(format!("{} is {lag} entries behind", target.member.name)));
+        }
+        let fatal = |error: &dyn std::fmt::Display| Error::Fatal(error.to_string());
+        self.0.raft.trigger().transfer_leader(id).await.map_err(|error| fatal(&error))?;
+        let me = self.0.id;
+        let wait = self.0.raft.wait(Some(TAKEOVER_MAX));
+        match wait.metrics(|m| m.current_leader.is_some_and(|l| l != me), "hand over").await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::Refused(format!(
+                "{} did not take over within {} ms",
+                target.member.name,
+                TAKEOVER_MAX.as_millis()
+            ))),
+        }
+    }
+}
+
+fn refused(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Error {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => Error::NotLeader,
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(
+            ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
+        )) => Error::Changing,
+        RaftError::APIError(error) => Error::Refused(error.to_string()),
+        RaftError::Fatal(error) => Error::Fatal(error.to_string()),
+    }
+}
