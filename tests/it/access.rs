@@ -2,7 +2,7 @@
 //! another worker's. The outcomes are docs/access.txt; UPDATE_EXPECT=1 renews it, for a person to read.
 
 use crate::cluster::{Cluster, IMAGE, wanted};
-use crate::wire::{Answer, Wire};
+use crate::wire::{Answer, GrpcCall, RestCall, Wire};
 use authz::Role;
 use expect_test::expect_file;
 use objects::Served;
@@ -114,7 +114,7 @@ fn target(served: &Served) -> &'static str {
 /// Makes what the routes are about; a pod of the other worker runs.
 fn prepare(cluster: &Cluster, wire: &Wire, admin: Option<&Credential>) {
     let create = |path: &str, object: &Value| {
-        let answer = wire.rest(admin, "POST", path, "application/json", &object.to_string()).got();
+        let answer = wire.rest(RestCall::new(admin, "POST", path).json(&object.to_string())).got();
         assert!([201, 409].contains(&answer.code), "{path}: {}", answer.json());
     };
     create("/api/v1/namespaces", &json!({"metadata": {"name": NAMESPACE}}));
@@ -135,14 +135,14 @@ fn prepare(cluster: &Cluster, wire: &Wire, admin: Option<&Credential>) {
         create(&collection(&served), &object);
     }
     cluster.wait("the pod on the other worker", Duration::from_secs(60), || {
-        let pod = wire.rest(admin, "GET", &format!("/api/v1/namespaces/{NAMESPACE}/pods/x"), "", "").got().json();
+        let pod = wire.rest(RestCall::get(admin, &format!("/api/v1/namespaces/{NAMESPACE}/pods/x"))).got().json();
         pod["status"]["containerStatuses"][0]["state"].get("running").is_some()
     });
 }
 
 /// The body of a PUT that changes nothing.
 fn present(wire: &Wire, admin: Option<&Credential>, path: &str) -> Value {
-    let mut object = wire.rest(admin, "GET", path, "", "").got().json();
+    let mut object = wire.rest(RestCall::get(admin, path)).got().json();
     // Whoever changes it meanwhile is not this test's subject; some kinds ask for it, though.
     if !["Lease", "ServiceAccount"].contains(&object["kind"].as_str().unwrap_or("")) {
         let metadata = object["metadata"].as_object_mut();
@@ -260,7 +260,7 @@ fn rest_cell(wire: &Wire, caller: &str, credential: Option<&Credential>, route: 
         ""
     };
     let path = format!("{}{dry}", route.path);
-    match wire.rest(credential, route.method, &path, route.content_type, &route.body) {
+    match wire.rest(RestCall::new(credential, route.method, &path).sending(route.content_type, &route.body)) {
         Answer::Got(answer) => answer.code.to_string(),
         Answer::Tls => "tls".into(),
         Answer::Broken(why) => panic!("{caller} {} {path}: {why}", route.method),
@@ -344,15 +344,8 @@ fn messages(method: &str, trusted: bool) -> Vec<(&'static str, Vec<u8>)> {
 
 const GRPC: &str = "application/grpc";
 
-fn grpc_cell(
-    wire: &Wire,
-    addr: &str,
-    credential: Option<&Credential>,
-    method: &str,
-    content_type: &str,
-    message: &[u8],
-) -> String {
-    match wire.grpc(addr, credential, method, content_type, message) {
+fn grpc_cell(wire: &Wire, call: GrpcCall) -> String {
+    match wire.grpc(call) {
         Answer::Got(answer) => match answer.code {
             None => "open".into(),
             Some(Code::Ok) => "OK".into(),
@@ -367,8 +360,8 @@ fn grpc_cell(
         },
         Answer::Tls => "tls".into(),
         // Without gRPC's content type an answer need not be one of gRPC.
-        Answer::Broken(why) if content_type != GRPC && why.starts_with("HTTP ") => why[5..8].to_string(),
-        Answer::Broken(why) => panic!("{method}: {why}"),
+        Answer::Broken(why) if call.content_type != GRPC && why.starts_with("HTTP ") => why[5..8].to_string(),
+        Answer::Broken(why) => panic!("{}: {why}", call.method),
     }
 }
 
@@ -417,7 +410,7 @@ impl Table {
 fn everything(wire: &Wire, admin: Option<&Credential>) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for served in served().filter(|served| !served.kind.create_only) {
-        let list = wire.rest(admin, "GET", &collection(&served), "", "").got().json();
+        let list = wire.rest(RestCall::get(admin, &collection(&served))).got().json();
         for item in list["items"].as_array().unwrap() {
             let (kind, metadata) = (served.kind.kind, &item["metadata"]);
             assert!(metadata["labels"].get("tried").is_none(), "{kind} {} was changed", metadata["name"]);
@@ -465,7 +458,7 @@ fn every_route_and_rpc_answers_each_certificate_as_written() {
                 let label = if what.is_empty() { method.clone() } else { format!("{method} ({what})") };
                 table.row(&label, |caller, credential| {
                     let message = &messages(&method, is_trusted(caller))[i].1;
-                    grpc_cell(&wire, addr, credential, &method, GRPC, message)
+                    grpc_cell(&wire, GrpcCall { addr, credential, method: &method, content_type: GRPC, message })
                 });
             }
         }
@@ -473,7 +466,7 @@ fn every_route_and_rpc_answers_each_certificate_as_written() {
             ["balsa.raft.v1.Raft/ReadIndex", "balsa.raft.v1.Raft/Propose", "balsa.cluster.v1.Cluster/JoinTokens"]
         {
             table.row(&format!("{method} (sent as text/plain)"), |_, credential| {
-                grpc_cell(&wire, addr, credential, method, "text/plain", &[])
+                grpc_cell(&wire, GrpcCall { addr, credential, method, content_type: "text/plain", message: &[] })
             });
         }
     }
@@ -514,7 +507,7 @@ fn a_worker_speaks_for_its_own_node_and_pods_only() {
     let admin = wire.authority.issue(Role::Admin, "admin", &[]).unwrap();
     let admin = Some(&admin);
     prepare(&cluster, &wire, admin);
-    let pod = || wire.rest(admin, "GET", &format!("/api/v1/namespaces/{NAMESPACE}/pods/x"), "", "").got().json();
+    let pod = || wire.rest(RestCall::get(admin, &format!("/api/v1/namespaces/{NAMESPACE}/pods/x"))).got().json();
     let before = pod();
 
     // The session lives until the end of the test: what is said in it is taken in one by one.
@@ -562,7 +555,7 @@ fn a_worker_speaks_for_its_own_node_and_pods_only() {
     });
     // The last it says is about itself, and is heard.
     let said = || {
-        let events = wire.rest(admin, "GET", "/api/v1/events", "", "").got().json();
+        let events = wire.rest(RestCall::get(admin, "/api/v1/events")).got().json();
         let all = events["items"].as_array().unwrap().clone();
         let own = all.iter().filter(|event| event["message"] == "said by worker-9");
         own.map(|event| event["reason"].as_str().unwrap().to_string()).collect::<Vec<_>>()

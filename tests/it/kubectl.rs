@@ -40,6 +40,11 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
+/// A ConfigMap of a set that is pruned.
+fn in_set(name: &str) -> String {
+    format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, labels: {{set: tour}}}}\n")
+}
+
 struct Tour<'a> {
     cluster: &'a Cluster,
     context: &'static str,
@@ -144,12 +149,17 @@ impl Tour<'_> {
         self.says("get deployment web -o json", "\"kind\": \"Deployment\"");
         self.says("get deployment web -o wide", IMAGE);
         self.says("get deployment web -o name", "deployment.apps/web");
+        self.says("get deployment web --subresource=status", "2/2");
+        self.says("get deployment web --subresource=scale", "DESIRED");
+        self.says(&format!("get -f {manifest}"), "2/2");
+        self.says(&format!("apply --dry-run=server -f {}", grown.display()), "configured (server dry run)");
         self.says("get deployment web -o jsonpath={.status.readyReplicas}", "2");
         self.says("get pods -A -o wide", "worker-");
         self.says("get pods -l app=web --field-selector=status.phase=Running", "1/1");
         self.says("get pods --sort-by=.metadata.name -o custom-columns=N:.metadata.name,ON:.spec.nodeName", "worker-");
         self.says("get all", "replicaset.apps/web-");
         self.says("get events", "ScalingReplicaSet");
+        self.says("events --for deployment/web", "ScalingReplicaSet");
         self.says("get events.events.k8s.io", "ScalingReplicaSet");
         self.says("get --raw /readyz", "ok");
         self.says("describe deployment web", "ScalingReplicaSet");
@@ -229,11 +239,23 @@ impl Tour<'_> {
         self.says("auth whoami", "admin");
         self.fails("delete pod none --as=somebody", "cannot delete resource \"pods\"");
         self.fails("expose deployment web --port=80", "services are not supported by this version");
-        self.fails("create token made", "could not find the requested resource");
+        self.fails("create token made", "tokens of service accounts are not supported by this version");
+        self.fails("create service clusterip made --tcp=80", "services are not supported by this version");
+        self.fails("create job made --image=x", "this version serves no jobs.batch");
+        self.fails("autoscale deployment web --max=5", "autoscaling");
+        self.fails("top nodes", "Metrics API not available");
         self.follows("get configmaps --watch", "seen", || {
             // The watch is there once it shows what was there before; what comes now is news either way.
             self.ok("create configmap seen");
         });
+        let both = self.write("both.yaml", &format!("{}---\n{}", in_set("one"), in_set("two")));
+        let one = self.write("one.yaml", &in_set("one"));
+        let prune = "--prune -l set=tour --prune-allowlist=core/v1/ConfigMap";
+        self.ok(&format!("apply {prune} -f {}", both.display()));
+        self.says(&format!("apply {prune} -f {}", one.display()), "configmap/two pruned");
+        self.write("kustomization.yaml", "namePrefix: k-\nresources: [one.yaml]\n");
+        self.says(&format!("apply -k {}", self.cluster.dir.display()), "configmap/k-one created");
+        self.ok("delete configmap -l set=tour");
         self.ok("delete configmap/made configmap/seen secret/made serviceaccount/made role/made rolebinding/made");
         self.ok("delete deployment made --wait");
         self.ok("delete namespace made priorityclass made --ignore-not-found --wait=false");
@@ -248,6 +270,9 @@ impl Tour<'_> {
         self.follows("logs -f talker", "tick 3", || {});
         self.says("logs talker --tail=1", "tick 3");
         self.says("logs talker --timestamps", "Z tick 1");
+        self.says("logs -l run=talker --all-containers --prefix --tail=1", "[pod/talker/talker] tick 3");
+        self.says("logs talker --since-time=2020-01-01T00:00:00Z --limit-bytes=6", "tick 1");
+        self.fails("logs talker --previous", "previous terminated container");
         self.says("exec talker -- sh -c 'echo $((6*7))'", "42");
         assert_eq!(self.output("exec talker -- sh -c 'exit 7'").status.code(), Some(7));
         let mut cat = self.command("exec -i talker -- cat");
@@ -255,6 +280,10 @@ impl Tour<'_> {
         child.stdin.take().unwrap().write_all(b"through and back").unwrap();
         assert_eq!(child.wait_with_output().unwrap().stdout, b"through and back");
         self.fails("exec talker -c none -- true", "none");
+        self.fails("attach talker", "attaching to containers is not supported by this version");
+        self.fails("port-forward talker 18080:80", "forwarding ports of pods is not supported by this version");
+        self.fails("debug talker --image=x", "ephemeral containers are not supported by this version");
+        self.ok("wait --for=jsonpath={.status.phase}=Running pod/talker --timeout=5s");
         self.fails("logs talker -c none", "none");
         self.ok("delete pod talker --grace-period=0 --force");
         self.ok("wait --for=delete pod/talker --timeout=30s");
@@ -284,6 +313,7 @@ impl Tour<'_> {
         self.says("version", "Server Version: v1.36");
         self.says("explain pod.spec.containers.livenessProbe", "FIELD: livenessProbe <Probe>");
         self.says("explain deployment.spec.strategy --recursive", "maxSurge");
+        assert!(!self.ok("explain pod").contains("-required-"), "no field of a pod itself is required");
     }
 
     fn leaves(&self) {

@@ -3,7 +3,7 @@
 
 use crate::client::endpoint;
 use crate::cluster::{Cluster, wanted};
-use crate::wire::Wire;
+use crate::wire::{RestCall, Wire};
 use objects::Served;
 use objects::registry::{self, served};
 use pki::Credential;
@@ -73,7 +73,7 @@ impl Stage<'_> {
     }
 
     fn get(&self, path: &str) -> Value {
-        self.wire.rest(Some(self.admin), "GET", path, "", "").got().json()
+        self.wire.rest(RestCall::get(Some(self.admin), path)).got().json()
     }
 
     /// Names and revisions of the kind's objects.
@@ -90,7 +90,7 @@ impl Stage<'_> {
             _ => ("PUT", format!("{}/x", self.collection())),
         };
         let path = format!("{path}?fieldValidation={validation}");
-        let answer = self.wire.rest(Some(self.admin), method, &path, "application/json", body).got();
+        let answer = self.wire.rest(RestCall::new(Some(self.admin), method, &path).json(body)).got();
         let status = answer.json();
         assert_eq!((&status["kind"], &status["status"]), (&json!("Status"), &json!("Failure")), "{status}");
         assert_eq!(status["code"], answer.code);
@@ -148,7 +148,7 @@ fn every_kind_refuses_each_class_of_faults_on_both_faces() {
     let admin = wire.authority.issue(authz::Role::Admin, "admin", &[]).unwrap();
     let client = wire.block_on(async { ObjectsClient::new(endpoint(&cluster, "master-1", true).connect_lazy()) });
     let namespace = json!({"metadata": {"name": NAMESPACE}}).to_string();
-    let made = wire.rest(Some(&admin), "POST", "/api/v1/namespaces", "application/json", &namespace).got();
+    let made = wire.rest(RestCall::new(Some(&admin), "POST", "/api/v1/namespaces").json(&namespace)).got();
     assert_eq!(made.code, 201, "{}", made.json());
     for served in served().filter(|served| !served.kind.create_only && served.kind.read_only.is_none()) {
         let name = file_name(served.kind.kind, served.convert.map(|_| served.group));
@@ -156,7 +156,7 @@ fn every_kind_refuses_each_class_of_faults_on_both_faces() {
         let file = File::parse(&std::fs::read_to_string(files.join(&name)).unwrap());
         let mut stage = Stage { wire: &wire, admin: &admin, client: client.clone(), served, file };
         let (path, good) = (stage.collection(), stage.good("x").to_string());
-        let made = wire.rest(Some(&admin), "POST", &path, "application/json", &good).got();
+        let made = wire.rest(RestCall::new(Some(&admin), "POST", &path).json(&good)).got();
         // Of the two groups of events, the second finds the object of the first.
         assert!(made.code == 201 || served.convert.is_some(), "{name}: {}", made.json());
         // Controllers have their say about a new object; then it rests.
@@ -178,7 +178,7 @@ fn every_kind_refuses_each_class_of_faults_on_both_faces() {
             assert_eq!(told, expected, "{name}, gRPC: {fault:?}");
             assert_eq!(stage.everything(), before, "{name}, gRPC: {fault:?}");
         }
-        let gone = wire.rest(Some(&admin), "DELETE", &format!("{path}/x"), "", "").got();
+        let gone = wire.rest(RestCall::new(Some(&admin), "DELETE", &format!("{path}/x"))).got();
         assert!([200, 202].contains(&gone.code), "{name}: {}", gone.json());
     }
 }
@@ -193,7 +193,7 @@ fn bodies_have_limits_and_strangeness_is_told_as_asked() {
     let admin = wire.authority.issue(authz::Role::Admin, "admin", &[]).unwrap();
     let path = "/api/v1/namespaces/default/configmaps";
     let post = |query: &str, content_type: &str, body: &str| {
-        wire.rest(Some(&admin), "POST", &format!("{path}{query}"), content_type, body).got()
+        wire.rest(RestCall::new(Some(&admin), "POST", &format!("{path}{query}")).sending(content_type, body)).got()
     };
     let json_type = "application/json";
     let huge = json!({"metadata": {"name": "huge"}, "data": {"a": "x".repeat(4 << 20)}}).to_string();
@@ -211,7 +211,7 @@ fn bodies_have_limits_and_strangeness_is_told_as_asked() {
     let refused = wire.block_on(client.create(request)).unwrap_err();
     let field = refused.get_details_bad_request().unwrap().field_violations[0].field.clone();
     assert_eq!((refused.code(), field.as_str()), (Code::InvalidArgument, "key.name"));
-    let none = wire.rest(Some(&admin), "GET", &format!("{path}/huge"), "", "").got();
+    let none = wire.rest(RestCall::get(Some(&admin), &format!("{path}/huge"))).got();
     assert_eq!(none.code, 404);
 
     let odd = r#"{"metadata": {"name": "odd"}, "dat": {}, "data": {"a": "1", "a": "2"}}"#;
@@ -228,8 +228,13 @@ fn bodies_have_limits_and_strangeness_is_told_as_asked() {
     assert_eq!(post("?dryRun=Some", json_type, odd).code, 400);
     assert_eq!(post("", "text/csv", odd).code, 415);
     assert_eq!(post("", json_type, "{\"metadata\":").code, 400);
-    let apply = wire.rest(Some(&admin), "PATCH", &format!("{path}/odd"), "application/apply-patch+yaml", "a: b").got();
+    let apply = wire
+        .rest(
+            RestCall::new(Some(&admin), "PATCH", &format!("{path}/odd"))
+                .sending("application/apply-patch+yaml", "a: b"),
+        )
+        .got();
     assert!(apply.code == 415 && apply.json()["message"].as_str().unwrap().contains("application/merge-patch+json"));
-    let listed = wire.rest(Some(&admin), "GET", &format!("{path}?resourceVersion=new"), "", "").got();
+    let listed = wire.rest(RestCall::get(Some(&admin), &format!("{path}?resourceVersion=new"))).got();
     assert_eq!((listed.code, &listed.json()["details"]["causes"][0]["field"]), (400, &json!("resourceVersion")));
 }

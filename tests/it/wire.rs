@@ -60,6 +60,47 @@ pub(crate) struct GrpcAnswer {
     pub(crate) code: Option<tonic::Code>,
 }
 
+/// One REST request: who asks, and what.
+#[derive(Clone, Copy)]
+pub(crate) struct RestCall<'a> {
+    credential: Option<&'a Credential>,
+    method: &'a str,
+    path: &'a str,
+    content_type: &'a str,
+    body: &'a str,
+}
+
+impl<'a> RestCall<'a> {
+    /// Without a body.
+    pub(crate) fn new(credential: Option<&'a Credential>, method: &'a str, path: &'a str) -> RestCall<'a> {
+        RestCall { credential, method, path, content_type: "", body: "" }
+    }
+
+    pub(crate) fn get(credential: Option<&'a Credential>, path: &'a str) -> RestCall<'a> {
+        RestCall::new(credential, "GET", path)
+    }
+
+    pub(crate) fn sending(self, content_type: &'a str, body: &'a str) -> RestCall<'a> {
+        RestCall { content_type, body, ..self }
+    }
+
+    pub(crate) fn json(self, body: &'a str) -> RestCall<'a> {
+        self.sending("application/json", body)
+    }
+}
+
+/// One gRPC call: a message, and the end of the caller's side.
+#[derive(Clone, Copy)]
+pub(crate) struct GrpcCall<'a> {
+    /// host:port.
+    pub(crate) addr: &'a str,
+    pub(crate) credential: Option<&'a Credential>,
+    /// `package.Service/Method`.
+    pub(crate) method: &'a str,
+    pub(crate) content_type: &'a str,
+    pub(crate) message: &'a [u8],
+}
+
 /// The addresses of one master, the cluster's CA with its key, and a way to speak as anybody.
 pub(crate) struct Wire {
     pub(crate) api: String,
@@ -96,7 +137,7 @@ impl Wire {
             runtime: tokio::runtime::Runtime::new().unwrap(),
         };
         let path = "/api/v1/namespaces/kube-system/secrets/balsa-cluster";
-        let secret = wire.rest(Some(&admin(&config)), "GET", path, "", "").got().json();
+        let secret = wire.rest(RestCall::get(Some(&admin(&config)), path)).got().json();
         let key = base64::engine::general_purpose::STANDARD.decode(secret["data"]["ca.key"].as_str().unwrap()).unwrap();
         wire.authority.credential.key = String::from_utf8(key).unwrap();
         wire
@@ -147,26 +188,13 @@ impl Wire {
         TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
     }
 
-    /// One REST request. Of an answer that streams, the head is read.
-    pub(crate) fn rest(
-        &self,
-        credential: Option<&Credential>,
-        method: &str,
-        path: &str,
-        content_type: &str,
-        body: &str,
-    ) -> Answer<RestAnswer> {
-        self.block_on(persistently(|| self.rest_now(credential, method, path, content_type, body)))
+    /// Of an answer that streams, the head is read.
+    pub(crate) fn rest(&self, call: RestCall) -> Answer<RestAnswer> {
+        self.block_on(persistently(|| self.rest_now(call)))
     }
 
-    async fn rest_now(
-        &self,
-        credential: Option<&Credential>,
-        method: &str,
-        path: &str,
-        content_type: &str,
-        body: &str,
-    ) -> Result<RestAnswer, Box<dyn std::error::Error>> {
+    async fn rest_now(&self, call: RestCall<'_>) -> Result<RestAnswer, Box<dyn std::error::Error>> {
+        let RestCall { credential, method, path, content_type, body } = call;
         let stream = self.connect(&self.api, credential, "http/1.1").await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let serving = tokio::spawn(connection);
@@ -189,26 +217,12 @@ impl Wire {
         Ok(RestAnswer { code: head.status.as_u16(), headers: head.headers, body })
     }
 
-    /// One gRPC call at `addr`: a message, and the end of the caller's side.
-    pub(crate) fn grpc(
-        &self,
-        addr: &str,
-        credential: Option<&Credential>,
-        method: &str,
-        content_type: &str,
-        message: &[u8],
-    ) -> Answer<GrpcAnswer> {
-        self.block_on(persistently(|| self.grpc_now(addr, credential, method, content_type, message)))
+    pub(crate) fn grpc(&self, call: GrpcCall) -> Answer<GrpcAnswer> {
+        self.block_on(persistently(|| self.grpc_now(call)))
     }
 
-    async fn grpc_now(
-        &self,
-        addr: &str,
-        credential: Option<&Credential>,
-        method: &str,
-        content_type: &str,
-        message: &[u8],
-    ) -> Result<GrpcAnswer, Box<dyn std::error::Error>> {
+    async fn grpc_now(&self, call: GrpcCall<'_>) -> Result<GrpcAnswer, Box<dyn std::error::Error>> {
+        let GrpcCall { addr, credential, method, content_type, message } = call;
         let stream = self.connect(addr, credential, "h2").await?;
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;

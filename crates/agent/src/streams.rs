@@ -5,13 +5,18 @@ use crate::{Shared, logs};
 use futures::StreamExt;
 use objects::Value;
 use protos::dispatch as pb;
+use runtime::Terminal;
 use serde_json::json;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
 pub(crate) const STDOUT: u32 = 1;
 const ERROR: u32 = 3;
+const RESIZE: u32 = 4;
 const CLOSE: u32 = 255;
+/// A terminal's size is waited for this long, past this many frames of input.
+const FIRST_SIZE_MAX: std::time::Duration = std::time::Duration::from_millis(200);
+const EARLY_MAX: usize = 8;
 /// A reader that does not take the rest by then is cut off.
 const DRAIN_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 
@@ -96,6 +101,26 @@ async fn log(
     }
 }
 
+/// The size a terminal begins with, and what came before it: a command that asks at once should not find
+/// a terminal without a size. Clients tell it first; one that does not is not waited for long.
+async fn first_size(incoming: &mut Incoming<pb::Frame>) -> (Option<Terminal>, Vec<pb::Frame>) {
+    let mut early = Vec::new();
+    let told = async {
+        while let Some(Ok(frame)) = incoming.next().await {
+            if frame.channel == RESIZE {
+                return Terminal::parse(&frame.data);
+            }
+            early.push(frame);
+            if early.len() == EARLY_MAX {
+                break;
+            }
+        }
+        Terminal::default()
+    };
+    let terminal = tokio::time::timeout(FIRST_SIZE_MAX, told).await.unwrap_or_default();
+    (Some(terminal), early)
+}
+
 async fn exec(
     shared: &Shared,
     open: &pb::OpenStream,
@@ -114,9 +139,16 @@ async fn exec(
     let Some(container) = running.filter(|c| c.name == open.container).max_by_key(|c| c.attempt) else {
         return Err((500, format!("container not found ({:?})", open.container)));
     };
-    let started = shared.options.runtime.exec(&container.id, &command, yes("tty"), yes("stdin")).await;
+    let (terminal, early) = match yes("tty") {
+        true => first_size(incoming).await,
+        false => (None, Vec::new()),
+    };
+    let started = shared.options.runtime.exec(&container.id, &command, terminal, yes("stdin")).await;
     let runtime::ExecStream { input, mut output, exit } = started.map_err(|error| (500, error.to_string()))?;
     let upstream = async {
+        for frame in early {
+            drop(input.send((frame.channel, frame.data)).await);
+        }
         while let Some(Ok(frame)) = incoming.next().await {
             if input.send((frame.channel, frame.data)).await.is_err() {
                 // The command takes no more input; it goes on until its output ends.
@@ -156,4 +188,30 @@ async fn exec(
     };
     drop(sender.send(pb::Frame { channel: ERROR, data: status.to_string().into() }).await);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(channel: u32, data: &'static str) -> pb::Frame {
+        pb::Frame { channel, data: data.into() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_terminal_begins_with_the_size_its_client_tells() {
+        let size = frame(RESIZE, r#"{"Width":99,"Height":33}"#);
+        let told = Some(Terminal { width: 99, height: 33 });
+        let of = |frames: Vec<pb::Frame>| -> Incoming<pb::Frame> {
+            let frames = futures::stream::iter(frames.into_iter().map(Ok));
+            Box::pin(frames.chain(futures::stream::pending()))
+        };
+        assert_eq!(first_size(&mut of(vec![size.clone()])).await, (told, vec![]));
+        let input = frame(0, "ls\n");
+        assert_eq!(first_size(&mut of(vec![input.clone(), size.clone()])).await, (told, vec![input.clone()]));
+        // Who tells none is not waited for, and what it typed is kept.
+        assert_eq!(first_size(&mut of(vec![input.clone()])).await, (Some(Terminal::default()), vec![input.clone()]));
+        let many = vec![input; EARLY_MAX];
+        assert_eq!(first_size(&mut of(many.clone())).await, (Some(Terminal::default()), many));
+    }
 }

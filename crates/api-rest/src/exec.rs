@@ -22,7 +22,7 @@ pub(crate) async fn exec(front: &Front, request: Request, raw: RawRequest) -> Re
         Answer::Reply(_) | Answer::Watch(..) => return Err(Status::internal("exec led elsewhere")),
     };
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await.map_err(|_| {
-        Status::bad_request("exec needs a WebSocket upgrade (v5.channel.k8s.io or v4.channel.k8s.io); kubectl 1.31 and newer ask for it")
+        Status::bad_request("exec needs a WebSocket upgrade (v5.channel.k8s.io or v4.channel.k8s.io); kubectl 1.30 and newer ask for it, 1.29 with KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true")
     })?;
     let worker = match front.workers.open(&call).await {
         Ok(worker) => worker,

@@ -71,6 +71,22 @@ fn accept(headers: &HeaderMap) -> &str {
     headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("")
 }
 
+/// The aggregated form of discovery that a client asks for: its version, and how the answer is marked.
+/// Clients name all that they know; the newest is the best. kubectl before 1.30 knows only v2beta1.
+fn aggregated_version(accept: &str) -> Option<(&'static str, &'static str)> {
+    let asks_for = |version: &str| {
+        accept.split(',').any(|media| {
+            let parameters: Vec<&str> = media.split(';').map(str::trim).collect();
+            parameters.contains(&"g=apidiscovery.k8s.io") && parameters.contains(&format!("v={version}").as_str())
+        })
+    };
+    let known = [
+        ("v2", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"),
+        ("v2beta1", "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"),
+    ];
+    known.into_iter().find(|(version, _)| asks_for(version))
+}
+
 impl Rest {
     async fn answer(&self, request: RawRequest) -> Result<Response, Status> {
         let caller = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
@@ -96,7 +112,7 @@ impl Rest {
                 }
                 self.discovery(&parts, request.headers())
             }
-            Target::Unknown => Err(Status::new(404, "NotFound", "the server could not find the requested resource")),
+            Target::Unknown => Err(Status::new(404, "NotFound", path::not_found(&path))),
         }
     }
 
@@ -110,14 +126,13 @@ impl Rest {
 
     fn discovery(&self, parts: &[&str], headers: &HeaderMap) -> Result<Response, Status> {
         use api::{discovery, openapi};
-        let aggregated = accept(headers).contains("apidiscovery.k8s.io");
+        let aggregated = aggregated_version(accept(headers));
         match parts {
             ["version"] => document(Some(discovery::version("unknown"))),
-            [root @ ("api" | "apis")] if aggregated => {
-                let body = discovery::aggregated(*root == "api").to_string();
+            [root @ ("api" | "apis")] if let Some((version, content_type)) = aggregated => {
+                let body = discovery::aggregated(*root == "api", version).to_string();
                 let mut response = json_response(200, body);
-                let kind = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-                response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+                response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
                 Ok(response)
             }
             ["api"] => document(Some(discovery::legacy_root(true, &self.address))),
@@ -178,9 +193,9 @@ impl Rest {
             return exec::exec(&self.front, request, raw).await;
         }
         let writes = matches!(verb, Verb::Create | Verb::Update | Verb::Patch | Verb::Delete | Verb::DeleteCollection);
-        // What is sent to a door that is not there is not read.
-        let door = request.subresource.as_str();
-        if writes && (door.is_empty() || api::discovery::has_subresource(request.served.kind, door)) {
+        // What is sent to a door that is not there, or is closed, is not read.
+        let (kind, door) = (request.served.kind, request.subresource.as_str());
+        if writes && kind.read_only.is_none() && (door.is_empty() || api::discovery::has_subresource(kind, door)) {
             read_body(&mut request, &headers, raw.into_body()).await?;
         }
         match self.front.call(&request).await? {
@@ -203,7 +218,7 @@ impl Rest {
             Reply::List(list) => (json_response(200, list.to_json()), Vec::new()),
             Reply::Object { json, created, warnings } => {
                 let code = if created { 201 } else { 200 };
-                let tabled = as_table && request.verb == Verb::Get && request.subresource.is_empty();
+                let tabled = as_table && request.verb == Verb::Get;
                 let body: Bytes = if tabled {
                     let object: Value = serde_json::from_slice(&json).expect("stored objects are JSON");
                     let metadata = json!({"resourceVersion": object.at("metadata.resourceVersion")});
@@ -212,6 +227,11 @@ impl Rest {
                     json
                 };
                 (json_response(code, body), warnings)
+            }
+            Reply::Value { value, warnings, .. }
+                if as_table && request.verb == Verb::Get && value.text("kind") == "Scale" =>
+            {
+                (json_response(200, table::of_scale(&value, include, now).to_string()), warnings)
             }
             Reply::Value { value, created, warnings } => {
                 (json_response(if created { 201 } else { 200 }, value.to_string()), warnings)
@@ -319,4 +339,21 @@ async fn read_body(request: &mut Request, headers: &HeaderMap, body: Body) -> Re
 fn delete_options(request: &mut Request) -> Result<(), Status> {
     let body = std::mem::take(&mut request.body).value;
     request.options.take_delete_options(&body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::aggregated_version;
+
+    #[test]
+    fn clients_of_every_age_get_the_discovery_they_know() {
+        let of = |accept: &str| aggregated_version(accept).map(|(version, _)| version);
+        let beta = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+        let v2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        assert_eq!(of(&format!("{beta},application/json")), Some("v2beta1"));
+        assert_eq!(of(&format!("{v2},{beta},application/json")), Some("v2"));
+        assert_eq!(of("application/json;as=APIGroupDiscoveryList; g=apidiscovery.k8s.io; v=v2"), Some("v2"));
+        assert_eq!(of("application/json;g=apidiscovery.k8s.io;v=v3"), None);
+        assert_eq!(of("application/json"), None);
+    }
 }

@@ -56,6 +56,27 @@ pub(crate) fn parse(path: &str) -> Target<'_> {
     })
 }
 
+/// What to answer where nothing is: names the resource that a client asked for, as this version may lack it.
+pub(crate) fn not_found(path: &str) -> String {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let (group, rest) = match parts.as_slice() {
+        ["api", _, rest @ ..] => ("", rest),
+        ["apis", group, _, rest @ ..] => (*group, rest),
+        _ => ("", &[][..]),
+    };
+    let resource = match rest {
+        ["namespaces", _, resource, ..] | [resource, ..] => *resource,
+        [] => "",
+    };
+    let known = "the server could not find the requested resource";
+    let is_name = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase());
+    match (is_name(resource), group) {
+        (false, _) => known.into(),
+        (true, "") => format!("{known}: this version serves no {resource} at this path"),
+        (true, group) => format!("{known}: this version serves no {resource}.{group} at this path"),
+    }
+}
+
 pub(crate) fn query(text: &str) -> Vec<(String, String)> {
     let pair = |pair: &str| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -114,6 +135,26 @@ mod tests {
             ("/metrics", "unknown"),
         ] {
             assert_eq!(read(path), want, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_served_is_named() {
+        for (path, named) in [
+            ("/apis/batch/v1/namespaces/a/jobs", Some("no jobs.batch at")),
+            ("/apis/batch/v1/namespaces/a/jobs/b/status", Some("no jobs.batch at")),
+            (
+                "/apis/autoscaling/v2/namespaces/a/horizontalpodautoscalers",
+                Some("horizontalpodautoscalers.autoscaling"),
+            ),
+            ("/api/v1/endpoints", Some("no endpoints at")),
+            ("/api/v1/<b>", None),
+            ("/metrics", None),
+        ] {
+            let told = not_found(path);
+            assert!(told.starts_with("the server could not find the requested resource"), "{told}");
+            assert_eq!(told.contains(':'), named.is_some(), "{told}");
+            assert!(named.is_none_or(|named| told.contains(named)), "{told}");
         }
     }
 

@@ -23,6 +23,20 @@ pub fn has_subresource(kind: &Kind, name: &str) -> bool {
         || kind.subresources.iter().any(|(subresource, ..)| *subresource == name)
 }
 
+/// What a subresource that is not there is called by who looks for it: those of Kubernetes by what they do.
+pub(crate) fn absent_subresource(kind: &Kind, name: &str) -> String {
+    let what = match (kind.kind, name) {
+        ("Pod", "attach") => "attaching to containers is",
+        ("Pod", "portforward") => "forwarding ports of pods is",
+        ("Pod", "ephemeralcontainers") => "ephemeral containers are",
+        ("Pod", "resize") => "resizing pods in place is",
+        ("Pod" | "Node" | "Service", "proxy") => "proxying through masters is",
+        ("ServiceAccount", "token") => "tokens of service accounts are",
+        _ => return "the server could not find the requested resource".into(),
+    };
+    format!("{what} not supported by this version")
+}
+
 /// Groups in order of preference, each with its versions.
 fn groups() -> BTreeMap<&'static str, Vec<&'static str>> {
     let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -131,8 +145,8 @@ fn verbs(kind: &Kind) -> Vec<&'static str> {
     verbs
 }
 
-/// `/api` or `/apis` in the aggregated form (apidiscovery.k8s.io/v2).
-pub fn aggregated(core: bool) -> Value {
+/// `/api` or `/apis` in the aggregated form; `version` is `v2` or `v2beta1`, which differ in name only.
+pub fn aggregated(core: bool, version: &str) -> Value {
     let items: Vec<Value> = groups()
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core)
@@ -144,7 +158,7 @@ pub fn aggregated(core: bool) -> Value {
             json!({"metadata": {"name": group, "creationTimestamp": null}, "versions": versions})
         })
         .collect();
-    json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
+    json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items})
 }
 
 fn of_version(group: &str, version: &str) -> Vec<Value> {

@@ -43,6 +43,7 @@ pub fn document(path: &str) -> Option<Value> {
         }
     }
     schemas.values_mut().for_each(mark_merge_facts);
+    schemas.values_mut().for_each(let_metadata_be_absent);
     let mut operations = Map::new();
     for served in &served {
         let base = match (group, served.kind.namespaced) {
@@ -93,6 +94,19 @@ fn mark_merge_facts(definition: &mut Value) {
             let strategy = if patch::retains_keys(field) { "merge,retainKeys" } else { "merge" };
             schema["x-kubernetes-patch-merge-key"] = key.into();
             schema["x-kubernetes-patch-strategy"] = strategy.into();
+        }
+    }
+}
+
+/// Only the names of a kind's fields are Kubernetes': there an object's metadata is not required.
+fn let_metadata_be_absent(definition: &mut Value) {
+    let is_object = definition.pointer("/properties/apiVersion").is_some();
+    if let Some(required) = definition.get_mut("required").and_then(Value::as_array_mut).filter(|_| is_object) {
+        required.retain(|field| field != "metadata");
+        if required.is_empty()
+            && let Some(definition) = definition.as_object_mut()
+        {
+            definition.remove("required");
         }
     }
 }

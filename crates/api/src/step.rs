@@ -74,7 +74,8 @@ fn decide(request: &Request, view: &View, context: &mut Context) -> Result<Step,
     authorize(request, view)?;
     crate::accept::options(request)?;
     if !request.subresource.is_empty() && !crate::discovery::has_subresource(kind, &request.subresource) {
-        return Err(Status::new(404, "NotFound", "the server could not find the requested resource"));
+        let message = crate::discovery::absent_subresource(kind, &request.subresource);
+        return Err(Status::new(404, "NotFound", message));
     }
     // What is made or deleted by the dozen is so in one namespace.
     let in_bulk = matches!(request.verb, Verb::Create | Verb::DeleteCollection) && request.name.is_empty();

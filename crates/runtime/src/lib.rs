@@ -162,6 +162,22 @@ pub struct ExecStream {
     pub exit: tokio::sync::oneshot::Receiver<Result<i32, Error>>,
 }
 
+/// The size of a terminal, in characters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terminal {
+    pub width: u16,
+    pub height: u16,
+}
+
+impl Terminal {
+    /// From a resize frame, as in `v5.channel.k8s.io`; 0 where it says nothing.
+    pub fn parse(frame: &[u8]) -> Terminal {
+        let size: serde_json::Value = serde_json::from_slice(frame).unwrap_or_default();
+        let side = |name: &str| size[name].as_u64().and_then(|n| u16::try_from(n).ok()).unwrap_or(0);
+        Terminal { width: side("Width"), height: side("Height") }
+    }
+}
+
 #[async_trait]
 pub trait Runtime: Send + Sync + 'static {
     /// For `nodeInfo.containerRuntimeVersion`.
@@ -184,7 +200,14 @@ pub trait Runtime: Send + Sync + 'static {
     async fn remove_container(&self, id: &str) -> Result<(), Error>;
     /// Runs a command to its end, at most `timeout`.
     async fn exec_sync(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput, Error>;
-    async fn exec(&self, id: &str, command: &[String], tty: bool, stdin: bool) -> Result<ExecStream, Error>;
+    /// Starts a command; with a terminal it starts at that size.
+    async fn exec(
+        &self,
+        id: &str,
+        command: &[String],
+        terminal: Option<Terminal>,
+        stdin: bool,
+    ) -> Result<ExecStream, Error>;
     /// The log file was renamed: go on in a new one.
     async fn reopen_log(&self, id: &str) -> Result<(), Error>;
 }

@@ -4,7 +4,7 @@ use crate::process_id::ProcessId;
 use crate::shim::{ShimSpec, ShimState, read_state};
 use crate::{
     ContainerInfo, ContainerSpec, ContainerState, Error, ExecOutput, ExecStream, Image, Runtime, SandboxInfo,
-    SandboxSpec, env_map, files,
+    SandboxSpec, Terminal, env_map, files,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -324,7 +324,7 @@ impl Runtime for ProcessRuntime {
         }
     }
 
-    async fn exec(&self, id: &str, command: &[String], _: bool, stdin: bool) -> Result<ExecStream, Error> {
+    async fn exec(&self, id: &str, command: &[String], _: Option<Terminal>, stdin: bool) -> Result<ExecStream, Error> {
         let mut command = self.command(id, command)?;
         command.stdin(if stdin { Stdio::piped() } else { Stdio::null() }).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| Error::Failed(error.to_string()))?;

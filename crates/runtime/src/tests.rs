@@ -3,7 +3,7 @@
 
 use crate::containerd::{ContainerdOptions, ContainerdRuntime, Daemon, DaemonOptions, missing_programs};
 use crate::image::{Entry, Recipe};
-use crate::{ContainerSpec, ContainerState, Error, ProcessRuntime, Runtime, SandboxInfo, SandboxSpec};
+use crate::{ContainerSpec, ContainerState, Error, ProcessRuntime, Runtime, SandboxInfo, SandboxSpec, Terminal};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -92,7 +92,7 @@ async fn keeps_the_contract(runtime: &dyn Runtime, dir: &Path) {
     assert_eq!((said.code, said.output.as_slice()), (3, &b"in\n"[..]));
     let late = runtime.exec_sync(&started, &words("sleep 60"), Duration::from_secs(1)).await;
     assert!(matches!(&late, Err(Error::Failed(why)) if why.contains("timed out after 1 s")), "{late:?}");
-    let mut stream = runtime.exec(&started, &words("cat; echo done >&2; exit 4"), false, true).await.unwrap();
+    let mut stream = runtime.exec(&started, &words("cat; echo done >&2; exit 4"), None, true).await.unwrap();
     stream.input.send((0, "from outside".into())).await.unwrap();
     stream.input.send((255, vec![0].into())).await.unwrap();
     let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -229,4 +229,11 @@ async fn containerd_keeps_the_contract() {
     assert!(matches!(list[0].containers[0].state, ContainerState::Running { .. }), "{list:?}");
     runtime.remove_sandbox(&id).await.unwrap();
     supervised.abort();
+}
+
+#[test]
+fn a_terminal_has_the_size_that_was_told() {
+    assert_eq!(Terminal::parse(br#"{"Width":99,"Height":33}"#), Terminal { width: 99, height: 33 });
+    assert_eq!(Terminal::parse(br#"{"Width":100000}"#), Terminal::default());
+    assert_eq!(Terminal::parse(b"none"), Terminal::default());
 }

@@ -4,11 +4,11 @@
 //! `echo hi | kubectl exec -i POD -- cat` would never end. containerd's task service can.
 
 use super::failed;
-use crate::{Error, ExecStream};
+use crate::{Error, ExecStream, Terminal};
 use bytes::Bytes;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -96,7 +96,7 @@ impl Drop for Pipes {
 }
 
 /// The container's own process as a template for the command.
-async fn process(channel: Channel, id: &str, command: &[String], tty: bool) -> Result<Vec<u8>, Error> {
+async fn process(channel: Channel, id: &str, command: &[String], terminal: Option<Terminal>) -> Result<Vec<u8>, Error> {
     let mut client = containers::containers_client::ContainersClient::new(channel);
     let call = scoped(containers::GetContainerRequest { id: id.into() });
     let container = client.get(call).await.map_err(failed)?.into_inner().container.unwrap_or_default();
@@ -105,9 +105,14 @@ async fn process(channel: Channel, id: &str, command: &[String], tty: bool) -> R
     let mut process =
         spec.get("process").cloned().ok_or_else(|| Error::Failed("the container has no process".into()))?;
     process["args"] = command.into();
-    process["terminal"] = tty.into();
-    if tty && let Some(env) = process.get_mut("env").and_then(Value::as_array_mut) {
-        env.push("TERM=xterm".into());
+    process["terminal"] = terminal.is_some().into();
+    if let Some(Terminal { width, height }) = terminal {
+        if let Some(env) = process.get_mut("env").and_then(Value::as_array_mut) {
+            env.push("TERM=xterm".into());
+        }
+        if width > 0 && height > 0 {
+            process["consoleSize"] = json!({"width": width, "height": height});
+        }
     }
     Ok(process.to_string().into_bytes())
 }
@@ -117,12 +122,13 @@ pub(super) async fn start(
     pipes_dir: &Path,
     id: &str,
     command: &[String],
-    tty: bool,
+    terminal: Option<Terminal>,
     stdin: bool,
 ) -> Result<ExecStream, Error> {
+    let tty = terminal.is_some();
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let exec_id = format!("balsa-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    let spec = process(channel.clone(), id, command, tty).await?;
+    let spec = process(channel.clone(), id, command, terminal).await?;
     let mut names = vec!["out"];
     names.extend((!tty).then_some("err"));
     names.extend(stdin.then_some("in"));
@@ -272,13 +278,12 @@ async fn feed(
             },
             CLOSE => close = data.first().is_none_or(|channel| u32::from(*channel) == STDIN),
             RESIZE => {
-                let size: Value = serde_json::from_slice(&data).unwrap_or_default();
-                let side = |name: &str| size[name].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+                let Terminal { width, height } = Terminal::parse(&data);
                 let call = tasks::ResizePtyRequest {
                     container_id: container_id.clone(),
                     exec_id: exec_id.clone(),
-                    width: side("Width"),
-                    height: side("Height"),
+                    width: width.into(),
+                    height: height.into(),
                 };
                 if let Err(status) = client.resize_pty(scoped(call)).await {
                     tracing::debug!(%status, "the terminal was not resized");

@@ -10,7 +10,7 @@ pub use daemon::{Daemon, DaemonOptions, clean_up, image_names, import, missing_p
 
 use crate::{
     ContainerInfo, ContainerSpec, ContainerState, Error, ExecOutput, ExecStream, Image, Runtime, SandboxInfo,
-    SandboxSpec, cgroup,
+    SandboxSpec, Terminal, cgroup,
 };
 use async_trait::async_trait;
 use cri::image_service_client::ImageServiceClient;
@@ -516,8 +516,14 @@ impl Runtime for ContainerdRuntime {
         }
     }
 
-    async fn exec(&self, id: &str, command: &[String], tty: bool, stdin: bool) -> Result<ExecStream, Error> {
-        exec::start(self.channel.clone(), &self.options.pipes, bare(id), command, tty, stdin).await
+    async fn exec(
+        &self,
+        id: &str,
+        command: &[String],
+        terminal: Option<Terminal>,
+        stdin: bool,
+    ) -> Result<ExecStream, Error> {
+        exec::start(self.channel.clone(), &self.options.pipes, bare(id), command, terminal, stdin).await
     }
 
     async fn reopen_log(&self, id: &str) -> Result<(), Error> {
