@@ -1,7 +1,7 @@
 //! What this worker is told to run: heard from the masters, admitted, and kept on disk for a restart
 //! without them.
 
-use crate::{Shared, events, node, pod};
+use crate::{Shared, events, node, pod, volumes};
 use objects::{Value, ValueExt};
 use protos::dispatch as pb;
 use serde_json::json;
@@ -117,8 +117,7 @@ fn assign(shared: &Arc<Shared>, mut assignment: Assignment) {
         });
         return;
     }
-    let runs = shared.worlds.borrow().iter().any(|sandbox| sandbox.uid == uid);
-    if !runs && !assignment.removed && !podlife::is_admitted(&assignment.pod) {
+    if !assignment.removed && !podlife::is_admitted(&assignment.pod) {
         let others: Vec<Value> = pods
             .values()
             .filter_map(|sender| {
@@ -127,7 +126,11 @@ fn assign(shared: &Arc<Shared>, mut assignment: Assignment) {
             })
             .collect();
         let here = node::for_admission(&shared.options.node, shared.labels.lock().clone());
-        let verdict = podlife::admit(&assignment.pod, others.iter(), &here);
+        // What runs was admitted by an earlier worker, whose word of it is lost.
+        let verdict = match shared.worlds.borrow().iter().any(|sandbox| sandbox.uid == uid) {
+            true => Ok(()),
+            false => podlife::admit(&assignment.pod, others.iter(), &here),
+        };
         podlife::seal(&mut assignment.pod, &verdict, shared.now());
         if let Err(rejection) = verdict {
             tracing::info!(
@@ -223,6 +226,7 @@ pub(crate) async fn accept(shared: &Arc<Shared>, message: pb::Assignments) {
     assignments.into_iter().for_each(|assignment| assign(shared, assignment));
     if whole {
         remove_strays(shared).await;
+        remove_leavings(shared);
     }
     shared.save();
 }
@@ -241,6 +245,21 @@ async fn remove_strays(shared: &Arc<Shared>) {
             "spec": {"containers": []},
         });
         assign(shared, Assignment { pod, removed: true, ..Assignment::default() });
+    }
+}
+
+/// Volumes and logs of pods that nobody knows any more: of one whose clean-up was cut short, say.
+fn remove_leavings(shared: &Shared) {
+    for dir in [pod::volumes_dir(shared), pod::logs_dir(shared)] {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let uid = entry.file_name().to_string_lossy().into_owned();
+            if shared.pods.lock().contains_key(&uid) {
+                continue;
+            }
+            if let Err(error) = volumes::remove(&entry.path()) {
+                tracing::warn!(%error, path = %entry.path().display(), "what a pod left could not be removed");
+            }
+        }
     }
 }
 

@@ -6,6 +6,8 @@
 mod assignments;
 mod environment;
 mod events;
+mod images;
+mod last_words;
 mod logs;
 mod masters;
 mod network;
@@ -13,11 +15,16 @@ mod node;
 mod pod;
 mod probe;
 mod session;
+mod sources;
+mod start;
 mod streams;
+mod usage;
+mod volumes;
 
 pub use masters::{Incoming, Masters, TonicMasters};
 pub use network::NetworkOptions;
 pub use node::{Machine, NodeOptions};
+pub use podlife::Thresholds as ImageThresholds;
 
 use assignments::Assignment;
 use objects::Timestamp;
@@ -48,6 +55,8 @@ pub struct Options {
     /// State: assignments, volumes, logs.
     pub dir: PathBuf,
     pub runtime: Arc<dyn Runtime>,
+    /// When images that nobody uses are removed.
+    pub images: podlife::Thresholds,
     /// The process runtime cannot mount; pods are warned instead.
     pub can_mount: bool,
     /// Where pods have a network of their own; without it they share the node's.
@@ -165,6 +174,7 @@ pub async fn run(options: Options, mut stop: watch::Receiver<bool>) {
         () = poll => {}
         () = network::keep(&shared) => {}
         () = logs::keep_short(&shared) => {}
+        () = images::keep_few(&shared) => {}
         () = session::keep(&shared, up_receiver) => {}
         _ = async { drop(stop.wait_for(|stop| *stop).await) } => {}
     }

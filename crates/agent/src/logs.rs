@@ -7,10 +7,10 @@ use protos::dispatch as pb;
 use runtime::ContainerState;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncSeekExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, BufReader};
 use tokio::sync::mpsc;
 
 /// How often a followed file is looked at for more.
@@ -42,8 +42,13 @@ pub(crate) async fn keep_short(shared: &Arc<Shared>) {
     }
 }
 
+/// Where the piece of a log before the present one is.
+pub(crate) fn older(path: &Path) -> PathBuf {
+    path.with_extension("log.1")
+}
+
 async fn begin_anew(shared: &Shared, id: &str, path: &Path) -> Result<(), String> {
-    tokio::fs::rename(path, path.with_extension("log.1")).await.map_err(|error| error.to_string())?;
+    tokio::fs::rename(path, older(path)).await.map_err(|error| error.to_string())?;
     shared.options.runtime.reopen_log(id).await.map_err(|error| error.to_string())
 }
 
@@ -79,22 +84,48 @@ fn shown(line: &[u8], request: &Request) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// The position from which the last `n` lines start.
-async fn tail_position(path: &Path, n: usize) -> io::Result<u64> {
-    let bytes = tokio::fs::read(path).await?;
-    let mut n_left = n + 1;
-    let mut position = bytes.len();
-    for (i, byte) in bytes.iter().enumerate().rev() {
-        if *byte == b'\n' {
+/// Logs are looked through from their end in pieces of this many bytes.
+const BLOCK: u64 = 64 << 10;
+
+/// The position from which the last `n` lines start. A last line that has not ended yet counts.
+async fn tail_position(file: &mut tokio::fs::File, n: usize) -> io::Result<u64> {
+    let len = file.metadata().await?.len();
+    if n == 0 {
+        return Ok(len);
+    }
+    let (mut end, mut n_left) = (len, n);
+    let mut block = Vec::new();
+    while end > 0 {
+        let start = end.saturating_sub(BLOCK);
+        file.seek(io::SeekFrom::Start(start)).await?;
+        block.resize((end - start) as usize, 0);
+        file.read_exact(&mut block).await?;
+        for (i, _) in block.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
+            let after = start + i as u64 + 1;
+            // The newline at the very end starts no line.
+            if after == len {
+                continue;
+            }
             n_left -= 1;
             if n_left == 0 {
-                position = i + 1;
-                return Ok(position as u64);
+                return Ok(after);
             }
         }
-        position = i;
+        end = start;
     }
-    Ok(if n == 0 { bytes.len() as u64 } else { position as u64 })
+    Ok(0)
+}
+
+/// The text of the last lines of a log.
+pub(crate) async fn last_lines(path: &Path, n: usize) -> io::Result<Vec<u8>> {
+    let mut file = tokio::fs::File::open(path).await?;
+    let start = tail_position(&mut file, n).await?;
+    file.seek(io::SeekFrom::Start(start)).await?;
+    // A log line is at most 16 KiB.
+    let mut bytes = Vec::new();
+    file.take(n as u64 * (17 << 10)).read_to_end(&mut bytes).await?;
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    Ok(lines.filter_map(|line| shown(line, &Request::default())).flatten().collect())
 }
 
 /// Sends the log piece by piece until its end, or while `running` when following.
@@ -106,7 +137,8 @@ pub(crate) async fn read(
 ) -> io::Result<()> {
     let mut file = tokio::fs::File::open(path).await?;
     if let Some(n) = request.tail_lines {
-        file.seek(io::SeekFrom::Start(tail_position(path, n).await?)).await?;
+        let start = tail_position(&mut file, n).await?;
+        file.seek(io::SeekFrom::Start(start)).await?;
     }
     let mut reader = BufReader::new(file);
     let mut inode = reader.get_ref().metadata().await?.ino();
@@ -166,5 +198,26 @@ mod tests {
         assert_eq!(all(Request { tail_lines: Some(0), ..Request::default() }).await, "");
         assert_eq!(all(Request { limit_bytes: Some(5), ..Request::default() }).await, "one\nt");
         std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_long_log_is_looked_through_from_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let line = |i: usize| format!("2026-01-01T00:00:00.000000Z stdout F {i:08}\n");
+        let n_lines = 10_000;
+        std::fs::write(&path, (0..n_lines).map(line).collect::<String>()).unwrap();
+        let bytes = line(0).len() as u64;
+        let len = bytes * n_lines as u64;
+        for n in [0, 1, 2, BLOCK as usize / bytes as usize, 5_000, 9_999, 10_000, 20_000] {
+            let mut file = tokio::fs::File::open(&path).await.unwrap();
+            let expected = len - bytes * n.min(n_lines) as u64;
+            assert_eq!(tail_position(&mut file, n).await.unwrap(), expected, "{n}");
+        }
+        assert_eq!(last_lines(&path, 2).await.unwrap(), b"00009998\n00009999\n");
+        // A line that is being written is the last one.
+        std::fs::write(&path, format!("{}half", line(0))).unwrap();
+        let mut file = tokio::fs::File::open(&path).await.unwrap();
+        assert_eq!(tail_position(&mut file, 1).await.unwrap(), bytes);
     }
 }

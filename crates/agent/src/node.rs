@@ -55,6 +55,13 @@ impl Machine {
     }
 }
 
+impl NodeOptions {
+    /// Bytes of memory that pods may have.
+    pub(crate) fn memory_for_pods(&self) -> i64 {
+        (self.machine.memory_bytes - self.reserved_memory).max(0)
+    }
+}
+
 fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
@@ -114,7 +121,7 @@ pub(crate) fn node(shared: &Shared) -> Value {
 fn allocatable(options: &NodeOptions) -> Value {
     json!({
         "cpu": format!("{}m", (options.machine.n_cpus * 1000 - options.reserved_cpu_milli).max(0)),
-        "memory": format!("{}Ki", (options.machine.memory_bytes - options.reserved_memory).max(0) / 1024),
+        "memory": format!("{}Ki", options.memory_for_pods() / 1024),
         "pods": options.pods_max.to_string(),
     })
 }

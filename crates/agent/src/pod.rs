@@ -1,23 +1,33 @@
 //! One pod's task: steps `podlife`, performs what it asks, reports what it sees.
 
-use crate::{Assignment, Shared, environment, events, probe};
-use objects::{Quantity, Timestamp, Value, ValueExt};
+use crate::images::{PULLING, Pull};
+use crate::sources::Sources;
+use crate::{Assignment, Shared, events, last_words, logs, probe, usage, volumes};
+use objects::{Value, ValueExt};
 use podlife::{Action, Failure, Memory, Note, Observed, ProbeKind, Sandbox, State, Step, World};
 use protos::dispatch as pb;
-use runtime::{ContainerSpec, ContainerState, Error, Image, SandboxInfo, SandboxSpec};
+use runtime::{ContainerInfo, ContainerState, Error, SandboxInfo};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-/// A pull that takes longer fails and is tried again.
-const PULL_MAX: Duration = Duration::from_secs(600);
+/// How often volumes with a limit are measured.
+const MEASURE_EVERY: Duration = Duration::from_secs(10);
 /// After an action the brain looks again this soon: long enough that a failing one does not spin.
 const AGAIN: Duration = Duration::from_millis(50);
 
+pub(crate) fn volumes_dir(shared: &Shared) -> PathBuf {
+    shared.options.dir.join("volumes")
+}
+
+pub(crate) fn logs_dir(shared: &Shared) -> PathBuf {
+    shared.options.dir.join("logs")
+}
+
 pub(crate) fn log_dir(shared: &Shared, uid: &str) -> PathBuf {
-    shared.options.dir.join("logs").join(uid)
+    logs_dir(shared).join(uid)
 }
 
 pub(crate) fn log_file(container: &str, attempt: u32) -> String {
@@ -32,57 +42,33 @@ enum Wake {
     Answered(String, String, ProbeKind, Result<(), String>),
     /// An image, and what became of its pull.
     Pulled(String, Result<(), String>),
+    /// It is time to look at the volumes.
+    Measure,
+    /// Bytes that volumes take.
+    Measured(BTreeMap<String, i64>),
     /// The sender of assignments is gone: the worker is stopping.
     Ended,
 }
 
-fn world_of(list: &[SandboxInfo], uid: &str) -> World {
-    let mine = || list.iter().filter(|sandbox| sandbox.uid == uid);
-    let newest = mine().max_by_key(|sandbox| sandbox.attempt);
-    let observed = |info: &runtime::ContainerInfo| Observed {
-        name: info.name.clone(),
-        attempt: info.attempt,
-        id: info.id.clone(),
-        image: info.image.clone(),
-        state: match &info.state {
-            ContainerState::Created => State::Created,
-            ContainerState::Running { started } => State::Running { started: *started },
-            ContainerState::Exited { started, finished, code, reason } => {
-                State::Exited { started: *started, finished: *finished, code: *code, reason: reason.clone() }
-            }
-        },
-    };
-    World {
-        sandbox: newest.map(|sandbox| Sandbox {
-            id: sandbox.id.clone(),
-            attempt: sandbox.attempt,
-            ready: sandbox.ready,
-            ips: sandbox.ips.clone(),
-        }),
-        containers: newest.into_iter().flat_map(|sandbox| &sandbox.containers).map(observed).collect(),
-    }
-}
+/// Why a container was not started: the reason of its waiting, and a sentence.
+pub(crate) type Refused = (&'static str, String);
 
-/// A pull that was asked for: since when, and its result once it is over.
-struct Pull {
-    since: Timestamp,
-    result: Option<Result<(), String>>,
-}
-
-/// Why a container does not start yet: no failure, its image is on its way.
-const PULLING: &str = "Pulling";
-
-struct Task<'a> {
-    shared: &'a Arc<Shared>,
-    assignment: Assignment,
-    uid: String,
+pub(crate) struct Task<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) assignment: Assignment,
+    pub(crate) uid: String,
     memory: Memory,
     sequence: u64,
     reported: Option<(Value, bool)>,
     answers: mpsc::Sender<(String, String, ProbeKind, Result<(), String>)>,
     /// By image. A pull may take minutes, in which the pod must still be probed, and stopped.
-    pulls: BTreeMap<String, Pull>,
-    pulled: mpsc::Sender<(String, Result<(), String>)>,
+    pub(crate) pulls: BTreeMap<String, Pull>,
+    pub(crate) pulled: mpsc::Sender<(String, Result<(), String>)>,
+    /// What ended containers left to be read, by id.
+    last_words: BTreeMap<String, String>,
+    measured: mpsc::Sender<BTreeMap<String, i64>>,
+    /// A look at the volumes is under way.
+    measuring: bool,
 }
 
 /// Lives a pod from its assignment until it is gone.
@@ -91,6 +77,9 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
     let uid = assignment.uid();
     let (answers, mut answered) = mpsc::channel(16);
     let (pulled, mut pulls) = mpsc::channel(16);
+    let (measured, mut measures) = mpsc::channel(1);
+    let mut measure = tokio::time::interval(MEASURE_EVERY);
+    measure.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut task = Task {
         shared,
         assignment,
@@ -101,11 +90,14 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
         answers,
         pulls: BTreeMap::new(),
         pulled,
+        last_words: BTreeMap::new(),
+        measured,
+        measuring: false,
     };
     let mut worlds = shared.worlds.subscribe();
     loop {
         let list = worlds.borrow_and_update().clone();
-        let world = world_of(&list, &task.uid);
+        let world = task.world(&list).await;
         let removed = task.assignment.removed;
         let address = &shared.options.node.address;
         let step = podlife::step(&task.assignment.pod, removed, &world, &mut task.memory, shared.now(), address);
@@ -120,6 +112,11 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
         }
         for note in &step.notes {
             task.tell(note);
+        }
+        let rests = !task.is_alive() && step.actions.is_empty();
+        if rests {
+            // Of a finished pod the logs stay.
+            task.clean_volumes();
         }
         let mut acted = false;
         // Containers are stopped together; a shorter grace that comes meanwhile is decided on anew.
@@ -155,11 +152,14 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
             () = timer => Wake::Timer,
             Some((container, id, kind, answer)) = answered.recv() => Wake::Answered(container, id, kind, answer),
             Some((image, result)) = pulls.recv() => Wake::Pulled(image, result),
+            _ = measure.tick(), if !rests && task.has_limits() => Wake::Measure,
+            Some(usage) = measures.recv() => Wake::Measured(usage),
         };
         match wake {
             Wake::Assigned => {
                 let news = assigned.borrow_and_update().clone();
                 let referred = news.objects != task.assignment.objects;
+                task.forget_failures_of_other_images(&news);
                 task.assignment = news;
                 if referred {
                     task.refresh_volumes(&world);
@@ -176,6 +176,13 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
                     pull.result = Some(result);
                 }
             }
+            Wake::Measure => task.measure(),
+            Wake::Measured(usage) => {
+                task.measuring = false;
+                if let Some(note) = podlife::measured(&task.assignment.pod, &usage, &mut task.memory) {
+                    task.tell(&note);
+                }
+            }
             Wake::World | Wake::Timer => {}
             Wake::Ended => return,
         }
@@ -183,7 +190,81 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
 }
 
 impl Task<'_> {
-    fn container(&self, name: &str) -> Value {
+    /// What the runtime has of this pod, with what its ended containers said last.
+    async fn world(&mut self, list: &[SandboxInfo]) -> World {
+        let mine = || list.iter().filter(|sandbox| sandbox.uid == self.uid);
+        let newest = mine().max_by_key(|sandbox| sandbox.attempt);
+        let containers = newest.map_or(&[][..], |sandbox| sandbox.containers.as_slice());
+        let mut world = World {
+            sandbox: newest.map(|sandbox| Sandbox {
+                id: sandbox.id.clone(),
+                attempt: sandbox.attempt,
+                ready: sandbox.ready,
+                ips: sandbox.ips.clone(),
+            }),
+            containers: Vec::new(),
+        };
+        self.last_words.retain(|id, _| containers.iter().any(|container| container.id == *id));
+        for info in containers {
+            let state = match info.state.clone() {
+                ContainerState::Created => State::Created,
+                ContainerState::Running { started } => State::Running { started },
+                ContainerState::Exited { started, finished, code, reason, message } => {
+                    let said = self.last_words(info, code).await;
+                    let message = [message, said].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>();
+                    State::Exited { started, finished, code, reason, message: message.join(": ") }
+                }
+            };
+            world.containers.push(Observed {
+                name: info.name.clone(),
+                attempt: info.attempt,
+                id: info.id.clone(),
+                image: info.image.clone(),
+                image_id: info.image_id.clone(),
+                state,
+            });
+        }
+        world
+    }
+
+    async fn last_words(&mut self, info: &ContainerInfo, code: i32) -> String {
+        if let Some(known) = self.last_words.get(&info.id) {
+            return known.clone();
+        }
+        let log = log_dir(self.shared, &self.uid).join(log_file(&info.name, info.attempt));
+        let said = last_words::read(&self.container(&info.name), &log, code).await;
+        self.last_words.insert(info.id.clone(), said.clone());
+        said
+    }
+
+    /// Whether the pod is to run, or something of it still does.
+    fn is_alive(&self) -> bool {
+        !["Succeeded", "Failed"].contains(&self.assignment.pod.text("status.phase"))
+    }
+
+    fn has_limits(&self) -> bool {
+        self.shared.options.can_mount && !self.measuring && !usage::limited(&self.assignment.pod).is_empty()
+    }
+
+    /// Looks at the volumes beside the pod's life: they may be large.
+    fn measure(&mut self) {
+        self.measuring = true;
+        let (dir, names, measured) = (self.volumes(), usage::limited(&self.assignment.pod), self.measured.clone());
+        tokio::task::spawn_blocking(move || drop(measured.blocking_send(usage::measure(&dir, &names))));
+    }
+
+    /// Another image is another chance.
+    fn forget_failures_of_other_images(&mut self, news: &Assignment) {
+        let lists = ["spec.containers", "spec.initContainers"];
+        for container in lists.iter().flat_map(|list| news.pod.items(list)) {
+            let name = container.text("name");
+            if self.container(name).text("image") != container.text("image") {
+                self.memory.failures.remove(name);
+            }
+        }
+    }
+
+    pub(crate) fn container(&self, name: &str) -> Value {
         let spec = self.assignment.pod.at("spec");
         let all = spec.items("containers").iter().chain(spec.items("initContainers"));
         all.clone().find(|container| container.text("name") == name).cloned().unwrap_or_default()
@@ -231,7 +312,8 @@ impl Task<'_> {
         let Some(sandbox) = world.sandbox.as_ref().filter(|_| self.shared.options.can_mount) else { return };
         let (address, ip) = (&self.shared.options.node.address, sandbox.ips.first().cloned().unwrap_or_default());
         for container in self.assignment.pod.items("spec.containers") {
-            let made = environment::mounts(&self.assignment, container, &self.volumes(), address, &ip);
+            let sources = Sources { assignment: &self.assignment, host_ip: address, pod_ip: &ip };
+            let made = volumes::mounts(&sources, container, &self.place(&self.volumes()));
             if let Err(why) = made {
                 // What is missing now was there when the container started: it keeps what it has.
                 tracing::debug!(pod = %self.uid, why, "a volume is left as it was");
@@ -241,51 +323,44 @@ impl Task<'_> {
 
     /// Removes what the pod leaves on disk.
     fn clean(&self) {
-        for dir in [log_dir(self.shared, &self.uid), self.volumes()] {
-            if let Err(error) = std::fs::remove_dir_all(&dir)
+        self.clean_volumes();
+        let logs = log_dir(self.shared, &self.uid);
+        if let Err(error) = std::fs::remove_dir_all(&logs)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, path = %logs.display(), "removing the logs of a pod failed");
+        }
+    }
+
+    /// Removes the logs and last words of an attempt that nobody can ask about any more.
+    fn forget_attempt(&self, name: &str, attempt: u32) {
+        let log = log_dir(self.shared, &self.uid).join(log_file(name, attempt));
+        for path in [log.clone(), logs::older(&log), last_words::beside(&log)] {
+            if let Err(error) = std::fs::remove_file(&path)
                 && error.kind() != std::io::ErrorKind::NotFound
             {
-                tracing::warn!(%error, path = %dir.display(), "cleaning up after a pod failed");
+                tracing::warn!(%error, path = %path.display(), "an old log is left");
             }
         }
     }
 
-    fn volumes(&self) -> PathBuf {
-        self.shared.options.dir.join("volumes").join(&self.uid)
+    fn clean_volumes(&self) {
+        let dir = self.volumes();
+        if let Err(error) = volumes::remove(&dir) {
+            tracing::warn!(%error, path = %dir.display(), "removing the volumes of a pod failed");
+        }
+    }
+
+    pub(crate) fn volumes(&self) -> PathBuf {
+        volumes_dir(self.shared).join(&self.uid)
     }
 
     fn tell(&self, note: &Note) {
         events::tell(self.shared, &self.assignment.pod, note);
     }
 
-    fn note(&self, ty: &'static str, reason: &'static str, message: String, container: &str) {
+    pub(crate) fn note(&self, ty: &'static str, reason: &'static str, message: String, container: &str) {
         self.tell(&Note { ty, reason, message, container: container.into() });
-    }
-
-    fn sandbox_spec(&self, attempt: u32) -> SandboxSpec {
-        let pod = &self.assignment.pod;
-        let privileged = |container: &Value| container.at("securityContext").at("privileged") == true;
-        let all = || pod.items("spec.containers").iter().chain(pod.items("spec.initContainers"));
-        let sysctl = |item: &Value| (item.text("name").to_string(), item.text("value").to_string());
-        let hostname = match pod.text("spec.hostname") {
-            "" => pod.text("metadata.name"),
-            hostname => hostname,
-        };
-        SandboxSpec {
-            uid: self.uid.clone(),
-            name: pod.text("metadata.name").into(),
-            namespace: pod.text("metadata.namespace").into(),
-            attempt,
-            hostname: hostname.chars().take(63).collect(),
-            host_network: pod.at("spec.hostNetwork") == true,
-            host_pid: pod.at("spec.hostPID") == true,
-            host_ipc: pod.at("spec.hostIPC") == true,
-            share_pid: pod.at("spec.shareProcessNamespace") == true,
-            privileged: all().any(privileged),
-            log_dir: log_dir(self.shared, &self.uid),
-            dns: environment::dns(pod, &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
-            sysctls: pod.items("spec.securityContext.sysctls").iter().map(sysctl).collect(),
-        }
     }
 
     fn fail(&mut self, container: &str, reason: &str, message: String) {
@@ -312,7 +387,13 @@ impl Task<'_> {
             },
             Action::RemoveSandbox { id } => self.warn("removing a sandbox", runtime.remove_sandbox(&id).await),
             Action::StopSandbox { id } => self.warn("stopping a sandbox", runtime.stop_sandbox(&id).await),
-            Action::RemoveContainer { id } => self.warn("removing a container", runtime.remove_container(&id).await),
+            Action::RemoveContainer { id } => {
+                let removed = runtime.remove_container(&id).await;
+                if let (Ok(()), Some(gone)) = (&removed, world.containers.iter().find(|container| container.id == id)) {
+                    self.forget_attempt(&gone.name, gone.attempt);
+                }
+                self.warn("removing a container", removed);
+            }
             Action::StopContainer { .. } => self.stop(vec![action]).await,
             Action::StartContainer { name, attempt } => match self.start(&name, attempt, world).await {
                 Ok(()) => drop(self.memory.failures.remove(&name)),
@@ -351,140 +432,6 @@ impl Task<'_> {
     fn warn(&self, what: &str, result: Result<(), Error>) {
         if let Err(error) = result {
             tracing::warn!(pod = %self.uid, %error, "{what} failed");
-        }
-    }
-
-    async fn start(&mut self, name: &str, attempt: u32, world: &World) -> Result<(), (&'static str, String)> {
-        let runtime = self.shared.options.runtime.clone();
-        let container = self.container(name);
-        let image = container.text("image").to_string();
-        let sandbox = world.sandbox.as_ref().ok_or(("RunContainerError", "the sandbox is gone".to_string()))?;
-        let ip = sandbox.ips.first().cloned().unwrap_or_default();
-        let address = self.shared.options.node.address.clone();
-        let config = |message: String| ("CreateContainerConfigError", message);
-        let env = environment::variables(&self.assignment, &container, &address, &ip).map_err(config)?;
-        let mounts = match self.shared.options.can_mount {
-            true => {
-                let volumes = self.volumes();
-                let mut mounts =
-                    environment::mounts(&self.assignment, &container, &volumes, &address, &ip).map_err(config)?;
-                let hosts = environment::hosts(&self.assignment.pod, &container, &volumes, &ip);
-                mounts.extend(hosts.map_err(config)?);
-                mounts
-            }
-            false => {
-                if attempt == 0 && !container.items("volumeMounts").is_empty() {
-                    let why = "the process runtime does not mount volumes; use the containerd runtime for that";
-                    self.note("Warning", "VolumesNotMounted", why.into(), name);
-                }
-                Vec::new()
-            }
-        };
-        let security = environment::security(&self.assignment.pod, &container).map_err(config)?;
-        self.image(name, &image, container.text("imagePullPolicy")).await?;
-        if environment::must_not_be_root(&self.assignment.pod, &container) && security.run_as_user.is_none() {
-            let user = self.inspect(&image).await?.unwrap_or_default().user;
-            environment::check_not_root(&user).map_err(config)?;
-        }
-        let words = |field: &str| -> Vec<String> {
-            container.items(field).iter().map(|word| environment::expand(word.as_str().unwrap_or(""), &env)).collect()
-        };
-        let amount = |path: &str| Quantity::parse(container.text(path));
-        let spec = ContainerSpec {
-            name: name.into(),
-            attempt,
-            image: image.clone(),
-            command: words("command"),
-            args: words("args"),
-            working_dir: container.text("workingDir").into(),
-            mounts,
-            log_file: log_file(name, attempt),
-            cpu_request_milli: amount("resources.requests.cpu").map(Quantity::milli),
-            cpu_limit_milli: amount("resources.limits.cpu").map(Quantity::milli),
-            memory_limit: amount("resources.limits.memory").map(Quantity::value),
-            oom_score_adj: environment::oom_score(
-                &self.assignment.pod,
-                &container,
-                self.shared.options.node.machine.memory_bytes,
-            ),
-            tty: container.at("tty") == true,
-            stdin: container.at("stdin") == true,
-            stdin_once: container.at("stdinOnce") == true,
-            env,
-            ..security
-        };
-        let pod = self.sandbox_spec(sandbox.attempt);
-        let started = runtime.start_container(&sandbox.id, &pod, &spec).await;
-        started.map_err(|error| ("RunContainerError", error.to_string()))?;
-        self.note("Normal", "Created", "Container created".into(), name);
-        self.note("Normal", "Started", "Container started".into(), name);
-        Ok(())
-    }
-
-    async fn inspect(&self, image: &str) -> Result<Option<Image>, (&'static str, String)> {
-        let told = self.shared.options.runtime.image(image).await;
-        told.map_err(|error| ("ImageInspectError", error.to_string()))
-    }
-
-    /// Starts pulling an image; the task is woken with the result.
-    fn pull(&mut self, image: &str) {
-        self.pulls.insert(image.into(), Pull { since: self.shared.now(), result: None });
-        let (runtime, pulled) = (self.shared.options.runtime.clone(), self.pulled.clone());
-        let image = image.to_string();
-        tokio::spawn(async move {
-            let result = match tokio::time::timeout(PULL_MAX, runtime.pull_image(&image)).await {
-                Ok(result) => result.map_err(|error| error.to_string()),
-                Err(_) => Err(format!("not pulled within {} s", PULL_MAX.as_secs())),
-            };
-            drop(pulled.send((image, result)).await);
-        });
-    }
-
-    async fn image(&mut self, name: &str, image: &str, policy: &str) -> Result<(), (&'static str, String)> {
-        let present = self.inspect(image).await?.is_some();
-        match (policy, present) {
-            ("Never", false) => {
-                let message = format!("Container image {image:?} is not present with pull policy of Never");
-                Err(("ErrImageNeverPull", message))
-            }
-            ("Never", true) | ("IfNotPresent", true) => {
-                self.note("Normal", "Pulled", format!("Container image {image:?} already present on machine"), name);
-                Ok(())
-            }
-            (_, present) => {
-                let (since, pulled) = match self.pulls.remove(image) {
-                    Some(Pull { since, result: Some(result) }) => (since, result),
-                    Some(under_way) => {
-                        self.pulls.insert(image.into(), under_way);
-                        return Err((PULLING, String::new()));
-                    }
-                    None => {
-                        self.note("Normal", "Pulling", format!("Pulling image {image:?}"), name);
-                        self.pull(image);
-                        return Err((PULLING, String::new()));
-                    }
-                };
-                let took = self.shared.now().since_ms(since);
-                match pulled {
-                    Ok(()) => {
-                        let message = format!("Successfully pulled image {image:?} in {took}ms");
-                        self.note("Normal", "Pulled", message, name);
-                        Ok(())
-                    }
-                    // `Always` means "ask for news"; an image that is here and cannot be asked about runs.
-                    Err(error) if present => {
-                        let message = format!(
-                            "Container image {image:?} already present on machine; asking for a newer one failed: {error}"
-                        );
-                        self.note("Warning", "Pulled", message, name);
-                        Ok(())
-                    }
-                    Err(error) => {
-                        self.note("Warning", "Failed", format!("Failed to pull image {image:?}: {error}"), name);
-                        Err(("ErrImagePull", error))
-                    }
-                }
-            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Configuration files, as `cluster-configs/` shows them. Unknown fields are refused by name.
 
+use agent::ImageThresholds;
 use anyhow::{Context, Result, bail};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -151,6 +152,25 @@ pub(crate) struct WorkerConfig {
     pub(crate) reserved: Reserved,
     #[serde(default = "default_pods")]
     pub(crate) max_pods: i64,
+    #[serde(default)]
+    pub(crate) images: Images,
+}
+
+/// When images that nobody uses are removed: once their disk is fuller than `highPercent`, until it is no
+/// fuller than `lowPercent`, and none that has been here for less than `minAgeSeconds`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Images {
+    pub(crate) high_percent: u64,
+    pub(crate) low_percent: u64,
+    pub(crate) min_age_seconds: u32,
+}
+
+impl Default for Images {
+    fn default() -> Images {
+        let ImageThresholds { high_percent, low_percent, min_age_ms } = ImageThresholds::default();
+        Images { high_percent, low_percent, min_age_seconds: u32::try_from(min_age_ms / 1000).unwrap_or(u32::MAX) }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -298,6 +318,9 @@ impl WorkerConfig {
         }
         if !["auto", "containerd", "process"].contains(&config.runtime.as_str()) {
             bail!("runtime: {:?} is unknown; use containerd, process, or auto", config.runtime);
+        }
+        if config.images.high_percent > 100 || config.images.low_percent > config.images.high_percent {
+            bail!("images: lowPercent must not exceed highPercent, nor highPercent 100");
         }
         for taint in &config.taints {
             if !objects::kinds::node::EFFECTS.contains(&taint.effect.as_str()) {

@@ -109,6 +109,7 @@ async fn containers(config: &WorkerConfig, dir: &DataDir) -> Result<Containers> 
         cgroup_parent: dir.cgroup()?,
         pipes: state.join("exec"),
         host_ip: config.address.clone(),
+        is_private: config.runtime_socket.is_none(),
     });
     Ok(Containers { runtime: Arc::new(runtime), network: Some(network), daemon })
 }
@@ -145,6 +146,11 @@ async fn serve(config: WorkerConfig, dir: DataDir) -> Result<()> {
         masters: Arc::new(TonicMasters::new(tls)),
         dir: dir.0,
         runtime: containers.runtime,
+        images: agent::ImageThresholds {
+            high_percent: config.images.high_percent,
+            low_percent: config.images.low_percent,
+            min_age_ms: i64::from(config.images.min_age_seconds) * 1000,
+        },
         can_mount: containers.network.is_some(),
         network: containers.network,
         clock: Arc::new(crate::now),

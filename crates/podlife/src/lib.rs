@@ -4,15 +4,18 @@
 //! Pure. The states and who may move what stand in docs/design/pod-life.md.
 
 mod admission;
+mod images;
 mod probes;
 mod status;
 #[cfg(test)]
 mod tests;
 
 pub use admission::{Node, Rejection, admit, holds_its_place, is_admitted, seal};
+pub use images::{Collection, Disk, ImageMemory, StoredImage, Thresholds, collect};
 pub use probes::{ProbeKind, ProbeState, answered};
+pub use status::MESSAGE_MAX;
 
-use objects::{Timestamp, Value, ValueExt};
+use objects::{Quantity, Timestamp, Value, ValueExt};
 use std::collections::BTreeMap;
 use stdx::Backoff;
 
@@ -27,14 +30,25 @@ pub struct Observed {
     pub attempt: u32,
     pub id: String,
     pub image: String,
+    /// What the image's name stood for: a digest. Empty where a name is all an image is.
+    pub image_id: String,
     pub state: State,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum State {
     Created,
-    Running { started: Timestamp },
-    Exited { started: Timestamp, finished: Timestamp, code: i32, reason: String },
+    Running {
+        started: Timestamp,
+    },
+    Exited {
+        started: Timestamp,
+        finished: Timestamp,
+        code: i32,
+        reason: String,
+        /// Its last words, or why it could not be started; empty when there are none.
+        message: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -87,6 +101,10 @@ pub struct Memory {
     /// Containers being stopped because a probe failed.
     condemned: Vec<String>,
     started: Option<Timestamp>,
+    /// Why the pod must end, when it took more than it was given.
+    evicted: Option<String>,
+    /// By container name: what people were told last of its being backed off, and which time it was.
+    told_back_off: BTreeMap<String, (String, u32)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -165,6 +183,9 @@ pub fn step(pod: &Value, removed: bool, world: &World, memory: &mut Memory, now:
         stop(pod, removed, world, now, &mut step);
     } else if terminal {
         rest(world, &mut step);
+    } else if memory.evicted.is_some() {
+        // It is not asked to end in its own time: it goes on taking meanwhile.
+        stop_all(world, 1, &mut step);
     } else if past_deadline(pod, memory, now, &mut step) {
         stop_all(world, grace(pod), &mut step);
     } else {
@@ -237,6 +258,25 @@ fn past_deadline(pod: &Value, memory: &Memory, now: Timestamp, step: &mut Step) 
     now >= deadline
 }
 
+/// Takes in how much of the disk the pod's volumes take, in bytes by name. A pod whose `emptyDir` outgrew
+/// its limit is evicted; the note says so.
+///
+/// Rule: kubernetes.io/docs/concepts/storage/volumes, "emptyDir".
+pub fn measured(pod: &Value, usage: &BTreeMap<String, i64>, memory: &mut Memory) -> Option<Note> {
+    if memory.evicted.is_some() || ["Succeeded", "Failed"].contains(&pod.text("status.phase")) {
+        return None;
+    }
+    let message = pod.items("spec.volumes").iter().find_map(|volume| {
+        let text = volume.text("emptyDir.sizeLimit");
+        let limit = Quantity::parse(text).map(Quantity::value).filter(|limit| *limit > 0)?;
+        let name = volume.text("name");
+        let over = usage.get(name).is_some_and(|bytes| *bytes > limit);
+        over.then(|| format!("Usage of EmptyDir volume {name:?} exceeds the limit {text:?}. "))
+    })?;
+    memory.evicted = Some(message.clone());
+    Some(Note { ty: "Warning", reason: "Evicted", message, container: String::new() })
+}
+
 /// Keeps a live pod as it should be.
 fn run(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &mut Step) {
     match &world.sandbox {
@@ -289,7 +329,7 @@ fn run(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &m
             // Made and not started: the worker ended in between. The runtime goes on with this attempt.
             Some(created @ Observed { state: State::Created, .. }) => {
                 inits_done &= !is_init;
-                start(name, created.attempt, memory, now, step);
+                start(container, created.attempt, memory, now, step);
             }
             Some(Observed { state: State::Exited { code: 0, .. }, .. }) if is_init => {}
             Some(ended @ Observed { state: State::Exited { started, finished, code, .. }, .. }) => {
@@ -298,13 +338,13 @@ fn run(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &m
                     if finished.since_ms(*started) > FORGIVEN_AFTER_MS {
                         memory.forgiven.insert(name.into(), ended.attempt);
                     }
-                    restart(pod, name, ended, *finished, memory, now, step);
+                    restart(pod, container, ended, *finished, memory, now, step);
                 }
             }
             None => {
                 inits_done &= !is_init;
                 if let Some(attempt) = first_attempt(pod, name) {
-                    start(name, attempt, memory, now, step);
+                    start(container, attempt, memory, now, step);
                 }
             }
         }
@@ -359,44 +399,46 @@ fn retry_at(failure: &Failure) -> Timestamp {
 }
 
 /// Starts an attempt, or waits until its last failure is long enough ago.
-fn start(name: &str, attempt: u32, memory: &Memory, now: Timestamp, step: &mut Step) {
-    match memory.failures.get(name).map(retry_at) {
-        Some(due) if now < due => step.wake_at(due),
+fn start(container: &Value, attempt: u32, memory: &mut Memory, now: Timestamp, step: &mut Step) {
+    let name = container.text("name");
+    match memory.failures.get(name) {
+        Some(failure) if now < retry_at(failure) => {
+            step.wake_at(retry_at(failure));
+            if status::is_image_backed_off(failure) {
+                let message = format!("Back-off pulling image {:?}", container.text("image"));
+                tell_back_off("Normal", message, name, failure.n_failures, memory, step);
+            }
+        }
         _ => step.actions.push(Action::StartContainer { name: name.into(), attempt }),
+    }
+}
+
+/// Tells people once that a container is being backed off, `n` saying which time it is.
+fn tell_back_off(ty: &'static str, message: String, name: &str, n: u32, memory: &mut Memory, step: &mut Step) {
+    let told = Some((message.clone(), n));
+    if memory.told_back_off.insert(name.into(), (message.clone(), n)) != told {
+        step.notes.push(Note { ty, reason: "BackOff", message, container: name.into() });
     }
 }
 
 fn restart(
     pod: &Value,
-    name: &str,
+    container: &Value,
     latest: &Observed,
     finished: Timestamp,
-    memory: &Memory,
+    memory: &mut Memory,
     now: Timestamp,
     step: &mut Step,
 ) {
-    let failure_at = memory.failures.get(name).map(retry_at);
+    let name = container.text("name");
     let forgiven = memory.forgiven.get(name).copied().unwrap_or(0);
-    let delay = BACKOFF.delay_ms(latest.attempt.saturating_sub(forgiven));
-    let due = finished.plus_ms(delay as i64).max(failure_at.unwrap_or_default());
-    if now < due {
-        step.wake_at(due);
-        return;
+    let due = finished.plus_ms(BACKOFF.delay_ms(latest.attempt.saturating_sub(forgiven)) as i64);
+    if now >= due {
+        return start(container, latest.attempt + 1, memory, now, step);
     }
-    if delay > 0 {
-        step.notes.push(Note {
-            ty: "Warning",
-            reason: "BackOff",
-            message: format!(
-                "Back-off restarting failed container {name} in pod {}_{}({})",
-                pod.text("metadata.name"),
-                pod.text("metadata.namespace"),
-                pod.text("metadata.uid")
-            ),
-            container: name.into(),
-        });
-    }
-    step.actions.push(Action::StartContainer { name: name.into(), attempt: latest.attempt + 1 });
+    step.wake_at(due);
+    let message = format!("Back-off restarting failed container {name} in pod {}", status::full_name(pod));
+    tell_back_off("Warning", message, name, latest.attempt, memory, step);
 }
 
 /// Attempts older than the previous one are of no use to anybody.

@@ -11,12 +11,41 @@ pub(crate) fn old_status<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
     lists.iter().flat_map(|list| pod.at("status").items(list)).find(|status| status.text("name") == name)
 }
 
-fn terminated(observed: &Observed) -> Option<Value> {
-    let State::Exited { started, finished, code, reason } = &observed.state else { return None };
-    Some(json!({
+fn terminated(pod: &Value, observed: &Observed) -> Option<Value> {
+    let State::Exited { started, finished, code, reason, message } = &observed.state else { return None };
+    let mut terminated = json!({
         "exitCode": code, "reason": reason, "startedAt": started.rfc3339(), "finishedAt": finished.rfc3339(),
         "containerID": observed.id,
-    }))
+    });
+    let message = beginning(message, message_max(pod));
+    if !message.is_empty() {
+        terminated.set("message", message);
+    }
+    Some(terminated)
+}
+
+/// Bytes of last words that a container's status holds: so many, and all containers' together no more
+/// than three times as many.
+///
+/// Rule: kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure.
+pub const MESSAGE_MAX: usize = 4096;
+
+fn message_max(pod: &Value) -> usize {
+    MESSAGE_MAX.min(3 * MESSAGE_MAX / containers(pod).count().max(1))
+}
+
+/// As much of a text as fits, ending between characters.
+fn beginning(text: &str, bytes_max: usize) -> &str {
+    let mut end = bytes_max.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// `NAME_NAMESPACE(UID)`, as messages name a pod.
+pub(crate) fn full_name(pod: &Value) -> String {
+    format!("{}_{}({})", pod.text("metadata.name"), pod.text("metadata.namespace"), pod.text("metadata.uid"))
 }
 
 fn waiting(reason: &str, message: &str) -> Value {
@@ -65,8 +94,8 @@ fn container_status(pod: &Value, container: &Value, is_init: bool, world: &World
         return status;
     };
     status["containerID"] = latest.id.as_str().into();
-    status["imageID"] = latest.image.as_str().into();
-    if let Some(previous) = world.previous(name, latest.attempt).and_then(terminated) {
+    status["imageID"] = latest.image_id.as_str().into();
+    if let Some(previous) = world.previous(name, latest.attempt).and_then(|previous| terminated(pod, previous)) {
         status["lastState"] = json!({"terminated": previous});
     } else if let Some(old) = old.filter(|old| old.at("lastState").is_object() && latest.attempt > 0) {
         status["lastState"] = match old.at("state.terminated") {
@@ -83,7 +112,7 @@ fn container_status(pod: &Value, container: &Value, is_init: bool, world: &World
             status["ready"] = (!is_init && probes::is_ready(container, &latest.id, memory)).into();
         }
         State::Exited { code, .. } => {
-            let ended = terminated(latest).expect("it exited");
+            let ended = terminated(pod, latest).expect("it exited");
             let deleting = !pod.at("metadata.deletionTimestamp").is_null();
             let again = !deleting && restarts(pod, is_init, *code) && !(is_init && *code == 0);
             if let Some(failure) = failure.filter(|_| again) {
@@ -93,11 +122,9 @@ fn container_status(pod: &Value, container: &Value, is_init: bool, world: &World
                 let forgiven = memory.forgiven.get(name).copied().unwrap_or(0);
                 let delay = BACKOFF.delay_ms(latest.attempt.saturating_sub(forgiven));
                 let message = format!(
-                    "back-off {} restarting failed container={name} pod={}_{}({})",
+                    "back-off {} restarting failed container={name} pod={}",
                     seconds_text(delay),
-                    pod.text("metadata.name"),
-                    pod.text("metadata.namespace"),
-                    pod.text("metadata.uid")
+                    full_name(pod)
                 );
                 status["state"] = waiting("CrashLoopBackOff", &message);
                 status["lastState"] = json!({"terminated": ended});
@@ -110,10 +137,15 @@ fn container_status(pod: &Value, container: &Value, is_init: bool, world: &World
     status
 }
 
+/// After the first failure an image is said to be backed off.
+pub(crate) fn is_image_backed_off(failure: &crate::Failure) -> bool {
+    failure.reason == "ErrImagePull" && failure.n_failures > 1
+}
+
 fn failed(failure: &crate::Failure, container: &Value) -> Value {
-    // After the first failure an image is said to be backed off, with the error kept in the message.
     match failure.reason.as_str() {
-        "ErrImagePull" if failure.n_failures > 1 => {
+        // The error is kept in the message.
+        "ErrImagePull" if is_image_backed_off(failure) => {
             let message =
                 format!("Back-off pulling image {:?}: ErrImagePull: {}", container.text("image"), failure.message);
             waiting("ImagePullBackOff", &message)
@@ -193,6 +225,11 @@ pub(crate) fn status(pod: &Value, world: &World, memory: &Memory, now: Timestamp
         phase = "Failed";
         status.set("reason", "DeadlineExceeded");
         status.set("message", "Pod was active on the node longer than the specified deadline");
+    }
+    if let Some(why) = memory.evicted.as_ref().filter(|_| !["Succeeded", "Failed"].contains(&phase)) {
+        phase = "Failed";
+        status.set("reason", "Evicted");
+        status.set("message", why.as_str());
     }
     for kept in ["reason", "message", "nominatedNodeName"] {
         if pod.text("status.phase") == phase && !pod.at("status").at(kept).is_null() && status.get(kept).is_none() {

@@ -4,6 +4,7 @@ mod admission;
 mod conditions;
 mod ends;
 mod failures;
+mod images;
 mod inits;
 mod probes;
 mod restarts;
@@ -90,7 +91,8 @@ impl Life {
                 let id = format!("{name}{attempt}");
                 let state = State::Running { started: self.now };
                 let image = self.container(&name).text("image").to_string();
-                self.world.containers.push(Observed { name, attempt, id: id.clone(), image, state });
+                let image_id = "sha256:1".into();
+                self.world.containers.push(Observed { name, attempt, id: id.clone(), image, image_id, state });
                 format!("start {id}")
             }
             Action::StopContainer { id, grace_s, .. } => {
@@ -110,7 +112,7 @@ impl Life {
         for container in self.world.containers.iter_mut().filter(|c| c.id == id) {
             let State::Running { started } = container.state else { continue };
             let reason = if code == 0 { "Completed" } else { "Error" }.into();
-            container.state = State::Exited { started, finished: now, code, reason };
+            container.state = State::Exited { started, finished: now, code, reason, message: String::new() };
         }
     }
 

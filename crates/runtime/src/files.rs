@@ -1,7 +1,8 @@
 //! Files that are replaced as a whole: a reader sees the old one or the new one, never half of one.
 
-use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A name beside `path`, in the same folder so that renaming replaces, and hidden from those who list it.
@@ -17,11 +18,24 @@ pub fn replace(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     std::fs::rename(temporary, path)
 }
 
-/// The same, with these permissions.
-pub fn replace_as(path: &Path, bytes: impl AsRef<[u8]>, mode: u32) -> io::Result<()> {
+/// Who may do what with a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Owned {
+    pub mode: u32,
+    /// Our own, unless it is another's.
+    pub group: Option<u32>,
+}
+
+/// The same, for these to use.
+pub fn replace_as(path: &Path, bytes: impl AsRef<[u8]>, owned: Owned) -> io::Result<()> {
     let temporary = beside(path);
-    std::fs::write(&temporary, bytes)?;
-    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(mode))?;
+    // Ours alone until it is whole: it may hold a secret.
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes.as_ref())?;
+    if let Some(group) = owned.group {
+        std::os::unix::fs::chown(&temporary, None, Some(group))?;
+    }
+    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(owned.mode))?;
     std::fs::rename(temporary, path)
 }
 
@@ -34,7 +48,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.json");
         replace(&path, "one").unwrap();
-        replace_as(&path, "two", 0o600).unwrap();
+        replace_as(&path, "two", Owned { mode: 0o600, group: None }).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "two");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);

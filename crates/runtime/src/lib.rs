@@ -115,8 +115,17 @@ pub struct ContainerSpec {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ContainerState {
     Created,
-    Running { started: Timestamp },
-    Exited { started: Timestamp, finished: Timestamp, code: i32, reason: String },
+    Running {
+        started: Timestamp,
+    },
+    Exited {
+        started: Timestamp,
+        finished: Timestamp,
+        code: i32,
+        reason: String,
+        /// Why it could not be started; empty when it could.
+        message: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -125,6 +134,8 @@ pub struct ContainerInfo {
     pub name: String,
     pub attempt: u32,
     pub image: String,
+    /// What the image's name was resolved to: its digest. Empty where there is none.
+    pub image_id: String,
     pub state: ContainerState,
 }
 
@@ -145,6 +156,31 @@ pub struct SandboxInfo {
 pub struct Image {
     /// Who its processes run as, unless the pod says otherwise: a number, or a name.
     pub user: String,
+}
+
+/// An image on the disk.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StoredImage {
+    pub id: String,
+    /// Its tags and digests, in full.
+    pub names: Vec<String>,
+    pub bytes: u64,
+    /// The runtime needs it for itself.
+    pub pinned: bool,
+}
+
+/// A file system's size, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Disk {
+    pub capacity: u64,
+    pub available: u64,
+}
+
+/// The images that are this worker's to remove.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ImageStore {
+    pub images: Vec<StoredImage>,
+    pub disk: Disk,
 }
 
 /// What a command run in a container said.
@@ -194,6 +230,14 @@ pub trait Runtime: Send + Sync + 'static {
     /// What is known of an image that is here.
     async fn image(&self, image: &str) -> Result<Option<Image>, Error>;
     async fn pull_image(&self, image: &str) -> Result<(), Error>;
+    /// The images on the disk; `None` where there are none, or they are not this worker's alone.
+    async fn stored_images(&self) -> Result<Option<ImageStore>, Error> {
+        Ok(None)
+    }
+    /// Forgets an image by its id. Unknown ids are fine.
+    async fn remove_image(&self, _id: &str) -> Result<(), Error> {
+        Ok(())
+    }
     async fn start_container(&self, sandbox: &str, pod: &SandboxSpec, spec: &ContainerSpec) -> Result<String, Error>;
     /// TERM, then KILL after `grace`. Returns when it has ended. Unknown ids are fine.
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), Error>;

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use objects::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -62,6 +63,10 @@ fn children(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
+fn ended(started: Timestamp, finished: Timestamp, code: i32, reason: String) -> ContainerState {
+    ContainerState::Exited { started, finished, code, reason, message: String::new() }
+}
+
 impl ProcessRuntime {
     /// `dir` keeps the state; `shim` is the binary whose hidden verb runs a container.
     pub fn new(dir: PathBuf, shim: PathBuf, host_ip: String) -> ProcessRuntime {
@@ -80,9 +85,7 @@ impl ProcessRuntime {
 
     fn state(&self, dir: &Path) -> ContainerState {
         match read_state(dir) {
-            Some(ShimState::Exited { started, finished, code, reason }) => {
-                ContainerState::Exited { started, finished, code, reason }
-            }
+            Some(ShimState::Exited { started, finished, code, reason }) => ended(started, finished, code, reason),
             Some(ShimState::Running { shim, pid, started }) => {
                 // The shim reports the end; if it was killed, its container is as good as ended.
                 if shim.is_alive() || pid.is_alive() {
@@ -90,9 +93,9 @@ impl ProcessRuntime {
                 } else {
                     match read_state(dir) {
                         Some(ShimState::Exited { started, finished, code, reason }) => {
-                            ContainerState::Exited { started, finished, code, reason }
+                            ended(started, finished, code, reason)
                         }
-                        _ => ContainerState::Exited { started, finished: started, code: 255, reason: "Unknown".into() },
+                        _ => ended(started, started, 255, "Unknown".into()),
                     }
                 }
             }
@@ -105,7 +108,8 @@ impl ProcessRuntime {
             let saved: SavedContainer = load(&dir.join("container.json"))?;
             let id = dir.file_name()?.to_string_lossy().into_owned();
             let state = self.state(&dir);
-            Some(ContainerInfo { id, name: saved.name, attempt: saved.attempt, image: saved.image, state })
+            let SavedContainer { name, attempt, image, .. } = saved;
+            Some(ContainerInfo { id, name, attempt, image, image_id: String::new(), state })
         };
         children(sandbox).into_iter().filter_map(info).collect()
     }

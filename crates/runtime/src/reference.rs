@@ -48,6 +48,30 @@ pub fn normalized(name: &str) -> Result<String, String> {
     Ok(format!("{whole}:{tag}"))
 }
 
+/// The same for a name that pods ask for, which may say the digest too; of tag and digest it is the digest
+/// that counts.
+pub fn asked_for(name: &str) -> Result<String, String> {
+    let parsed = match name.split_once('@') {
+        None => normalized(name),
+        Some((_, digest)) if !is_digest(digest) => {
+            Err(format!("{digest:?}: a digest is ALGORITHM:HEX, such as sha256 and 64 digits"))
+        }
+        // The tag is what follows the last colon of a normalized name.
+        Some((named, digest)) => normalized(named)
+            .map(|whole| format!("{}@{digest}", whole.rsplit_once(':').map_or(whole.as_str(), |(path, _)| path))),
+    };
+    parsed.map_err(|why| format!("couldn't parse image name {name:?}: {why}"))
+}
+
+fn is_digest(text: &str) -> bool {
+    let Some((algorithm, hex)) = text.split_once(':') else { return false };
+    let long_enough = if algorithm == "sha256" { hex.len() == 64 } else { hex.len() >= 32 };
+    algorithm.starts_with(|c: char| c.is_ascii_alphabetic())
+        && algorithm.chars().all(|c| c.is_ascii_alphanumeric() || "+.-_".contains(c))
+        && long_enough
+        && hex.chars().all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase())
+}
+
 /// Whether what stands before the first slash is a registry's host, and not the first part of a path.
 fn is_written_domain(text: &str) -> bool {
     text == "localhost" || text.contains(['.', ':']) || text.chars().any(|c| c.is_ascii_uppercase())
@@ -76,7 +100,7 @@ fn is_tag(tag: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::normalized;
+    use super::{asked_for, normalized};
 
     #[test]
     fn short_names_stand_for_whole_ones() {
@@ -120,5 +144,17 @@ mod tests {
         }
         assert!(normalized(&"a".repeat(300)).unwrap_err().contains("255"));
         assert!(normalized(&format!("a:{}", "1".repeat(129))).unwrap_err().contains("128"));
+    }
+
+    #[test]
+    fn a_digest_goes_before_a_tag() {
+        let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+        for name in [format!("me/app@{digest}"), format!("me/app:1@{digest}")] {
+            assert_eq!(asked_for(&name), Ok(format!("docker.io/me/app@{digest}")));
+        }
+        assert_eq!(asked_for("registry:5000/x"), Ok("registry:5000/x:latest".into()));
+        for name in ["a@x", "a@sha256:12", "A", &format!("A@{digest}")] {
+            assert!(asked_for(name).unwrap_err().starts_with("couldn't parse image name"), "{name}");
+        }
     }
 }

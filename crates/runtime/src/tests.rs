@@ -199,6 +199,7 @@ async fn containerd_keeps_the_contract() {
         cgroup_parent: contained.cgroup.clone(),
         pipes: contained.state.join("exec"),
         host_ip: "127.0.0.1".into(),
+        is_private: true,
     });
     std::fs::create_dir_all(dir.path().join("cni")).unwrap();
     // The contract's pods are on the host's network, but containerd calls itself ready only with one.

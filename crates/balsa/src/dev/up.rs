@@ -55,6 +55,7 @@ fn worker_config(cluster: &Cluster, name: &str, masters: Vec<String>, token: &st
         taints: Vec::new(),
         reserved: Default::default(),
         max_pods: 110,
+        images: Default::default(),
     }
 }
 

@@ -67,3 +67,11 @@ fn a_condition_keeps_its_time_while_it_holds() {
     life.exit("c", 1).settle().exit("c", 1).settle();
     assert_ne!(since(&life), first);
 }
+
+#[test]
+fn the_id_of_an_image_is_its_digest() {
+    let mut life = Life::new(one());
+    life.settle();
+    let status = &life.pod.items("status.containerStatuses")[0];
+    assert_eq!((status.text("image"), status.text("imageID")), ("i:1", "sha256:1"));
+}

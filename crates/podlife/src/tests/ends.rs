@@ -105,3 +105,90 @@ fn the_deadline_counts_from_the_start_even_across_the_workers_restart() {
         Failed c:Error#0 wake=-
     "#]]);
 }
+
+fn limited() -> Life {
+    let mut spec = one();
+    spec["volumes"] = json!([{"name": "v", "emptyDir": {"sizeLimit": "1Ki"}}, {"name": "w", "emptyDir": {}}]);
+    Life::new(spec)
+}
+
+/// Takes in what the volumes take.
+fn takes(life: &mut Life, v: i64, w: i64) {
+    let usage = [("v".to_string(), v), ("w".to_string(), w)].into();
+    let note = measured(&life.pod, &usage, &mut life.memory);
+    life.notes.extend(note.map(|note| format!("{} {}: {}", note.ty, note.reason, note.message)));
+}
+
+#[test]
+fn a_pod_whose_volume_outgrew_its_limit_is_evicted() {
+    let mut life = limited();
+    life.settle();
+    takes(&mut life, 1024, 1 << 40);
+    life.settle();
+    assert_eq!(life.pod.text("status.phase"), "Running");
+    takes(&mut life, 1025, 0);
+    takes(&mut life, 1026, 0);
+    life.settle().worker_restarts().settle().expect(expect![[r#"
+          sandbox s0
+          start c0
+        Running c:ready#0 wake=-
+        Running c:ready#0 wake=-
+          stop c0 within 1s
+          stop s0
+        Failed c:Error#0 wake=-
+        Failed c:Error#0 wake=-
+    "#]]);
+    let message = "Usage of EmptyDir volume \"v\" exceeds the limit \"1Ki\". ";
+    assert_eq!((life.pod.text("status.reason"), life.pod.text("status.message")), ("Evicted", message));
+    assert_eq!(life.notes[0], format!("Warning Evicted: {message}"));
+    assert_eq!(life.notes.iter().filter(|note| note.contains("Evicted")).count(), 1);
+}
+
+/// Ends a container with words.
+fn says(life: &mut Life, name: &str, text: &str) {
+    life.exit(name, 1);
+    for container in life.world.containers.iter_mut().filter(|container| container.name == name) {
+        if let State::Exited { message, .. } = &mut container.state {
+            *message = text.into();
+        }
+    }
+}
+
+#[test]
+fn last_words_are_told_and_kept_for_the_next_attempt() {
+    let mut life = Life::new(one());
+    life.settle();
+    says(&mut life, "c", "it was the disk");
+    life.settle();
+    let status = &life.pod.items("status.containerStatuses")[0];
+    assert_eq!(status.text("lastState.terminated.message"), "it was the disk");
+    let mut spec = one();
+    spec["restartPolicy"] = json!("Never");
+    let mut life = Life::new(spec);
+    life.settle();
+    says(&mut life, "c", "good bye");
+    life.settle();
+    assert_eq!(life.pod.items("status.containerStatuses")[0].text("state.terminated.message"), "good bye");
+}
+
+#[test]
+fn last_words_are_cut_to_a_share_of_twelve_kibibytes() {
+    for (n_containers, bytes) in [(1, 4096), (3, 4096), (4, 3072), (12, 1024)] {
+        let container = |i: usize| json!({"name": format!("c{i}"), "image": "i:1"});
+        let mut life = Life::new(json!({
+            "restartPolicy": "Never", "containers": (0..n_containers).map(container).collect::<Vec<_>>()}));
+        life.settle();
+        says(&mut life, "c0", &"x".repeat(5_000));
+        life.settle();
+        let status = &life.pod.items("status.containerStatuses")[0];
+        assert_eq!(status.text("state.terminated.message").len(), bytes, "{n_containers} containers");
+    }
+    // Between characters.
+    let mut spec = one();
+    spec["restartPolicy"] = json!("Never");
+    let mut life = Life::new(spec);
+    life.settle();
+    says(&mut life, "c", &"€".repeat(2_000));
+    life.settle();
+    assert_eq!(life.pod.items("status.containerStatuses")[0].text("state.terminated.message").len(), 4095);
+}

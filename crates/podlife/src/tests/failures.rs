@@ -51,3 +51,27 @@ fn missing_configuration_is_looked_for_every_two_seconds() {
         Pending c:CreateContainerConfigError#0 wake=+2000
     "#]]);
 }
+
+#[test]
+fn an_image_that_is_backed_off_is_told_once_a_time() {
+    let mut life = Life::new(one());
+    life.world.sandbox = Some(Sandbox { id: "s0".into(), attempt: 0, ready: true, ips: vec![] });
+    for n_failures in 1..=3 {
+        let failure = Failure { reason: "ErrImagePull".into(), message: "no".into(), n_failures, at: life.now };
+        life.memory.failures.insert("c".into(), failure);
+        life.settle().later(1_000).settle();
+    }
+    assert_eq!(life.notes, ["Normal BackOff: Back-off pulling image \"i:1\""; 2]);
+}
+
+#[test]
+fn a_name_that_no_image_can_have_is_told() {
+    let mut life = Life::new(one());
+    life.world.sandbox = Some(Sandbox { id: "s0".into(), attempt: 0, ready: true, ips: vec![] });
+    let reason = "InvalidImageName".to_string();
+    let failure = Failure { reason, message: "it has two tags".into(), n_failures: 1, at: life.now };
+    life.memory.failures.insert("c".into(), failure);
+    life.settle().expect(expect![[r#"
+        Pending c:InvalidImageName#0 wake=+10000
+    "#]]);
+}

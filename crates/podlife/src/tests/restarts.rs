@@ -215,3 +215,14 @@ fn another_image_restarts_the_container() {
     "#]]);
     expect!["Normal Killing: Container c definition changed, will be restarted"].assert_eq(&life.notes.join("\n"));
 }
+
+#[test]
+fn back_off_is_told_once_when_it_begins() {
+    let mut life = Life::new(one());
+    life.settle().exit("c", 1).settle();
+    assert_eq!(life.notes, [""; 0]);
+    life.exit("c", 1).settle().later(5_000).settle();
+    assert_eq!(life.notes, ["Warning BackOff: Back-off restarting failed container c in pod p_d(u)"]);
+    life.later(5_000).settle().exit("c", 1).settle();
+    assert_eq!(life.notes.len(), 2);
+}

@@ -5,12 +5,13 @@
 
 mod daemon;
 mod exec;
+mod spec;
 
 pub use daemon::{Daemon, DaemonOptions, clean_up, image_names, import, missing_programs, unmount_below};
 
 use crate::{
-    ContainerInfo, ContainerSpec, ContainerState, Error, ExecOutput, ExecStream, Image, Runtime, SandboxInfo,
-    SandboxSpec, Terminal, cgroup,
+    ContainerInfo, ContainerSpec, ContainerState, Disk, Error, ExecOutput, ExecStream, Image, ImageStore, Runtime,
+    SandboxInfo, SandboxSpec, StoredImage, Terminal, cgroup,
 };
 use async_trait::async_trait;
 use cri::image_service_client::ImageServiceClient;
@@ -42,23 +43,6 @@ const IMAGE: &str = "balsa.dev/image";
 const QUICK: Duration = Duration::from_secs(5);
 /// Answers after work: network set-up, mounts, starting a process. A cold disk takes seconds.
 const SLOW: Duration = Duration::from_secs(60);
-/// The period over which a CPU limit is measured, in microseconds: the kernel's default.
-const CPU_PERIOD_US: i64 = 100_000;
-
-/// What an unprivileged container must not see of /proc and /sys, as container runtimes agree.
-const MASKED: [&str; 9] = [
-    "/proc/acpi",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-];
-const READ_ONLY: [&str; 5] = ["/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"];
-
 pub struct ContainerdOptions {
     pub socket: PathBuf,
     /// The worker's name: labels what is ours.
@@ -69,6 +53,8 @@ pub struct ContainerdOptions {
     pub pipes: PathBuf,
     /// The address of pods on the host's network.
     pub host_ip: String,
+    /// Nobody else uses this runtime: images that our pods do not use are nobody's.
+    pub is_private: bool,
 }
 
 pub struct ContainerdRuntime {
@@ -78,7 +64,14 @@ pub struct ContainerdRuntime {
     /// What does not change any more, so that a look at a hundred pods asks two questions: addresses
     /// of sandboxes and ends of containers, by id.
     addresses: Mutex<HashMap<String, Vec<String>>>,
-    states: Mutex<HashMap<String, (i32, ContainerState)>>,
+    states: Mutex<HashMap<String, (i32, Told)>>,
+}
+
+/// What a container's status tells beyond the list.
+#[derive(Clone)]
+struct Told {
+    state: ContainerState,
+    image_id: String,
 }
 
 /// A channel to a Unix socket, connected when it is first used and again after it broke.
@@ -150,130 +143,6 @@ impl ContainerdRuntime {
         ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(64 << 20)
     }
 
-    fn pod_cgroup(&self, uid: &str) -> String {
-        format!("{}/pod{uid}", self.options.cgroup_parent)
-    }
-
-    fn labels(&self, pod: &SandboxSpec) -> HashMap<String, String> {
-        [(POD_UID, &pod.uid), (POD_NAME, &pod.name), (POD_NAMESPACE, &pod.namespace), (WORKER, &self.options.worker)]
-            .map(|(key, value)| (key.to_string(), value.clone()))
-            .into()
-    }
-
-    fn namespaces(pod: &SandboxSpec) -> cri::NamespaceOption {
-        let mode = |host: bool, otherwise: cri::NamespaceMode| if host { cri::NamespaceMode::Node } else { otherwise };
-        // A container has its own process tree unless the pod shares one: it must be process 1.
-        let pid = if pod.share_pid { cri::NamespaceMode::Pod } else { cri::NamespaceMode::Container };
-        cri::NamespaceOption {
-            network: mode(pod.host_network, cri::NamespaceMode::Pod).into(),
-            pid: mode(pod.host_pid, pid).into(),
-            ipc: mode(pod.host_ipc, cri::NamespaceMode::Pod).into(),
-        }
-    }
-
-    fn sandbox_config(&self, pod: &SandboxSpec) -> cri::PodSandboxConfig {
-        cri::PodSandboxConfig {
-            metadata: Some(cri::PodSandboxMetadata {
-                name: pod.name.clone(),
-                uid: pod.uid.clone(),
-                namespace: pod.namespace.clone(),
-                attempt: pod.attempt,
-            }),
-            // A pod on the host's network has the host's name.
-            hostname: if pod.host_network { String::new() } else { pod.hostname.clone() },
-            log_directory: pod.log_dir.display().to_string(),
-            dns_config: (!pod.dns.servers.is_empty()).then(|| cri::DnsConfig {
-                servers: pod.dns.servers.clone(),
-                searches: pod.dns.searches.clone(),
-                options: pod.dns.options.clone(),
-            }),
-            labels: self.labels(pod),
-            annotations: HashMap::new(),
-            linux: Some(cri::LinuxPodSandboxConfig {
-                cgroup_parent: self.pod_cgroup(&pod.uid),
-                security_context: Some(cri::LinuxSandboxSecurityContext {
-                    namespace_options: Some(Self::namespaces(pod)),
-                    privileged: pod.privileged,
-                    ..Default::default()
-                }),
-                sysctls: pod.sysctls.clone().into_iter().collect(),
-            }),
-        }
-    }
-
-    fn container_config(&self, pod: &SandboxSpec, spec: &ContainerSpec) -> cri::ContainerConfig {
-        let mut labels = self.labels(pod);
-        labels.insert(CONTAINER_NAME.into(), spec.name.clone());
-        let profile = |ty: cri::security_profile::ProfileType, path: &str| cri::SecurityProfile {
-            profile_type: ty.into(),
-            localhost_ref: path.into(),
-        };
-        use cri::security_profile::ProfileType;
-        let seccomp = match spec.seccomp.as_str() {
-            _ if spec.privileged => profile(ProfileType::Unconfined, ""),
-            "unconfined" => profile(ProfileType::Unconfined, ""),
-            "" => profile(ProfileType::RuntimeDefault, ""),
-            path => profile(ProfileType::Localhost, path),
-        };
-        let paths = |paths: &[&str]| match spec.privileged {
-            true => Vec::new(),
-            false => paths.iter().map(ToString::to_string).collect(),
-        };
-        let mount = |mount: &crate::Mount| cri::Mount {
-            container_path: mount.container.clone(),
-            host_path: mount.host.display().to_string(),
-            readonly: mount.read_only,
-            propagation: cri::MountPropagation::PropagationPrivate.into(),
-        };
-        let limit_cpu = spec.cpu_limit_milli.filter(|milli| *milli > 0);
-        cri::ContainerConfig {
-            metadata: Some(cri::ContainerMetadata { name: spec.name.clone(), attempt: spec.attempt }),
-            image: Some(cri::ImageSpec { image: spec.image.clone() }),
-            command: spec.command.clone(),
-            args: spec.args.clone(),
-            working_dir: spec.working_dir.clone(),
-            envs: spec
-                .env
-                .iter()
-                .map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone() })
-                .collect(),
-            mounts: spec.mounts.iter().map(mount).collect(),
-            labels,
-            annotations: [(IMAGE.to_string(), spec.image.clone())].into(),
-            log_path: spec.log_file.clone(),
-            stdin: spec.stdin,
-            stdin_once: spec.stdin_once,
-            tty: spec.tty,
-            linux: Some(cri::LinuxContainerConfig {
-                resources: Some(cri::LinuxContainerResources {
-                    cpu_period: CPU_PERIOD_US,
-                    // The kernel takes no less than 1 ms of 100 ms.
-                    cpu_quota: limit_cpu.map_or(0, |milli| (milli * CPU_PERIOD_US / 1000).max(1000)),
-                    // 1,024 shares are one CPU; the kernel takes no less than 2.
-                    cpu_shares: spec.cpu_request_milli.or(limit_cpu).map_or(2, |milli| (milli * 1024 / 1000).max(2)),
-                    memory_limit_in_bytes: spec.memory_limit.unwrap_or(0),
-                    oom_score_adj: spec.oom_score_adj,
-                }),
-                security_context: Some(cri::LinuxContainerSecurityContext {
-                    capabilities: Some(cri::Capability {
-                        add_capabilities: spec.add_capabilities.clone(),
-                        drop_capabilities: spec.drop_capabilities.clone(),
-                    }),
-                    privileged: spec.privileged,
-                    namespace_options: Some(Self::namespaces(pod)),
-                    run_as_user: spec.run_as_user.map(|value| cri::Int64Value { value }),
-                    run_as_group: spec.run_as_group.map(|value| cri::Int64Value { value }),
-                    readonly_rootfs: spec.read_only_root,
-                    supplemental_groups: spec.groups.clone(),
-                    no_new_privs: spec.no_new_privileges,
-                    masked_paths: paths(&MASKED),
-                    readonly_paths: paths(&READ_ONLY),
-                    seccomp: Some(seccomp),
-                }),
-            }),
-        }
-    }
-
     async fn sandboxes(&self) -> Result<Vec<cri::PodSandbox>, Error> {
         let call = request(cri::ListPodSandboxRequest {}, QUICK);
         let list = within(QUICK, self.client().list_pod_sandbox(call)).await.map_err(failed)?;
@@ -306,9 +175,9 @@ impl ContainerdRuntime {
     }
 
     /// A container's state with its times; asked once per change, as the list does not tell them.
-    async fn state(&self, container: &cri::Container) -> Result<Option<ContainerState>, Error> {
+    async fn told(&self, container: &cri::Container) -> Result<Option<Told>, Error> {
         if container.state() == cri::ContainerState::ContainerCreated {
-            return Ok(Some(ContainerState::Created));
+            return Ok(Some(Told { state: ContainerState::Created, image_id: String::new() }));
         }
         if let Some((state, known)) = self.states.lock().get(&container.id)
             && *state == container.state
@@ -321,7 +190,8 @@ impl ContainerdRuntime {
             Err(status) if status.code() == Code::NotFound => return Ok(None),
             Err(status) => return Err(failed(status)),
         };
-        let state = match status.state() {
+        let observed = status.state();
+        let state = match observed {
             cri::ContainerState::ContainerCreated => ContainerState::Created,
             cri::ContainerState::ContainerRunning => ContainerState::Running { started: time(status.started_at) },
             cri::ContainerState::ContainerExited | cri::ContainerState::ContainerUnknown => ContainerState::Exited {
@@ -329,10 +199,12 @@ impl ContainerdRuntime {
                 finished: time(status.finished_at.max(status.created_at)),
                 code: status.exit_code,
                 reason: if status.reason.is_empty() { "Unknown".into() } else { status.reason },
+                message: status.message,
             },
         };
-        self.states.lock().insert(container.id.clone(), (status.state, state.clone()));
-        Ok(Some(state))
+        let told = Told { state, image_id: status.image_ref };
+        self.states.lock().insert(container.id.clone(), (status.state, told.clone()));
+        Ok(Some(told))
     }
 
     /// Ends what an earlier try at this very sandbox left half made: the runtime keeps its name taken.
@@ -369,13 +241,14 @@ impl Runtime for ContainerdRuntime {
         let (sandboxes, containers) = tokio::try_join!(self.sandboxes(), self.containers())?;
         let mut of: BTreeMap<String, Vec<ContainerInfo>> = BTreeMap::new();
         for container in &containers {
-            let Some(state) = self.state(container).await? else { continue };
+            let Some(Told { state, image_id }) = self.told(container).await? else { continue };
             let metadata = container.metadata.clone().unwrap_or_default();
             of.entry(container.pod_sandbox_id.clone()).or_default().push(ContainerInfo {
                 id: format!("containerd://{}", container.id),
                 name: metadata.name,
                 attempt: metadata.attempt,
                 image: container.annotations.get(IMAGE).cloned().unwrap_or_default(),
+                image_id,
                 state,
             });
         }
@@ -455,6 +328,38 @@ impl Runtime for ContainerdRuntime {
             Ok(_) => Ok(()),
             Err(status) => Err(Error::Image(status.message().to_string())),
         }
+    }
+
+    async fn stored_images(&self) -> Result<Option<ImageStore>, Error> {
+        if !self.options.is_private {
+            return Ok(None);
+        }
+        let call = request(cri::ListImagesRequest {}, QUICK);
+        let list = within(QUICK, self.images().list_images(call)).await.map_err(failed)?.images;
+        let image = |image: cri::Image| {
+            let names: Vec<String> = image.repo_tags.into_iter().chain(image.repo_digests).collect();
+            // Runtimes before containerd 1.7 do not say what they need.
+            let pinned = image.pinned || names.iter().any(|name| name == daemon::PAUSE_IMAGE);
+            StoredImage { id: image.id, names, bytes: image.size, pinned }
+        };
+        let images = list.into_iter().map(image).collect();
+        let call = request(cri::ImageFsInfoRequest {}, QUICK);
+        let told = within(QUICK, self.images().image_fs_info(call)).await.map_err(failed)?.image_filesystems;
+        let mount = told.into_iter().find_map(|usage| usage.fs_id).map(|id| id.mountpoint);
+        let path =
+            PathBuf::from(mount.ok_or_else(|| Error::Failed("the runtime does not say where images are".into()))?);
+        let stat = nix::sys::statvfs::statvfs(&path).map_err(std::io::Error::from);
+        let stat = stat.map_err(Error::io("looking at the file system of", &path))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+        // As `df` counts: what the file system keeps back is neither full nor free.
+        let (used, available) = (bytes(stat.blocks() - stat.blocks_free()), bytes(stat.blocks_available()));
+        let disk = Disk { capacity: used + available, available };
+        Ok(Some(ImageStore { images, disk }))
+    }
+
+    async fn remove_image(&self, id: &str) -> Result<(), Error> {
+        let call = cri::RemoveImageRequest { image: Some(cri::ImageSpec { image: id.into() }) };
+        gone_is_fine(within(SLOW, self.images().remove_image(request(call, SLOW))).await.map(drop))
     }
 
     async fn start_container(&self, sandbox: &str, pod: &SandboxSpec, spec: &ContainerSpec) -> Result<String, Error> {
