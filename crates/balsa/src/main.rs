@@ -91,6 +91,10 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|verb| verb == "pause") {
         pause::run();
     }
+    // Those that outlive whoever started them keep nothing of his open.
+    if std::env::args_os().nth(1).is_some_and(|verb| ["master", "worker", "process-shim"].iter().any(|v| verb == *v)) {
+        runtime::inherited::close();
+    }
     pki::tls::install_provider();
     // A panic anywhere must not leave half a master behind: the process ends and is started again.
     let report = std::panic::take_hook();

@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod containerd;
 pub mod files;
 pub mod image;
+pub mod inherited;
 mod process;
 pub mod process_id;
 pub mod reference;
