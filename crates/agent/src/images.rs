@@ -155,7 +155,7 @@ async fn look(shared: &Arc<Shared>, memory: &mut ImageMemory) -> Result<(), runt
             "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found \
              {found} bytes eligible to free."
         );
-        tracing::warn!(wanted, found, "the disk is full of what are no unused images");
+        tracing::warn!(wanted, found, "the disk is fuller than it may be, and no unused image is left to remove");
         events::about_node(shared, ("Warning", "FreeDiskSpaceFailed", &message));
     }
     Ok(())
