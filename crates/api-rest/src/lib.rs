@@ -215,7 +215,10 @@ impl Rest {
             Reply::List(list) if as_table => {
                 (json_response(200, table::of_list(&list, include, now).to_string()), Vec::new())
             }
-            Reply::List(list) => (json_response(200, list.to_json()), Vec::new()),
+            Reply::List(list) => {
+                let chunks = futures::stream::iter(list.chunks().map(Ok::<Bytes, std::convert::Infallible>));
+                (json_response(200, Body::from_stream(chunks)), Vec::new())
+            }
             Reply::Object { json, created, warnings } => {
                 let code = if created { 201 } else { 200 };
                 let tabled = as_table && request.verb == Verb::Get;

@@ -133,31 +133,75 @@ fn candidates<'a>(
     }
 }
 
+/// Bytes of a list that are sent together, at least: enough that a chunk's own cost does not show.
+const CHUNK_BYTES: usize = 64 << 10;
+
 impl ListReply {
-    /// The list as JSON: the items' bytes with an envelope around them.
-    pub fn to_json(&self) -> Bytes {
+    /// The list as JSON, piece by piece: the items' bytes with an envelope around them. What a list of a
+    /// hundred thousand objects takes beside the stored bytes is one piece.
+    pub fn chunks(self) -> impl Iterator<Item = Bytes> {
         let mut metadata = objects::json!({"resourceVersion": self.revision.to_string()});
         if !self.continue_token.is_empty() {
-            metadata["continue"] = self.continue_token.as_str().into();
+            metadata["continue"] = self.continue_token.into();
         }
         if let Some(remaining) = self.remaining {
             metadata["remainingItemCount"] = remaining.into();
         }
-        let n_bytes: usize = self.items.iter().map(|item| item.len() + 1).sum();
-        let mut out = Vec::with_capacity(n_bytes + 256);
         let head = format!(
             "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
             self.served.kind.kind,
             self.served.api_version()
         );
-        out.extend_from_slice(head.as_bytes());
-        for (i, item) in self.items.iter().enumerate() {
-            if i > 0 {
-                out.push(b',');
+        let (mut items, mut pending, mut first) = (self.items.into_iter(), Some(head.into_bytes()), true);
+        std::iter::from_fn(move || {
+            let mut out = pending.take()?;
+            for item in items.by_ref() {
+                if !std::mem::take(&mut first) {
+                    out.push(b',');
+                }
+                out.extend_from_slice(&item);
+                if out.len() >= CHUNK_BYTES {
+                    pending = Some(Vec::with_capacity(CHUNK_BYTES));
+                    return Some(out.into());
+                }
             }
-            out.extend_from_slice(item);
+            out.extend_from_slice(b"]}");
+            Some(out.into())
+        })
+    }
+
+    /// All of it.
+    pub fn to_json(self) -> Bytes {
+        self.chunks()
+            .fold(Vec::new(), |mut all, chunk| {
+                all.extend_from_slice(&chunk);
+                all
+            })
+            .into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use objects::registry;
+
+    fn of(items: Vec<Bytes>) -> ListReply {
+        let served = registry::find_served("", "v1", "configmaps").expect("a kind of the core group");
+        ListReply { served, revision: Revision(7), items, continue_token: String::new(), remaining: Some(3) }
+    }
+
+    #[test]
+    fn a_list_is_the_same_in_one_piece_and_in_many() {
+        for n in [0, 1, 2, 200] {
+            let item = Bytes::from(format!("{{\"data\":\"{}\"}}", "x".repeat(1000)));
+            let list = of(vec![item; n]);
+            let chunks: Vec<Bytes> = list.clone().chunks().collect();
+            assert_eq!(chunks.len(), 1 + n * 1011 / CHUNK_BYTES, "{n} items");
+            let value: objects::Value = serde_json::from_slice(&chunks.concat()).expect("the pieces make JSON");
+            assert_eq!(value["items"].as_array().map(Vec::len), Some(n));
+            assert_eq!(value["metadata"], objects::json!({"resourceVersion": "7", "remainingItemCount": 3}));
+            assert_eq!(list.to_json(), chunks.concat());
         }
-        out.extend_from_slice(b"]}");
-        out.into()
     }
 }

@@ -16,7 +16,7 @@ use protos::raft;
 use protos::raft::raft_client::RaftClient;
 use raft_node::{outcome_from_bytes, txn_to_bytes};
 use state::{Op, Outcome, RequestId, Txn};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,9 +25,14 @@ use tonic::transport::Channel;
 
 /// How long a group may take until all three vote.
 const START_MAX: Duration = Duration::from_secs(30);
+/// And a master until it has caught up with a large state.
+const CATCH_UP_MAX: Duration = Duration::from_secs(300);
 
 /// A running group.
 pub(crate) struct Balsa {
+    binary: PathBuf,
+    dir: PathBuf,
+    ports: Vec<u16>,
     servers: Vec<Server>,
     /// With a master's certificate, which may propose and has an administrator's rights.
     access: Access,
@@ -40,44 +45,92 @@ impl Balsa {
     /// Starts three masters in `dir`, with the shipped defaults, and waits until all vote.
     pub(crate) async fn start(binary: &Path, dir: &Path) -> Result<Balsa> {
         let ports = free_ports(6)?;
-        let api = |i: usize| format!("127.0.0.1:{}", ports[2 * i]);
-        let folder = |i: usize| dir.join(format!("master-{}", i + 1));
-        let configure = |i: usize, token: Option<&str>| -> Result<()> {
-            std::fs::create_dir_all(folder(i))?;
-            let mut config = json!({
-                "name": format!("master-{}", i + 1), "dataDir": folder(i).join("data"), "address": "127.0.0.1",
-                "apiPort": ports[2 * i], "peerPort": ports[2 * i + 1],
-            });
-            if let Some(token) = token {
-                config["join"] = json!({"server": api(0), "token": token});
-            }
-            Ok(std::fs::write(folder(i).join("config.yaml"), config.to_string())?)
-        };
-        let start = |i: usize| {
-            let mut command = Command::new(binary);
-            command.arg("master").arg("--config").arg(folder(i).join("config.yaml"));
-            Server::start(&mut command, &folder(i).join("log"))
-        };
-        configure(0, None)?;
-        let init = Command::new(binary).arg("init").arg("--config").arg(folder(0).join("config.yaml")).output();
+        configure(dir, &ports, 0, None)?;
+        let config = folder(dir, 0).join("config.yaml");
+        let init = Command::new(binary).arg("init").arg("--config").arg(config).output();
         let init = init.with_context(|| format!("running {}", binary.display()))?;
         if !init.status.success() {
             bail!("balsa init failed: {}", String::from_utf8_lossy(&init.stderr).trim());
         }
-        let mut servers = vec![start(0)?];
-        let data = folder(0).join("data");
+        let mut servers = vec![start(binary, dir, 0)?];
+        let data = folder(dir, 0).join("data");
         let read = |name: &str| std::fs::read_to_string(data.join(name)).with_context(|| format!("reading {name}"));
         let credential = Credential { certificate: read("master.crt")?, key: read("master.key")? };
         let access = Access { ca: read("ca.crt")?, credential };
         let token = wait("join tokens", &mut servers, async || join_token(binary, &data)).await?;
         for i in 1..3 {
-            configure(i, Some(&token))?;
-            servers.push(start(i)?);
+            configure(dir, &ports, i, Some(&token))?;
+            servers.push(start(binary, dir, i)?);
         }
-        let status = wait("three voters", &mut servers, async || three_voters(&access, &api(0)).await).await?;
+        let first = format!("127.0.0.1:{}", ports[0]);
+        let status = wait("three voters", &mut servers, async || three_voters(&access, &first).await).await?;
         let leader = status.members.iter().find(|member| member.leader).context("nobody leads")?;
         let to = raft::To { cluster_id: status.cluster_id.clone(), node_id: leader.id };
-        Ok(Balsa { servers, access, to, api: leader.api_addr.clone(), peer: leader.peer_addr.clone() })
+        let (api, peer) = (leader.api_addr.clone(), leader.peer_addr.clone());
+        Ok(Balsa { binary: binary.into(), dir: dir.into(), ports, servers, access, to, api, peer })
+    }
+
+    /// The REST and gRPC address of the leader.
+    pub(crate) fn api(&self) -> &str {
+        &self.api
+    }
+
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
+    }
+
+    pub(crate) fn folders(&self) -> Vec<PathBuf> {
+        (0..3).map(|i| folder(&self.dir, i).join("data")).collect()
+    }
+
+    /// What the leader has applied.
+    pub(crate) async fn revision(&self) -> Result<u64> {
+        Ok(self.status(&self.api).await?.revision)
+    }
+
+    async fn status(&self, addr: &str) -> Result<StatusResponse> {
+        Ok(ClusterClient::new(self.access.connect(addr).await?).status(StatusRequest {}).await?.into_inner())
+    }
+
+    /// The first master that does not lead.
+    fn follower(&self) -> usize {
+        usize::from(self.api.ends_with(&format!(":{}", self.ports[0])))
+    }
+
+    /// Kills a follower and starts it again; returns how long it took from its start until it had applied
+    /// what the leader had at that moment.
+    pub(crate) async fn restart_follower(&mut self) -> Result<Duration> {
+        self.back(None).await
+    }
+
+    /// The same of a follower that has lost its disk and joins with a token: it is sent a snapshot.
+    pub(crate) async fn rebuild_follower(&mut self) -> Result<Duration> {
+        let token = join_token(&self.binary, &folder(&self.dir, 0).join("data"))?;
+        self.back(Some(token)).await
+    }
+
+    async fn back(&mut self, token: Option<String>) -> Result<Duration> {
+        let i = self.follower();
+        self.servers[i].end()?;
+        if let Some(token) = &token {
+            let data = folder(&self.dir, i).join("data");
+            std::fs::remove_dir_all(&data).with_context(|| format!("removing {}", data.display()))?;
+            configure(&self.dir, &self.ports, i, Some(token))?;
+        }
+        let reached = self.revision().await?;
+        let started = Instant::now();
+        self.servers[i] = start(&self.binary, &self.dir, i)?;
+        let addr = format!("127.0.0.1:{}", self.ports[2 * i]);
+        loop {
+            self.servers.iter_mut().try_for_each(Server::check)?;
+            if self.status(&addr).await.is_ok_and(|status| status.revision >= reached) {
+                return Ok(started.elapsed());
+            }
+            if started.elapsed() > CATCH_UP_MAX {
+                bail!("a master did not catch up within {CATCH_UP_MAX:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     pub(crate) fn pids(&self) -> Vec<u32> {
@@ -86,16 +139,23 @@ impl Balsa {
 
     /// Clients that propose transactions where masters forward theirs: at the leader's peer port.
     pub(crate) async fn raw(&self, cell: &str, n: usize, n_bytes: usize) -> Result<Vec<Raw>> {
-        let pool = self.access.pool(&self.peer, n).await?;
+        let keys = |i: usize| Keys::new(body::NAMESPACE, crate::names(cell, i, n));
+        self.proposers((0..n).map(keys).collect(), n_bytes, 1).await
+    }
+
+    /// One client for each set of keys, with `n_ops` writes in a transaction.
+    pub(crate) async fn proposers(&self, keys: Vec<Keys>, n_bytes: usize, n_ops: usize) -> Result<Vec<Raw>> {
+        let pool = self.access.pool(&self.peer, keys.len()).await?;
         let ids = Arc::new(Ids { incarnation: body::nanos(), next: AtomicU64::new(1) });
-        let raw = |i: usize| Raw {
+        let raw = |(i, keys): (usize, Keys)| Raw {
             client: RaftClient::new(pool[i % pool.len()].clone()),
             to: self.to.clone(),
             ids: ids.clone(),
-            keys: Keys::new(crate::names(cell, i, n)),
+            keys,
             n_bytes,
+            n_ops,
         };
-        Ok((0..n).map(raw).collect())
+        Ok(keys.into_iter().enumerate().map(raw).collect())
     }
 
     /// Clients that create and replace objects, as any client does.
@@ -135,6 +195,32 @@ impl Balsa {
         }
         Ok(watchers)
     }
+}
+
+fn folder(dir: &Path, i: usize) -> PathBuf {
+    dir.join(format!("master-{}", i + 1))
+}
+
+/// Writes master `i`'s configuration. `ports` are two for each: its API's and its peers'.
+fn configure(dir: &Path, ports: &[u16], i: usize, token: Option<&str>) -> Result<()> {
+    let folder = folder(dir, i);
+    std::fs::create_dir_all(&folder)?;
+    let mut config = json!({
+        "name": format!("master-{}", i + 1), "dataDir": folder.join("data"), "address": "127.0.0.1",
+        "apiPort": ports[2 * i], "peerPort": ports[2 * i + 1],
+    });
+    if let Some(token) = token {
+        // The first is asked by those that come after it; it is itself taken back by the second.
+        let asked = if i == 0 { ports[2] } else { ports[0] };
+        config["join"] = json!({"server": format!("127.0.0.1:{asked}"), "token": token});
+    }
+    Ok(std::fs::write(folder.join("config.yaml"), config.to_string())?)
+}
+
+fn start(binary: &Path, dir: &Path, i: usize) -> Result<Server> {
+    let mut command = Command::new(binary);
+    command.arg("master").arg("--config").arg(folder(dir, i).join("config.yaml"));
+    Server::start(&mut command, &folder(dir, i).join("log"))
 }
 
 /// Tries until it works.
@@ -186,15 +272,19 @@ struct Ids {
 }
 
 /// A client's keys in turn, each with the revision it was last given.
-struct Keys {
+pub(crate) struct Keys {
     keys: Vec<(Key, Option<Revision>)>,
     next: usize,
 }
 
 impl Keys {
-    fn new(names: Vec<String>) -> Keys {
-        let key = |name: &String| (Key::new(registry::CONFIG_MAP, body::NAMESPACE, name), None);
+    pub(crate) fn new(namespace: &str, names: Vec<String>) -> Keys {
+        let key = |name: &String| (Key::new(registry::CONFIG_MAP, namespace, name), None);
         Keys { keys: names.iter().map(key).collect(), next: 0 }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
     }
 
     /// The write of the next key: a creation, or a replacement of exactly the revision known.
@@ -202,7 +292,7 @@ impl Keys {
         let at = self.next % self.keys.len();
         self.next += 1;
         let (key, known) = &self.keys[at];
-        let (key, object) = (key.clone(), record::encode(&body::object(&key.name, n_bytes)));
+        let (key, object) = (key.clone(), record::encode(&body::object(&key.namespace, &key.name, n_bytes)));
         (
             at,
             match known {
@@ -212,10 +302,12 @@ impl Keys {
         )
     }
 
-    fn learn(&mut self, at: usize, outcome: Outcome) -> Result<()> {
+    fn learn(&mut self, written: &[usize], outcome: Outcome) -> Result<()> {
         match outcome {
             Outcome::Applied(revisions) => {
-                self.keys[at].1 = revisions.first().copied();
+                for (at, revision) in written.iter().zip(revisions) {
+                    self.keys[*at].1 = Some(revision);
+                }
                 Ok(())
             }
             Outcome::Refused(refusal) => bail!("refused: {refusal:?}"),
@@ -229,21 +321,34 @@ pub(crate) struct Raw {
     ids: Arc<Ids>,
     keys: Keys,
     n_bytes: usize,
+    n_ops: usize,
+}
+
+impl Raw {
+    /// Writes every key once.
+    pub(crate) async fn fill(&mut self) -> Result<()> {
+        while self.keys.next < self.keys.keys.len() {
+            self.once().await?;
+        }
+        Ok(())
+    }
 }
 
 impl Client for Raw {
     async fn once(&mut self) -> Result<u64> {
-        let (at, op) = self.keys.op(self.n_bytes);
+        // No key twice in a transaction: each operation assumes the revision before it.
+        let n_ops = self.n_ops.min(self.keys.keys.len());
+        let (written, ops): (Vec<usize>, Vec<Op>) = (0..n_ops).map(|_| self.keys.op(self.n_bytes)).unzip();
         let seq = self.ids.next.fetch_add(1, Ordering::Relaxed);
         let request = Some(RequestId { incarnation: self.ids.incarnation, seq });
-        let txn = Txn { ops: vec![op], request, ..Txn::default() };
+        let txn = Txn { ops, request, ..Txn::default() };
         let request = raft::ProposeRequest { to: Some(self.to.clone()), txn: txn_to_bytes(&txn).into() };
         let answer = self.client.propose(request).await?.into_inner();
         if answer.outcome.is_empty() {
             bail!("not committed: {}{}", answer.not_leader, answer.unknown);
         }
-        self.keys.learn(at, outcome_from_bytes(&answer.outcome)?)?;
-        Ok(1)
+        self.keys.learn(&written, outcome_from_bytes(&answer.outcome)?)?;
+        Ok(n_ops as u64)
     }
 }
 
@@ -259,7 +364,7 @@ impl Client for Admitted {
         let (lap, at) = (self.next / self.names.len(), self.next % self.names.len());
         self.next += 1;
         let name = &self.names[at];
-        let json = body::object(name, self.n_bytes).to_string().into();
+        let json = body::object(body::NAMESPACE, name, self.n_bytes).to_string().into();
         let request = pb::WriteRequest { key: Some(config_map(name)), json, ..Default::default() };
         match lap {
             0 => self.client.create(request).await?,

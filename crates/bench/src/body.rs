@@ -17,11 +17,11 @@ pub(crate) fn nanos() -> u64 {
 }
 
 /// A ConfigMap of `n_bytes` as compact JSON, or of the least that holds its parts.
-pub(crate) fn object(name: &str, n_bytes: usize) -> Value {
+pub(crate) fn object(namespace: &str, name: &str, n_bytes: usize) -> Value {
     let with = |pad: usize| {
         json!({
             "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {"name": name, "namespace": NAMESPACE},
+            "metadata": {"name": name, "namespace": namespace},
             "data": {"sent": format!("{:0DIGITS$}", nanos()), "pad": "x".repeat(pad)},
         })
     };
@@ -42,7 +42,7 @@ mod tests {
     #[test]
     fn a_body_has_the_size_asked_for_and_its_stamp_is_found() {
         for size in [256, 2048] {
-            let text = object("b-0001", size).to_string();
+            let text = object(NAMESPACE, "b-0001", size).to_string();
             assert_eq!(text.len(), size);
             assert!(stamp(text.as_bytes()).unwrap() <= nanos());
         }

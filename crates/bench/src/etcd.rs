@@ -240,7 +240,7 @@ impl Client for Put {
     async fn once(&mut self) -> Result<u64> {
         let name = &self.names[self.next % self.names.len()];
         self.next += 1;
-        let value = body::object(name, self.n_bytes).to_string();
+        let value = body::object(body::NAMESPACE, name, self.n_bytes).to_string();
         let request = PutRequest { key: format!("{PREFIX}{name}").into(), value: value.into() };
         let _: PutResponse = unary(&self.channel, "/etcdserverpb.KV/Put", request).await?;
         Ok(1)

@@ -1,17 +1,21 @@
-//! `balsa-bench`: Balsa's consensus core beside etcd, under one driver. `cargo xtask bench store` runs it.
+//! `balsa-bench`: Balsa's consensus core under load, beside etcd or alone. `cargo xtask bench` runs it.
 
 mod balsa;
 mod body;
+mod churn;
 mod etcd;
 mod load;
 mod process;
 mod report;
+mod rest;
 mod rounds;
+mod scale;
 mod watch;
 mod wire;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
+use objects::Value;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,8 +40,7 @@ pub(crate) enum Part {
 
 /// Runs three masters and three members of etcd in turn, over TLS, with fsync, and prints how many
 /// writes and reads each serves, how late, and at what cost.
-#[derive(Parser)]
-#[command(name = "cargo xtask bench store")]
+#[derive(clap::Args)]
 pub(crate) struct Options {
     /// One short round: 256 B values, all clients; under two minutes.
     #[arg(long)]
@@ -62,17 +65,32 @@ pub(crate) struct Options {
     only: Vec<Part>,
     #[arg(long, default_value_t = 1000)]
     watchers: usize,
-    /// The `balsa` to measure.
-    #[arg(long)]
-    balsa: PathBuf,
+    #[command(flatten)]
+    at: At,
     /// An etcd server to measure beside it. Repeat it for more columns; none measures Balsa alone.
     #[arg(long)]
     etcd: Vec<PathBuf>,
+}
+
+/// What every bench is told.
+#[derive(clap::Args)]
+pub(crate) struct At {
+    /// The `balsa` to measure.
+    #[arg(long)]
+    balsa: PathBuf,
     /// Where the data of all systems lies while they run: one folder, so one disk.
     #[arg(long)]
     dir: PathBuf,
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
+}
+
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", disable_help_subcommand = true)]
+enum Bench {
+    Store(Options),
+    Scale(scale::Options),
+    Churn(churn::Options),
 }
 
 impl Options {
@@ -115,25 +133,40 @@ pub(crate) fn names(cell: &str, i: usize, n: usize) -> Vec<String> {
 }
 
 fn main() -> Result<()> {
-    let options = Options::parse();
-    if options.clients.contains(&0) || options.watchers == 0 || options.rounds() == 0 {
-        bail!("--clients, --watchers and --rounds are at least 1");
-    }
+    let bench = Bench::parse();
     pki::tls::install_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let report = runtime.block_on(async {
+    runtime.block_on(async {
         // Dropping the run ends its servers and removes its folder.
         tokio::select! {
-            report = rounds::run(&options) => report,
+            done = run(&bench) => done,
             stopped = stop_signal() => {
                 stopped?;
                 bail!("interrupted")
             }
         }
-    })?;
-    match options.output {
-        Output::Text => print!("{}", report.text()),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&report.json())?),
+    })
+}
+
+async fn run(bench: &Bench) -> Result<()> {
+    match bench {
+        Bench::Store(options) => {
+            if options.clients.contains(&0) || options.watchers == 0 || options.rounds() == 0 {
+                bail!("--clients, --watchers and --rounds are at least 1");
+            }
+            let report = rounds::run(options).await?;
+            show(&options.at, || report.text(), || report.json())
+        }
+        Bench::Scale(options) => scale::run(options).await,
+        Bench::Churn(options) => churn::run(options).await,
+    }
+}
+
+/// Prints what was measured, as it was asked for.
+pub(crate) fn show(at: &At, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Result<()> {
+    match at.output {
+        Output::Text => print!("{}", text()),
+        Output::Json => println!("{}", serde_json::to_string_pretty(&json())?),
     }
     Ok(())
 }

@@ -35,7 +35,7 @@ struct Candidate {
 }
 
 pub(crate) async fn run(options: &Options) -> Result<Report> {
-    let mut candidates = vec![Candidate { label: "Balsa".into(), binary: options.balsa.clone() }];
+    let mut candidates = vec![Candidate { label: "Balsa".into(), binary: options.at.balsa.clone() }];
     for binary in &options.etcd {
         candidates.push(Candidate { label: etcd::label(binary)?, binary: binary.clone() });
     }
@@ -46,7 +46,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
         window.measured.as_secs_f64(),
         options.watchers,
     );
-    let root = Folder::create(options.dir.join(format!("bench-store-{}", std::process::id())))?;
+    let root = Folder::create(options.at.dir.join(format!("bench-store-{}", std::process::id())))?;
     for round in 0..options.rounds() {
         for (index, candidate) in candidates.iter().enumerate() {
             eprintln!("== round {} of {}: {}", round + 1, options.rounds(), candidate.label);

@@ -42,6 +42,15 @@ pub fn server(credential: &Credential, ca: &str, required: bool) -> Result<Serve
     Ok(config)
 }
 
+/// A client of the cluster that speaks HTTP/1.1, with a certificate.
+pub fn client(credential: &Credential, ca: &str) -> Result<ClientConfig, Error> {
+    let (chain, key) = parse(credential)?;
+    let builder = ClientConfig::builder().with_root_certificates(roots(ca)?);
+    let mut config = builder.with_client_auth_cert(chain, key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
 /// tonic's client configuration: the cluster's CA, and the caller's certificate when it has one.
 pub fn tonic_client(credential: Option<&Credential>, ca: &str, domain: &str) -> ClientTlsConfig {
     let config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).domain_name(domain);

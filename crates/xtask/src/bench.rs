@@ -102,13 +102,29 @@ pub(crate) fn kills(n: &str) -> Result<()> {
     Ok(())
 }
 
+fn bench(what: &str) -> Command {
+    let mut command = Command::new(binary().with_file_name("balsa-bench"));
+    command.arg(what);
+    command
+}
+
+/// What measures Balsa alone: `scale` and `churn`.
+pub(crate) fn alone(what: &str, flags: &[&str]) -> Result<()> {
+    if !flags.iter().any(|flag| ["-h", "--help"].contains(flag)) {
+        build(&setup::prepare(Purpose::Build)?)?;
+    }
+    let mut command = bench(what);
+    command.arg("--balsa").arg(binary()).arg("--dir").arg(root().join("target")).args(flags);
+    Err(command.exec()).context("running balsa-bench; `cargo xtask build` makes it")
+}
+
 /// Hands over to `balsa-bench`, with the distribution's etcd beside Balsa when it can be had.
 pub(crate) fn store(flags: &[&str]) -> Result<()> {
     let asks = flags.iter().any(|flag| ["-h", "--help"].contains(flag));
     if !asks {
         build(&setup::prepare(Purpose::Build)?)?;
     }
-    let mut command = Command::new(binary().with_file_name("balsa-bench"));
+    let mut command = bench("store");
     command.arg("--balsa").arg(binary()).arg("--dir").arg(root().join("target"));
     let alone = flags.contains(&"--no-etcd");
     if !asks && !alone {

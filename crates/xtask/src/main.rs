@@ -27,6 +27,9 @@ cargo xtask bench store [--quick] [--etcd PATH] [--no-etcd] [-o json] ...
                             writes, reads and watches beside the distribution's
                             etcd and each --etcd PATH (about 8 min; --quick: 2);
                             `bench store --help` lists its flags
+cargo xtask bench scale     a million objects: memory, restart, catch-up, and
+                            lists beside writes
+cargo xtask bench churn     20 million writes over few keys: nothing may grow
 cargo xtask build           the release binary, with RocksDB from the cache";
 
 fn main() -> Result<()> {
@@ -39,6 +42,7 @@ fn main() -> Result<()> {
         ["bench", "kills"] => bench::kills("30"),
         ["bench", "kills", n] => bench::kills(n),
         ["bench", "store", flags @ ..] => bench::store(flags),
+        ["bench", what @ ("scale" | "churn"), flags @ ..] => bench::alone(what, flags),
         ["build"] => build(&setup::prepare(Purpose::Build)?),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");
