@@ -481,6 +481,11 @@ type Up = tokio::sync::mpsc::Sender<dp::FromWorker>;
 
 /// Opens a session with a worker's certificate and a hello for `node`.
 async fn session(wire: &Wire, holder: &str, node: &str) -> Result<(Up, Down), tonic::Status> {
+    session_after(wire, holder, node, 0).await
+}
+
+/// The same of a worker that has served `epoch`.
+async fn session_after(wire: &Wire, holder: &str, node: &str, epoch: u64) -> Result<(Up, Down), tonic::Status> {
     let credential = wire.authority.issue(Role::Worker, holder, &[]).unwrap();
     let tls = pki::tls::tonic_client(Some(&credential), &wire.authority.credential.certificate, "localhost");
     let endpoint = tonic::transport::Endpoint::from_shared(format!("https://{}", wire.api)).unwrap();
@@ -489,7 +494,7 @@ async fn session(wire: &Wire, holder: &str, node: &str) -> Result<(Up, Down), to
     let hello = dp::Hello {
         boot_id: "a-test".into(),
         node: json!({"metadata": {"name": node}, "status": {}}).to_string().into(),
-        epoch: 0,
+        epoch,
     };
     up.send(dp::FromWorker { message: Some(from_worker::Message::Hello(hello)) }).await.unwrap();
     let mut client = dp::dispatch_client::DispatchClient::new(channel);
@@ -514,6 +519,10 @@ fn a_worker_speaks_for_its_own_node_and_pods_only() {
     let _session = wire.block_on(async {
         let refused = session(&wire, "worker-1", OTHER).await.map(|_| ()).unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+        // One that has served a later group of this cluster has no use for a master of an earlier one.
+        let refused = session_after(&wire, "worker-9", "worker-9", 2).await.map(|_| ()).unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        assert!(refused.message().contains("epoch 1, which epoch 2 has replaced"), "{refused}");
         let (up, mut down) = session(&wire, "worker-9", "worker-9").await.unwrap();
         // Its assignments are its own: it has none, so it is told of no pod, ConfigMap or Secret.
         let assigned = loop {
