@@ -14,7 +14,7 @@ use authz::Identity;
 use front::listen::Caller;
 use front::{Answer, Front};
 use objects::registry::{find_served, served};
-use objects::{Served, Value, ValueExt};
+use objects::{Served, Value};
 use protos::objects as pb;
 use protos::objects::objects_server::{Objects, ObjectsServer};
 use sha2::{Digest, Sha256};
@@ -97,8 +97,7 @@ fn request_id(request: &Request, id: &str) -> Option<u128> {
 }
 
 pub(crate) fn object(json: bytes::Bytes) -> pb::Object {
-    let value: Value = serde_json::from_slice(&json).unwrap_or_default();
-    let revision = value.text("metadata.resourceVersion").parse().unwrap_or(0);
+    let revision = objects::record::revision_of(&json).0;
     pb::Object { json, revision }
 }
 

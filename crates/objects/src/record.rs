@@ -63,6 +63,7 @@ pub enum Error {
 }
 
 const METADATA_START: &[u8] = b"{\"metadata\":{";
+const REVISION_START: &[u8] = b"\"resourceVersion\":\"";
 
 /// The bytes of an object without resourceVersion, metadata first, ready for `Record::seal`.
 pub fn encode(object: &Value) -> Bytes {
@@ -81,6 +82,16 @@ pub fn encode(object: &Value) -> Bytes {
     out.into()
 }
 
+/// The revision in an object's JSON; 0 when it has none. A stored object's stands at its start, where it is
+/// found without parsing the rest.
+pub fn revision_of(json: &[u8]) -> Revision {
+    let spliced = json.strip_prefix(METADATA_START).and_then(|rest| rest.strip_prefix(REVISION_START));
+    let digits = spliced.and_then(|rest| rest.split(|byte| *byte == b'"').next());
+    let at_start = digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+    let parsed = || serde_json::from_slice::<Value>(json).ok()?.text("metadata.resourceVersion").parse().ok();
+    Revision(at_start.or_else(parsed).unwrap_or(0))
+}
+
 impl Record {
     /// Makes the record of `key` at `revision` from `encode`d bytes: parses the header and splices
     /// the resourceVersion in.
@@ -88,7 +99,8 @@ impl Record {
         let rest = encoded.strip_prefix(METADATA_START).ok_or(Error::NoMetadata)?;
         let mut json = Vec::with_capacity(encoded.len() + 32);
         json.extend_from_slice(METADATA_START);
-        json.extend_from_slice(format!("\"resourceVersion\":\"{revision}\"").as_bytes());
+        json.extend_from_slice(REVISION_START);
+        json.extend_from_slice(format!("{revision}\"").as_bytes());
         if rest.first() != Some(&b'}') {
             json.push(b',');
         }
@@ -177,5 +189,15 @@ mod tests {
         let again = Record::restore(record.key.clone(), Revision(7), record.json.clone()).unwrap();
         assert_eq!(again.header, record.header);
         assert!(Record::seal(record.key, Revision(8), b"{}").is_err());
+    }
+
+    #[test]
+    fn a_revision_is_found_wherever_it_stands() {
+        let pod = json!({"metadata": {"name": "a"}});
+        let record = Record::seal(Key::new(KindId(1), "default", "a"), Revision(7), &encode(&pod)).unwrap();
+        assert_eq!(revision_of(&record.json), Revision(7));
+        assert_eq!(revision_of(br#"{"kind": "Pod", "metadata": {"name": "a", "resourceVersion": "8"}}"#), Revision(8));
+        assert_eq!(revision_of(br#"{"metadata":{"resourceVersion":"","name":"a"}}"#), Revision(0));
+        assert_eq!(revision_of(b"not JSON"), Revision(0));
     }
 }

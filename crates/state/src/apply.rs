@@ -136,7 +136,9 @@ impl State {
             self.revision.0 += 1;
             revisions.push(self.revision);
             let old = self.put(op.key(), new.clone());
-            let event = Arc::new(Event { revision: self.revision, txn_end, key: op.key().clone(), old, new });
+            let key = op.key().clone();
+            let event = Event { revision: self.revision, txn_end, key, old, new, parting: Default::default() };
+            let event = Arc::new(event);
             self.history.push(event.clone(), self.stamp);
             events.push(event);
         }

@@ -80,7 +80,8 @@ impl Dedup {
             }
         }
         let Some(request) = request else { return };
-        let mut window = self.proposers.get(&request.incarnation).cloned().unwrap_or_default();
+        // In place: a clone would make every insertion copy a path of the tree.
+        let window = self.proposers.entry(request.incarnation).or_default();
         window.last_used = at;
         window.outcomes.insert(request.seq, outcome.clone());
         while window.outcomes.len() > WINDOW_MAX {
@@ -88,7 +89,6 @@ impl Dedup {
             window.outcomes.remove(&oldest);
             window.floor = oldest + 1;
         }
-        self.proposers.insert(request.incarnation, window);
         if self.proposers.len() > INCARNATIONS_MAX {
             let idlest = self.proposers.iter().min_by_key(|(_, window)| window.last_used).map(|(id, _)| *id);
             self.proposers.remove(&idlest.unwrap_or_default());

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use imbl::{OrdMap, Vector};
 use objects::{Key, KindId, Record, Revision, Timestamp};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Bounds of the history. At 2,000 writes/s of 5 KB objects the bytes hold about 25 s; at 200
 /// writes/s the age bound of 5 minutes is what ends it.
@@ -28,6 +28,8 @@ pub struct Event {
     pub key: Key,
     pub old: Option<Arc<Record>>,
     pub new: Option<Arc<Record>>,
+    /// What `parting_json` made, for the next watcher.
+    pub(crate) parting: OnceLock<Bytes>,
 }
 
 impl Event {
@@ -39,22 +41,22 @@ impl Event {
         }
     }
 
-    /// The last state of an object that is gone (from the watcher's sight), at this revision.
+    /// The last state of an object that is gone (from the watcher's sight), at this revision. Made once,
+    /// however many watch.
     pub fn parting_json(&self) -> Bytes {
-        let old = self.old.as_ref().expect("only objects that were there can leave");
-        let mut object = old.value();
-        objects::ValueExt::set(&mut object, "metadata.resourceVersion", self.revision.to_string());
-        serde_json_bytes(&object)
+        let make = || {
+            let old = self.old.as_ref().expect("only objects that were there can leave");
+            let mut object = old.value();
+            objects::ValueExt::set(&mut object, "metadata.resourceVersion", self.revision.to_string());
+            Bytes::from(object.to_string())
+        };
+        self.parting.get_or_init(make).clone()
     }
 
     fn n_bytes(&self) -> usize {
         let side = |record: &Option<Arc<Record>>| record.as_ref().map_or(0, |record| record.json.len());
         128 + side(&self.old).max(side(&self.new))
     }
-}
-
-fn serde_json_bytes(object: &objects::Value) -> Bytes {
-    object.to_string().into()
 }
 
 /// Events by kind, oldest first, with the order across kinds kept for trimming.
@@ -113,6 +115,7 @@ impl History {
             false => std::cmp::Ordering::Greater,
         });
         let start = start.unwrap_or_else(|start| start);
-        Some(events.iter().skip(start).cloned().collect())
+        // A focus goes to `start` at once; skipping an iterator there would visit all before it.
+        Some(events.focus().narrow(start..).into_iter().cloned().collect())
     }
 }
