@@ -4,13 +4,13 @@
 //! unstable by its authors and is not used.
 
 use crate::types::{Command, Entry, LogId, Member, Membership, SnapshotMeta, StoredMembership, Vote};
+use bytes::Bytes;
 use openraft::EntryPayload;
 use protos::raft as pb;
 use serde::{Deserialize, Serialize};
-use state::{Outcome, Txn};
+use state::{Op, Outcome, Txn};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::Arc;
 
 const VERSION: u8 = 1;
 
@@ -23,18 +23,12 @@ struct MembershipImage {
     nodes: BTreeMap<u64, Member>,
 }
 
-#[derive(Serialize, Deserialize)]
-enum PayloadImage<T> {
-    Blank,
-    Txn(T),
-    Membership(MembershipImage),
-}
-
-#[derive(Serialize, Deserialize)]
-struct EntryImage<T> {
-    log_id: LogIdImage,
-    payload: PayloadImage<T>,
-}
+/// An entry is its version, its log id, a byte for what it holds, and that.
+const BLANK: u8 = 0;
+const TXN: u8 = 1;
+const MEMBERSHIP: u8 = 2;
+/// Version, three numbers of at most ten bytes each, and the byte for what it holds.
+const ENTRY_HEAD_BYTES_MAX: usize = 32;
 
 #[derive(Serialize, Deserialize)]
 struct MetaImage {
@@ -44,16 +38,28 @@ struct MetaImage {
 }
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_extend(value, vec![VERSION]).expect("our own types serialise")
+    extend(value, vec![VERSION])
+}
+
+fn extend<T: Serialize>(value: &T, out: Vec<u8>) -> Vec<u8> {
+    postcard::to_extend(value, out).expect("our own types serialise")
+}
+
+fn invalid(what: &str, why: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{what}: {why}"))
+}
+
+/// What follows the version.
+fn body<'a>(what: &str, bytes: &'a [u8]) -> io::Result<&'a [u8]> {
+    match bytes.split_first() {
+        Some((&VERSION, body)) => Ok(body),
+        Some((version, _)) => Err(invalid(what, format!("format {version} is unknown to this binary; upgrade it"))),
+        None => Err(invalid(what, "empty")),
+    }
 }
 
 fn decode<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> io::Result<T> {
-    let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, format!("{what}: {why}"));
-    match bytes.split_first() {
-        Some((&VERSION, body)) => postcard::from_bytes(body).map_err(|error| invalid(error.to_string())),
-        Some((version, _)) => Err(invalid(format!("format {version} is unknown to this binary; upgrade it"))),
-        None => Err(invalid("empty".into())),
-    }
+    postcard::from_bytes(body(what, bytes)?).map_err(|error| invalid(what, error))
 }
 
 fn log_id_image(log_id: &LogId) -> LogIdImage {
@@ -77,22 +83,88 @@ fn membership_from(image: MembershipImage) -> io::Result<Membership> {
 }
 
 pub(crate) fn entry_to_bytes(entry: &Entry) -> Vec<u8> {
-    let payload = match &entry.payload {
-        EntryPayload::Blank => PayloadImage::Blank,
-        EntryPayload::Normal(command) => PayloadImage::Txn(&*command.0),
-        EntryPayload::Membership(membership) => PayloadImage::Membership(membership_image(membership)),
+    let n_bytes = match &entry.payload {
+        EntryPayload::Normal(command) => command.0.len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
     };
-    encode(&EntryImage { log_id: log_id_image(&entry.log_id), payload })
+    let mut out = Vec::with_capacity(ENTRY_HEAD_BYTES_MAX + n_bytes);
+    out.push(VERSION);
+    let mut out = extend(&log_id_image(&entry.log_id), out);
+    match &entry.payload {
+        EntryPayload::Blank => out.push(BLANK),
+        EntryPayload::Normal(command) => {
+            out.push(TXN);
+            out.extend_from_slice(&command.0);
+        }
+        EntryPayload::Membership(membership) => {
+            out.push(MEMBERSHIP);
+            out = extend(&membership_image(membership), out);
+        }
+    }
+    out
 }
 
-pub(crate) fn entry_from_bytes(bytes: &[u8]) -> io::Result<Entry> {
-    let image: EntryImage<Txn> = decode("log entry", bytes)?;
-    let payload = match image.payload {
-        PayloadImage::Blank => EntryPayload::Blank,
-        PayloadImage::Txn(txn) => EntryPayload::Normal(Command(Arc::new(txn))),
-        PayloadImage::Membership(image) => EntryPayload::Membership(membership_from(image)?),
+/// The entry in `bytes`, which a transaction stays a part of. Whether that can be read is `Command::txn`'s
+/// to say.
+pub(crate) fn entry_from_bytes(bytes: &Bytes) -> io::Result<Entry> {
+    const WHAT: &str = "log entry";
+    let head = postcard::take_from_bytes::<LogIdImage>(body(WHAT, bytes)?);
+    let (log_id, rest) = head.map_err(|error| invalid(WHAT, error))?;
+    let payload = match rest.split_first() {
+        Some((&BLANK, _)) => EntryPayload::Blank,
+        Some((&TXN, txn)) => EntryPayload::Normal(Command(bytes.slice_ref(txn))),
+        Some((&MEMBERSHIP, image)) => {
+            let image = postcard::from_bytes(image).map_err(|error| invalid(WHAT, error))?;
+            EntryPayload::Membership(membership_from(image)?)
+        }
+        Some((kind, _)) => return Err(invalid(WHAT, format!("holds {kind}, which is unknown to this binary"))),
+        None => return Err(invalid(WHAT, "cut short")),
     };
-    Ok(Entry { log_id: log_id_from(image.log_id), payload })
+    Ok(Entry { log_id: log_id_from(log_id), payload })
+}
+
+/// As `entry_from_bytes`, of an entry that is not ours yet: what could not be applied is refused before it
+/// is written.
+pub(crate) fn entry_from_peer(bytes: &Bytes) -> io::Result<Entry> {
+    let entry = entry_from_bytes(bytes)?;
+    if let EntryPayload::Normal(command) = &entry.payload {
+        command.txn()?;
+    }
+    Ok(entry)
+}
+
+impl Command {
+    pub(crate) fn new(txn: &Txn) -> Command {
+        Command(extend(txn, Vec::with_capacity(n_bytes_about(txn))).into())
+    }
+
+    /// A forwarded transaction; refused when it cannot be read.
+    pub(crate) fn from_peer(bytes: &Bytes) -> io::Result<Command> {
+        let command = Command(bytes.slice_ref(body("transaction", bytes)?));
+        command.txn()?;
+        Ok(command)
+    }
+
+    pub(crate) fn txn(&self) -> io::Result<Txn> {
+        postcard::from_bytes(&self.0).map_err(|error| invalid("transaction", error))
+    }
+
+    /// The bytes that a peer takes: the version, and the transaction.
+    pub(crate) fn forwarded(&self) -> Bytes {
+        let mut out = Vec::with_capacity(1 + self.0.len());
+        out.push(VERSION);
+        out.extend_from_slice(&self.0);
+        out.into()
+    }
+}
+
+/// Enough for most, so that encoding does not grow its buffer step by step: keys take less than 200 bytes.
+fn n_bytes_about(txn: &Txn) -> usize {
+    let object = |op: &Op| match op {
+        Op::Create { object, .. } | Op::Update { object, .. } => object.len(),
+        Op::Delete { .. } => 0,
+    };
+    64 + txn.ops.iter().map(|op| 200 + object(op)).sum::<usize>() + 200 * txn.checks.len()
 }
 
 pub(crate) fn vote_to_bytes(vote: &Vote) -> Vec<u8> {
@@ -130,12 +202,8 @@ pub(crate) fn meta_from_bytes(bytes: &[u8]) -> io::Result<SnapshotMeta> {
 }
 
 /// A transaction as peers forward it.
-pub fn txn_to_bytes(txn: &Txn) -> Vec<u8> {
-    encode(txn)
-}
-
-pub(crate) fn txn_from_bytes(bytes: &[u8]) -> io::Result<Txn> {
-    decode("transaction", bytes)
+pub fn txn_to_bytes(txn: &Txn) -> Bytes {
+    Command::new(txn).forwarded()
 }
 
 pub(crate) fn outcome_to_bytes(outcome: &Outcome) -> Vec<u8> {
@@ -163,4 +231,66 @@ pub(crate) fn log_id_to_pb(log_id: &LogId) -> pb::LogId {
 
 pub(crate) fn log_id_from_pb(log_id: pb::LogId) -> LogId {
     log_id_from(LogIdImage(log_id.term, log_id.node_id, log_id.index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use objects::{Key, KindId, Revision, Timestamp};
+    use openraft::impls::leader_id_adv::LeaderId;
+    use state::RequestId;
+
+    /// The format as it was first written, which stored logs hold.
+    #[derive(Serialize)]
+    enum PayloadImage {
+        Blank,
+        Txn(Txn),
+        Membership(MembershipImage),
+    }
+
+    fn txn() -> Txn {
+        let key = Key::new(KindId(4), "default", "a");
+        Txn {
+            ops: vec![Op::Update { key, assumed: Revision(7), object: Bytes::from_static(b"{}") }],
+            request: Some(RequestId { incarnation: 1, seq: 300 }),
+            stamp: Timestamp(-1),
+            ..Txn::default()
+        }
+    }
+
+    #[test]
+    fn entries_keep_their_format_and_are_read_back() {
+        let log_id = LogId { leader_id: LeaderId { term: 300, node_id: 2 }, index: 1 << 40 };
+        let membership = Membership::new(vec![BTreeSet::from([1])], BTreeMap::from([(1, Member::default())])).unwrap();
+        let cases = [
+            (EntryPayload::Blank, PayloadImage::Blank),
+            (EntryPayload::Normal(Command::new(&txn())), PayloadImage::Txn(txn())),
+            (EntryPayload::Membership(membership.clone()), PayloadImage::Membership(membership_image(&membership))),
+        ];
+        for (payload, image) in cases {
+            let entry = Entry { log_id, payload };
+            let bytes = Bytes::from(entry_to_bytes(&entry));
+            assert_eq!(bytes, encode(&(log_id_image(&log_id), image)));
+            let again = entry_from_peer(&bytes).unwrap();
+            assert_eq!((again.log_id, entry_to_bytes(&again)), (log_id, bytes.to_vec()));
+        }
+    }
+
+    #[test]
+    fn a_transaction_is_forwarded_whole() {
+        let forwarded = txn_to_bytes(&txn());
+        assert_eq!(forwarded, encode(&txn()));
+        assert_eq!(Command::from_peer(&forwarded).unwrap().txn().unwrap(), txn());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused() {
+        let refusal = |bytes: Vec<u8>| entry_from_peer(&bytes.into()).unwrap_err().to_string();
+        assert!(refusal(vec![]).contains("empty"));
+        assert!(refusal(vec![9, 0]).contains("upgrade"));
+        assert!(refusal(vec![VERSION, 1, 1, 1]).contains("cut short"));
+        assert!(refusal(vec![VERSION, 1, 1, 1, 9]).contains("unknown"));
+        assert!(refusal(vec![VERSION, 1, 1, 1, TXN, 200]).contains("transaction"));
+        assert!(Command::from_peer(&Bytes::from_static(&[VERSION, 200])).is_err());
+    }
 }

@@ -7,13 +7,16 @@
 mod aside;
 mod codec;
 mod disk;
+mod forward;
 mod found;
 mod log;
 mod machine;
 mod network;
 mod node;
 mod remains;
+mod rounds;
 mod server;
+mod tail;
 mod transport;
 mod types;
 mod writer;

@@ -2,22 +2,19 @@
 
 use crate::codec;
 use crate::disk::{self, Batch, Disk, log_key};
+use crate::tail::Tail;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 use crate::writer::{Job, WriterHandle};
 use bytes::Bytes;
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// Entries kept in memory, by bytes: replication reads them from here, so that RocksDB is read only
-/// at start and by followers far behind. 64 MiB is about 100,000 entries of a small pod's size.
-const TAIL_BYTES_MAX: usize = 64 << 20;
 /// Entries of one replication request, by bytes: well below the transport's message limit.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
 
@@ -34,28 +31,7 @@ struct Shared {
     committed: Option<LogId>,
     purged: Option<LogId>,
     last: Option<LogId>,
-    /// Contiguous, ending with the last entry; with each its encoded size.
-    tail: BTreeMap<u64, (Entry, usize)>,
-    tail_bytes: usize,
-}
-
-impl Shared {
-    fn insert(&mut self, entry: Entry, n_bytes: usize) {
-        self.last = Some(entry.log_id);
-        self.tail_bytes += n_bytes;
-        if let Some((_, replaced)) = self.tail.insert(entry.log_id.index, (entry, n_bytes)) {
-            self.tail_bytes -= replaced;
-        }
-        while self.tail_bytes > TAIL_BYTES_MAX && self.tail.len() > 1 {
-            let (_, (_, n_bytes)) = self.tail.pop_first().expect("longer than one");
-            self.tail_bytes -= n_bytes;
-        }
-    }
-
-    fn drop_tail(&mut self, keep: impl Fn(u64) -> bool) {
-        self.tail.retain(|index, _| keep(*index));
-        self.tail_bytes = self.tail.values().map(|(_, n_bytes)| n_bytes).sum();
-    }
+    tail: Tail,
 }
 
 impl Log {
@@ -83,7 +59,7 @@ impl Log {
     fn read(&self, from: u64, to: u64, n_bytes_max: usize) -> io::Result<Vec<Entry>> {
         let (first_in_tail, purged) = {
             let shared = self.shared.lock();
-            (shared.tail.keys().next().copied().unwrap_or(u64::MAX), shared.purged.map_or(0, |id| id.index + 1))
+            (shared.tail.first().unwrap_or(u64::MAX), shared.purged.map_or(0, |id| id.index + 1))
         };
         let (from, mut n_bytes, mut entries) = (from.max(purged), 0, Vec::new());
         // Older than the tail: from disk, in pages.
@@ -102,12 +78,12 @@ impl Log {
             }
         }
         let shared = self.shared.lock();
-        for (entry, size) in shared.tail.range(next.max(from)..to.max(next.max(from))).map(|(_, item)| item) {
-            if !entries.is_empty() && n_bytes + size > n_bytes_max {
+        for bytes in shared.tail.range(next.max(from), to) {
+            if !entries.is_empty() && n_bytes + bytes.len() > n_bytes_max {
                 break;
             }
-            n_bytes += size;
-            entries.push(entry.clone());
+            n_bytes += bytes.len();
+            entries.push(codec::entry_from_bytes(bytes)?);
         }
         Ok(entries)
     }
@@ -184,8 +160,9 @@ impl RaftLogStorage<TypeConfig> for Log {
         {
             let mut shared = self.shared.lock();
             for entry in entries {
-                let bytes = codec::entry_to_bytes(&entry);
-                shared.insert(entry.clone(), bytes.len());
+                let bytes = Bytes::from(codec::entry_to_bytes(&entry));
+                shared.last = Some(entry.log_id);
+                shared.tail.push(entry.log_id.index, bytes.clone());
                 batch.put(log_key(entry.log_id.index), bytes);
             }
         }
@@ -201,7 +178,7 @@ impl RaftLogStorage<TypeConfig> for Log {
             if shared.last.is_some_and(|last| last.index >= first_gone) {
                 shared.last = last.or(shared.purged);
             }
-            shared.drop_tail(|index| index < first_gone);
+            shared.tail.truncate(first_gone);
         }
         let mut batch = Batch::default();
         batch.delete_range(log_key(first_gone), disk::LOG_END.to_vec());
@@ -216,7 +193,7 @@ impl RaftLogStorage<TypeConfig> for Log {
             if shared.last.is_none_or(|last| last.index <= upto.index) {
                 shared.last = Some(upto);
             }
-            shared.drop_tail(|index| index > upto.index);
+            shared.tail.purge(upto.index);
             from
         };
         let mut batch = Batch::default();

@@ -87,13 +87,13 @@ impl Machine {
         self.applied.send_replace(last_applied);
     }
 
-    fn apply_one(&self, entry: Entry, touched: &mut BTreeSet<KindId>) -> Outcome {
+    fn apply_one(&self, entry: Entry, touched: &mut BTreeSet<KindId>) -> io::Result<Outcome> {
         let mut shared = self.shared.lock();
         shared.last_applied = Some(entry.log_id);
-        match entry.payload {
+        Ok(match entry.payload {
             EntryPayload::Blank => Outcome::Applied(Vec::new()),
             EntryPayload::Normal(command) => {
-                let applied = shared.state.apply(leader_id(&entry.log_id), &command.0);
+                let applied = shared.state.apply(leader_id(&entry.log_id), &command.txn()?);
                 for event in &applied.events {
                     touched.insert(event.key.kind);
                     shared.dirty.insert(event.key.clone());
@@ -104,7 +104,7 @@ impl Machine {
                 shared.membership = StoredMembership::new(Some(entry.log_id), membership);
                 Outcome::Applied(Vec::new())
             }
-        }
+        })
     }
 }
 
@@ -125,7 +125,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let mut answers = Vec::new();
         let mut n_unpublished = 0;
         while let Some((entry, responder)) = entries.try_next().await? {
-            let outcome = self.apply_one(entry, &mut touched);
+            let outcome = self.apply_one(entry, &mut touched)?;
             answers.extend(responder.map(|responder| (responder, outcome)));
             n_unpublished += 1;
             if n_unpublished == PUBLISH_EVERY {

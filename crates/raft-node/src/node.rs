@@ -7,13 +7,16 @@ pub use members::LAG_MAX;
 use crate::aside::aside;
 use crate::codec;
 use crate::disk::Disk;
+use crate::forward::Forwarder;
 use crate::log::Log;
 use crate::machine::Machine;
 use crate::network::Network;
+use crate::rounds::Rounds;
 use crate::transport::{Lane, PeerReply, PeerRequest, Transport, TransportError};
-use crate::types::{LogId, Member, Raft, Snapshot, TypeConfig};
+use crate::types::{Command, LogId, Member, Raft, Snapshot, TypeConfig};
 use crate::writer::{Spawn, Writer};
 use async_trait::async_trait;
+use futures::StreamExt;
 use objects::Timestamp;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
@@ -21,7 +24,7 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeader
 use openraft::{Instant, ReadPolicy, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 use protos::raft as pb;
-use state::{LeaderId, Outcome, RequestId, Txn};
+use state::{LeaderId, Outcome, Refusal, RequestId, Txn};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -130,6 +133,11 @@ struct Inner {
     raft: Raft,
     machine: Machine,
     transport: Arc<dyn Transport>,
+    forwarder: Arc<Forwarder>,
+    /// Read indexes asked of the quorum, as leader.
+    confirmed: Rounds<Result<u64, String>>,
+    /// Read indexes asked of a leader. A new leader's callers do not wait for what the old one owes.
+    fetched: Mutex<(u64, Arc<Rounds<Result<u64, String>>>)>,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     incarnation: u64,
     next_seq: AtomicU64,
@@ -174,12 +182,16 @@ impl Node {
             starting,
         );
         let raft = raft.await.map_err(|error| Error::Fatal(error.to_string()))?;
+        let forwarder = Forwarder::new(options.cluster_id.clone(), options.transport.clone());
         let inner = Arc::new(Inner {
             cluster_id: options.cluster_id,
             id: options.node_id,
             raft,
             machine,
             transport: options.transport,
+            forwarder: Arc::new(forwarder),
+            confirmed: Rounds::default(),
+            fetched: Mutex::default(),
             clock: options.clock,
             incarnation: stdx::Rng::new(options.seed ^ 0x1C4A_3B5D).next_u64(),
             next_seq: AtomicU64::new(1),
@@ -286,6 +298,7 @@ impl Node {
             PeerRequest::Snapshot { to, .. } => Some(to.clone()),
             PeerRequest::TransferLeader(r) => r.to.clone(),
             PeerRequest::Propose(r) => r.to.clone(),
+            PeerRequest::ProposeBatch(r) => r.to.clone(),
             PeerRequest::ReadIndex(r) => r.to.clone(),
             PeerRequest::Beats(r) => r.to.clone(),
         };
@@ -297,7 +310,7 @@ impl Node {
         Ok(match request {
             PeerRequest::Append(request) => {
                 *inner.heard.lock() = tokio::time::Instant::now();
-                let entries = request.entries.iter().map(|bytes| codec::entry_from_bytes(bytes));
+                let entries = request.entries.iter().map(codec::entry_from_peer);
                 let request = AppendEntriesRequest {
                     vote: codec::vote_from_pb(request.vote),
                     prev_log_id: request.prev_log_id.map(codec::log_id_from_pb),
@@ -350,15 +363,14 @@ impl Node {
                 PeerReply::TransferLeader(pb::TransferLeaderResponse { refusal })
             }
             PeerRequest::Propose(request) => {
-                let txn = codec::txn_from_bytes(&request.txn).map_err(Error::Storage)?;
-                let mut response = pb::ProposeResponse::default();
-                match tokio::time::timeout(DEADLINE, inner.propose_here(txn)).await {
-                    Ok(Attempt::Done(outcome)) => response.outcome = codec::outcome_to_bytes(&outcome).into(),
-                    Ok(Attempt::NotAppended(why)) => response.not_leader = why,
-                    Ok(Attempt::Unknown(why)) => response.unknown = why,
-                    Err(_) => response.unknown = "the leader did not commit it in time".into(),
-                }
-                PeerReply::Propose(response)
+                let command = Command::from_peer(&request.txn).map_err(Error::Storage)?;
+                let attempt = tokio::time::timeout(DEADLINE, inner.propose_here(command)).await;
+                PeerReply::Propose(attempt.unwrap_or_else(|_| Attempt::too_late()).to_pb())
+            }
+            PeerRequest::ProposeBatch(request) => {
+                let attempts = inner.propose_batch_here(&request.txns).await;
+                let answers = attempts.iter().map(Attempt::to_pb).collect();
+                PeerReply::ProposeBatch(pb::ProposeBatchResponse { answers })
             }
             PeerRequest::ReadIndex(_) => {
                 let mut response = pb::ReadIndexResponse::default();
@@ -393,10 +405,51 @@ fn vote_response(reply: &openraft::raft::VoteResponse<TypeConfig>) -> pb::VoteRe
 }
 
 /// What became of one try at a proposal.
-enum Attempt {
+pub(crate) enum Attempt {
     Done(Outcome),
     NotAppended(String),
     Unknown(String),
+}
+
+impl Attempt {
+    fn too_late() -> Attempt {
+        Attempt::Unknown("the leader did not commit it in time".into())
+    }
+
+    fn of(written: Result<Outcome, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>) -> Attempt {
+        match written {
+            Ok(outcome) => Attempt::Done(outcome),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(why))) => {
+                Attempt::NotAppended(format!("not the leader ({:?})", why.reason))
+            }
+            Err(RaftError::APIError(error)) => Attempt::Unknown(error.to_string()),
+            Err(RaftError::Fatal(error)) => Attempt::Unknown(error.to_string()),
+        }
+    }
+
+    fn to_pb(&self) -> pb::ProposeResponse {
+        let mut response = pb::ProposeResponse::default();
+        match self {
+            Attempt::Done(outcome) => response.outcome = codec::outcome_to_bytes(outcome).into(),
+            Attempt::NotAppended(why) => response.not_leader = why.clone(),
+            Attempt::Unknown(why) => response.unknown = why.clone(),
+        }
+        response
+    }
+
+    /// What a leader answered.
+    pub(crate) fn answered(response: &pb::ProposeResponse) -> Attempt {
+        if !response.not_leader.is_empty() {
+            return Attempt::NotAppended(response.not_leader.clone());
+        }
+        if !response.unknown.is_empty() {
+            return Attempt::Unknown(response.unknown.clone());
+        }
+        match codec::outcome_from_bytes(&response.outcome) {
+            Ok(outcome) => Attempt::Done(outcome),
+            Err(error) => Attempt::Unknown(error.to_string()),
+        }
+    }
 }
 
 impl Inner {
@@ -414,44 +467,56 @@ impl Inner {
         Some((id, member))
     }
 
-    async fn propose_here(&self, txn: Txn) -> Attempt {
-        match self.raft.client_write(crate::types::Command(Arc::new(txn))).await {
-            Ok(response) => Attempt::Done(response.data),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(why))) => {
-                Attempt::NotAppended(format!("not the leader ({:?})", why.reason))
-            }
-            Err(RaftError::APIError(error)) => Attempt::Unknown(error.to_string()),
-            Err(RaftError::Fatal(error)) => Attempt::Unknown(error.to_string()),
-        }
+    async fn propose_here(&self, command: Command) -> Attempt {
+        Attempt::of(self.raft.client_write(command).await.map(|response| response.data))
     }
 
-    async fn propose_once(&self, txn: &Txn, route: Route, patience: Duration) -> Attempt {
+    /// Appends the transactions together and waits for each; within `DEADLINE` all are answered. One that
+    /// cannot be read is refused alone.
+    async fn propose_batch_here(&self, txns: &[bytes::Bytes]) -> Vec<Attempt> {
+        let until = tokio::time::Instant::now() + DEADLINE;
+        let commands: Vec<_> = txns.iter().map(Command::from_peer).collect();
+        let readable: Vec<Command> = commands.iter().filter_map(|command| command.as_ref().ok().cloned()).collect();
+        let mut written = match readable.is_empty() {
+            true => futures::stream::empty().boxed(),
+            false => match self.raft.client_write_many(readable).await {
+                Ok(written) => written,
+                Err(error) => return txns.iter().map(|_| Attempt::Unknown(error.to_string())).collect(),
+            },
+        };
+        let mut attempts = Vec::with_capacity(txns.len());
+        for command in &commands {
+            attempts.push(match command {
+                Err(error) => Attempt::Done(Outcome::Refused(Refusal::Malformed(error.to_string()))),
+                Ok(_) => match tokio::time::timeout_at(until, written.next()).await {
+                    Ok(Some(Ok(result))) => {
+                        Attempt::of(result.map(|written| written.response).map_err(RaftError::APIError))
+                    }
+                    Ok(Some(Err(error))) => Attempt::Unknown(error.to_string()),
+                    Ok(None) => Attempt::Unknown("this master is stopping".into()),
+                    Err(_) => Attempt::too_late(),
+                },
+            });
+        }
+        attempts
+    }
+
+    async fn propose_once(&self, command: &Command, route: Route) -> Attempt {
         match self.leader() {
             None => Attempt::NotAppended(NO_LEADER.into()),
-            Some((id, _)) if id == self.id => self.propose_here(txn.clone()).await,
+            Some((id, _)) if id == self.id => self.propose_here(command.clone()).await,
             Some(_) if route == Route::Here => Attempt::NotAppended("this master does not lead".into()),
-            Some((id, member)) => {
-                let request = pb::ProposeRequest { to: Some(self.to(id)), txn: codec::txn_to_bytes(txn).into() };
-                let request = PeerRequest::Propose(request);
-                match self.transport.call(Lane::Client, &member.peer_addr, request, patience).await {
-                    Err(TransportError::Unreachable(why)) => Attempt::NotAppended(why),
-                    Err(TransportError::Failed(why)) => Attempt::Unknown(why),
-                    Ok(PeerReply::Propose(reply)) if !reply.not_leader.is_empty() => {
-                        Attempt::NotAppended(reply.not_leader)
-                    }
-                    Ok(PeerReply::Propose(reply)) if !reply.unknown.is_empty() => Attempt::Unknown(reply.unknown),
-                    Ok(PeerReply::Propose(reply)) => match codec::outcome_from_bytes(&reply.outcome) {
-                        Ok(outcome) => Attempt::Done(outcome),
-                        Err(error) => Attempt::Unknown(error.to_string()),
-                    },
-                    Ok(_) => Attempt::Unknown("the leader answered something else".into()),
-                }
-            }
+            Some((id, member)) => self.forwarder.propose(id, member.peer_addr, command).await,
         }
     }
 
-    /// Confirms leadership with a quorum and returns the index a reader must have applied.
+    /// Confirms leadership with a quorum, in a round shared by all who ask meanwhile, and returns the index
+    /// a reader must have applied.
     async fn read_index_here(&self) -> Result<u64, String> {
+        self.confirmed.join(self.confirm()).await
+    }
+
+    async fn confirm(&self) -> Result<u64, String> {
         match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => Ok(linearizer.read_log_id().log_id().index),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(why))) => {
@@ -469,14 +534,25 @@ impl Inner {
             None => Err(NO_LEADER.into()),
             Some((id, _)) if id == self.id => self.read_index_here().await,
             Some((id, member)) => {
-                let request = PeerRequest::ReadIndex(pb::ReadIndexRequest { to: Some(self.to(id)) });
-                match self.transport.call(Lane::Client, &member.peer_addr, request, patience).await {
-                    Ok(PeerReply::ReadIndex(reply)) if reply.not_leader.is_empty() => Ok(reply.index),
-                    Ok(PeerReply::ReadIndex(reply)) => Err(reply.not_leader),
-                    Ok(_) => Err("the leader answered something else".into()),
-                    Err(error) => Err(error.to_string()),
-                }
+                let rounds = {
+                    let mut fetched = self.fetched.lock();
+                    if fetched.0 != id {
+                        *fetched = (id, Arc::default());
+                    }
+                    fetched.1.clone()
+                };
+                rounds.join(self.fetch_read_index(id, &member, patience)).await
             }
+        }
+    }
+
+    async fn fetch_read_index(&self, id: u64, leader: &Member, patience: Duration) -> Result<u64, String> {
+        let request = PeerRequest::ReadIndex(pb::ReadIndexRequest { to: Some(self.to(id)) });
+        match self.transport.call(Lane::Client, &leader.peer_addr, request, patience).await {
+            Ok(PeerReply::ReadIndex(reply)) if reply.not_leader.is_empty() => Ok(reply.index),
+            Ok(PeerReply::ReadIndex(reply)) => Err(reply.not_leader),
+            Ok(_) => Err("the leader answered something else".into()),
+            Err(error) => Err(error.to_string()),
         }
     }
 
@@ -492,7 +568,7 @@ impl Inner {
 /// One try is given up after this, so that a leader that died with our request does not hold it for
 /// the whole deadline: the next leader answers the retry.
 const NO_LEADER: &str = "there is no leader; a majority of the masters must be up and reach each other";
-const TRY: Duration = Duration::from_millis(600);
+pub(crate) const TRY: Duration = Duration::from_millis(600);
 
 #[async_trait]
 impl Proposer for Inner {
@@ -501,7 +577,7 @@ impl Proposer for Inner {
         let _permit = self.in_flight.acquire().await.expect("the semaphore is never closed");
         let seq = self.next_seq.fetch_add(1, Ordering::Relaxed);
         let request = Some(RequestId { incarnation: self.incarnation, seq });
-        let txn = Txn { request, stamp: (self.clock)(), ..txn };
+        let command = Command::new(&Txn { request, stamp: (self.clock)(), ..txn });
         let mut ambiguous = None;
         let mut why = String::from("no attempt was made in time");
         loop {
@@ -513,7 +589,7 @@ impl Proposer for Inner {
                 });
             }
             let patience = left.min(TRY);
-            match tokio::time::timeout(patience, self.propose_once(&txn, route, patience)).await {
+            match tokio::time::timeout(patience, self.propose_once(&command, route)).await {
                 Ok(Attempt::Done(outcome)) => return Ok(outcome),
                 Ok(Attempt::NotAppended(reason)) if route == Route::Here && ambiguous.is_none() => {
                     return Err(StoreError::Unavailable(reason));

@@ -74,7 +74,7 @@ pub fn read_remains(disk: Arc<dyn Disk>) -> io::Result<Remains> {
             match entry.payload {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(command) => {
-                    state.apply(leader_id(&entry.log_id), &command.0);
+                    state.apply(leader_id(&entry.log_id), &command.txn()?);
                 }
                 EntryPayload::Membership(new) => membership = StoredMembership::new(Some(entry.log_id), new),
             }

@@ -99,6 +99,13 @@ impl Raft for RaftService {
         unary!(self, request, Propose, Propose)
     }
 
+    async fn propose_batch(
+        &self,
+        request: Request<pb::ProposeBatchRequest>,
+    ) -> Result<Response<pb::ProposeBatchResponse>, Status> {
+        unary!(self, request, ProposeBatch, ProposeBatch)
+    }
+
     async fn read_index(
         &self,
         request: Request<pb::ReadIndexRequest>,

@@ -18,6 +18,7 @@ pub enum PeerRequest {
     Snapshot { to: pb::To, vote: pb::Vote, meta: Vec<u8>, data: bytes::Bytes },
     TransferLeader(pb::TransferLeaderRequest),
     Propose(pb::ProposeRequest),
+    ProposeBatch(pb::ProposeBatchRequest),
     ReadIndex(pb::ReadIndexRequest),
     Beats(pb::BeatsRequest),
 }
@@ -29,6 +30,7 @@ pub enum PeerReply {
     Snapshot(pb::SnapshotResponse),
     TransferLeader(pb::TransferLeaderResponse),
     Propose(pb::ProposeResponse),
+    ProposeBatch(pb::ProposeBatchResponse),
     ReadIndex(pb::ReadIndexResponse),
     Beats(pb::BeatsResponse),
 }
@@ -137,6 +139,9 @@ impl Transport for TonicTransport {
                     PeerReply::TransferLeader(client.transfer_leader(request).await?.into_inner())
                 }
                 PeerRequest::Propose(request) => PeerReply::Propose(client.propose(request).await?.into_inner()),
+                PeerRequest::ProposeBatch(request) => {
+                    PeerReply::ProposeBatch(client.propose_batch(request).await?.into_inner())
+                }
                 PeerRequest::ReadIndex(request) => PeerReply::ReadIndex(client.read_index(request).await?.into_inner()),
                 PeerRequest::Beats(request) => PeerReply::Beats(client.beats(request).await?.into_inner()),
             })

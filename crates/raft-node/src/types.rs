@@ -1,10 +1,10 @@
 //! The type configuration of openraft, and short names for its types.
 
+use bytes::Bytes;
 use openraft::type_config::alias as a;
 use serde::{Deserialize, Serialize};
-use state::{LeaderId, Outcome, Txn};
+use state::{LeaderId, Outcome};
 use std::fmt;
-use std::sync::Arc;
 
 /// A master as the membership knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,13 +16,14 @@ pub struct Member {
     pub api_addr: String,
 }
 
-/// What a normal log entry holds.
+/// What a normal log entry holds: an encoded `Txn`. It is encoded once, where it is proposed, and decoded
+/// once more where it is applied; the log, the disk and the peers handle bytes.
 #[derive(Clone, Debug)]
-pub struct Command(pub(crate) Arc<Txn>);
+pub struct Command(pub(crate) Bytes);
 
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "txn of {} ops", self.0.ops.len())
+        write!(f, "txn of {} bytes", self.0.len())
     }
 }
 

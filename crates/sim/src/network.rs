@@ -201,6 +201,9 @@ fn name(request: &PeerRequest) -> String {
         PeerRequest::Snapshot { data, .. } => format!("snapshot of {} bytes", data.len()),
         PeerRequest::TransferLeader(_) => "transfer leadership".into(),
         PeerRequest::Propose(r) => format!("propose {} bytes", r.txn.len()),
+        PeerRequest::ProposeBatch(r) => {
+            format!("propose {} of {} bytes", r.txns.len(), r.txns.iter().map(|txn| txn.len()).sum::<usize>())
+        }
         PeerRequest::ReadIndex(_) => "read index".into(),
         PeerRequest::Beats(_) => "beats".into(),
     }
