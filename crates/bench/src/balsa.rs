@@ -158,6 +158,12 @@ impl Balsa {
         Ok(keys.into_iter().enumerate().map(raw).collect())
     }
 
+    /// Clients that propose many transactions in each request, as masters forward those of theirs.
+    pub(crate) async fn batched(&self, cell: &str, n: usize, size: usize, n_bytes: usize) -> Result<Vec<Batched>> {
+        let raw = self.raw(cell, n, n_bytes).await?;
+        Ok(raw.into_iter().map(|raw| Batched { raw, size }).collect())
+    }
+
     /// Clients that create and replace objects, as any client does.
     pub(crate) async fn admitted(&self, cell: &str, n: usize, n_bytes: usize) -> Result<Vec<Admitted>> {
         let pool = self.access.pool(&self.api, n).await?;
@@ -334,21 +340,51 @@ impl Raw {
     }
 }
 
-impl Client for Raw {
-    async fn once(&mut self) -> Result<u64> {
-        // No key twice in a transaction: each operation assumes the revision before it.
+impl Raw {
+    /// The next transaction, encoded, and the places of its keys. No key twice in one: each operation
+    /// assumes the revision before it.
+    fn txn(&mut self) -> (Vec<usize>, prost::bytes::Bytes) {
         let n_ops = self.n_ops.min(self.keys.keys.len());
-        let (written, ops): (Vec<usize>, Vec<Op>) = (0..n_ops).map(|_| self.keys.op(self.n_bytes)).unzip();
+        let (places, ops) = (0..n_ops).map(|_| self.keys.op(self.n_bytes)).unzip();
         let seq = self.ids.next.fetch_add(1, Ordering::Relaxed);
         let request = Some(RequestId { incarnation: self.ids.incarnation, seq });
-        let txn = Txn { ops, request, ..Txn::default() };
-        let request = raft::ProposeRequest { to: Some(self.to.clone()), txn: txn_to_bytes(&txn).into() };
-        let answer = self.client.propose(request).await?.into_inner();
+        (places, txn_to_bytes(&Txn { ops, request, ..Txn::default() }))
+    }
+
+    fn learn(&mut self, places: &[usize], answer: &raft::ProposeResponse) -> Result<()> {
         if answer.outcome.is_empty() {
             bail!("not committed: {}{}", answer.not_leader, answer.unknown);
         }
-        self.keys.learn(&written, outcome_from_bytes(&answer.outcome)?)?;
-        Ok(n_ops as u64)
+        self.keys.learn(places, outcome_from_bytes(&answer.outcome)?)
+    }
+}
+
+impl Client for Raw {
+    async fn once(&mut self) -> Result<u64> {
+        let (places, txn) = self.txn();
+        let request = raft::ProposeRequest { to: Some(self.to.clone()), txn };
+        let answer = self.client.propose(request).await?.into_inner();
+        self.learn(&places, &answer)?;
+        Ok(places.len() as u64)
+    }
+}
+
+/// Of one client, `size` transactions to a request.
+pub(crate) struct Batched {
+    raw: Raw,
+    size: usize,
+}
+
+impl Client for Batched {
+    async fn once(&mut self) -> Result<u64> {
+        let (places, txns): (Vec<Vec<usize>>, Vec<_>) = (0..self.size).map(|_| self.raw.txn()).unzip();
+        let request = raft::ProposeBatchRequest { to: Some(self.raw.to.clone()), txns };
+        let answers = self.raw.client.propose_batch(request).await?.into_inner().answers;
+        if answers.len() != places.len() {
+            bail!("{} answers to {} transactions", answers.len(), places.len());
+        }
+        places.iter().zip(&answers).try_for_each(|(at, answer)| self.raw.learn(at, answer))?;
+        Ok(answers.len() as u64)
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) enum Part {
     Raw,
     /// Objects created and replaced through the whole API pipeline, beside etcd's puts.
     Admitted,
+    /// As raw, with many transactions in each request, beside the most puts that etcd's clients reach.
+    Batched,
     /// Linearizable reads of one object.
     Reads,
     /// 1,000 watchers of one prefix.

@@ -14,6 +14,11 @@ const WATCH_WRITERS: usize = 8;
 /// Bytes of the values that are watched.
 const WATCH_BYTES: usize = 256;
 
+/// Clients of the batched row, each with a connection and one request on its way, and the transactions of a
+/// request: 1,024 on their way in all, as with 1,000 clients of one.
+const BATCHED_CLIENTS: usize = 8;
+const BATCH: usize = 128;
+
 enum System {
     Balsa(Balsa),
     Etcd(Etcd),
@@ -77,6 +82,7 @@ impl Measuring<'_> {
             for n in self.options.clients.clone() {
                 self.cell(size, n).await?;
             }
+            self.batched(size).await?;
         }
         if self.options.measures(Part::Watch) {
             self.watch().await?;
@@ -118,10 +124,21 @@ impl Measuring<'_> {
         Ok(())
     }
 
+    async fn batched(&mut self, size: usize) -> Result<()> {
+        let System::Balsa(balsa) = &self.system else { return Ok(()) };
+        if !self.options.measures(Part::Batched) {
+            return Ok(());
+        }
+        let clients = balsa.batched(&format!("b{size}"), BATCHED_CLIENTS, BATCH, size).await?;
+        let sample = load::run(clients, self.window, &self.system.pids()).await?;
+        self.push(What::Batched, size, BATCHED_CLIENTS * BATCH, sample)
+    }
+
     fn push(&mut self, what: What, size: usize, n_clients: usize, sample: load::Sample) -> Result<()> {
         let label = &self.report.systems[self.index];
+        let rss_mib = largest_rss_mib(&self.system.pids())?;
         eprintln!(
-            "   {label:<12} {size:>5} B {n_clients:>5} clients  {:<9} {:>8.0}/s  p50 {:.1}  p99 {:.1} ms",
+            "   {label:<12} {size:>5} B {n_clients:>5} {:<9} {:>7.0}/s  p50 {:.1}  p99 {:.1} ms  {rss_mib:.0} MiB",
             what.word(),
             sample.per_second,
             sample.p50_ms,
@@ -130,7 +147,6 @@ impl Measuring<'_> {
         if let Some(error) = &sample.error {
             eprintln!("   {} requests failed, the first: {error}", sample.n_errors);
         }
-        let rss_mib = largest_rss_mib(&self.system.pids())?;
         let cell = Cell { system: self.index, what, size, n_clients };
         self.report.push(cell, Figures { sample, rss_mib });
         Ok(())
