@@ -4,7 +4,7 @@ use expect_test::expect_file;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-const BRAINS: [&str; 7] = ["state", "authz", "api", "scheduler", "controllers", "podlife", "judge"];
+const BRAINS: [&str; 8] = ["state", "authz", "api", "scheduler", "controllers", "podlife", "judge", "chaos"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

@@ -1,0 +1,372 @@
+//! Scenarios: what is done to a cluster, what its clients do meanwhile, and what must hold.
+//!
+//! Read from YAML; every field is described in docs/chaos.md. Unknown fields are refused by name.
+
+use crate::span::{Millis, Pace};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Scenario {
+    pub name: String,
+    #[serde(default)]
+    pub description: String,
+    #[serde(default)]
+    pub cluster: ClusterSpec,
+    /// How long faults begin; healing and judgement come on top.
+    pub duration: Millis,
+    /// Faults that may be going on at once.
+    #[serde(default = "one")]
+    pub together: usize,
+    /// From the end of one fault to the next one that must wait for it.
+    #[serde(default = "rest")]
+    pub rest: Millis,
+    pub faults: Vec<Rule>,
+    #[serde(default)]
+    pub workload: Workload,
+    /// The invariants judged; all by default.
+    #[serde(default)]
+    pub invariants: Vec<String>,
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// The cluster that `balsa dev up` makes when none is named.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ClusterSpec {
+    pub masters: usize,
+    pub workers: usize,
+}
+
+impl Default for ClusterSpec {
+    fn default() -> ClusterSpec {
+        ClusterSpec { masters: 3, workers: 0 }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rule {
+    pub fault: Fault,
+    pub target: Target,
+    /// From one beginning to the next.
+    pub every: Pace,
+    /// How long the harm lasts until it is healed.
+    #[serde(rename = "for")]
+    pub lasts: Pace,
+    /// When it first comes; by default after one `every`.
+    #[serde(default)]
+    pub first: Option<Millis>,
+    /// At most so often.
+    #[serde(default)]
+    pub times: Option<u32>,
+    /// `slow-disk`: how long one stall of the disk is.
+    #[serde(default)]
+    pub stall: Option<Millis>,
+    /// `clock-skew`: how far the clock is off, in seconds.
+    #[serde(default)]
+    pub seconds: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// SIGKILL; healed by a start.
+    Kill,
+    /// SIGTERM: a planned stop, which hands leadership over; healed by a start.
+    Stop,
+    /// SIGSTOP; healed by SIGCONT.
+    Pause,
+    /// A network partition: the targets see each other, and nobody else.
+    Cut,
+    /// The disk stalls again and again.
+    SlowDisk,
+    /// No byte is left; healed by giving the space back, and a start if the member ended.
+    FullDisk,
+    /// What was not synced is lost, and the process with it; healed by mounting the disk and a start.
+    PowerCut,
+    /// The member is started with a clock that is off.
+    ClockSkew,
+}
+
+impl Fault {
+    pub const ALL: [Fault; 8] = [
+        Fault::Kill,
+        Fault::Stop,
+        Fault::Pause,
+        Fault::Cut,
+        Fault::SlowDisk,
+        Fault::FullDisk,
+        Fault::PowerCut,
+        Fault::ClockSkew,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Fault::Kill => "kill",
+            Fault::Stop => "stop",
+            Fault::Pause => "pause",
+            Fault::Cut => "cut",
+            Fault::SlowDisk => "slow-disk",
+            Fault::FullDisk => "full-disk",
+            Fault::PowerCut => "power-cut",
+            Fault::ClockSkew => "clock-skew",
+        }
+    }
+
+    /// Whether the member's data must lie on a disk of its own.
+    pub fn needs_disk(self) -> bool {
+        matches!(self, Fault::SlowDisk | Fault::FullDisk | Fault::PowerCut)
+    }
+
+    /// Whether a leader under it can no longer lead.
+    pub fn unseats(self) -> bool {
+        !matches!(self, Fault::SlowDisk)
+    }
+}
+
+/// Who is harmed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Target {
+    /// `leader`, `follower`, `master`, `worker`, `masters`, `workers`, or a member's name.
+    Word(String),
+    #[serde(deserialize_with = "choice")]
+    Any(Choice),
+}
+
+/// `{any: 2, of: masters}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Choice {
+    pub any: usize,
+    pub of: Group,
+}
+
+fn choice<'a, D: serde::Deserializer<'a>>(from: D) -> Result<Choice, D::Error> {
+    Choice::deserialize(from)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Group {
+    Masters,
+    Followers,
+    Workers,
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::Word(word) => f.write_str(word),
+            Target::Any(Choice { any, of }) => {
+                let of = match of {
+                    Group::Masters => "masters",
+                    Group::Followers => "followers",
+                    Group::Workers => "workers",
+                };
+                write!(f, "any {any} of {of}")
+            }
+        }
+    }
+}
+
+/// What clients do all the while. Rates are a second, and open loop: they do not wait for answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Workload {
+    /// Updates of ConfigMaps a second.
+    pub writes: u32,
+    /// How many ConfigMaps they are spread over.
+    pub keys: u32,
+    /// Bytes of each.
+    pub size: u32,
+    /// Of a hundred writes, those that name the revision they assume.
+    pub assuming: u32,
+    /// Linearizable reads of all of them a second.
+    pub reads: u32,
+    /// Watchers of them; at least one, as they tell the truth that all is held against.
+    pub watchers: u32,
+    /// Pods created a second, and deleted once they are bound.
+    pub pods: u32,
+    /// Replicas of a Deployment that is there all the while, and must be complete in the end.
+    pub deployment: u32,
+    pub through: Through,
+}
+
+impl Default for Workload {
+    fn default() -> Workload {
+        Workload {
+            writes: 100,
+            keys: 64,
+            size: 128,
+            assuming: 20,
+            reads: 10,
+            watchers: 3,
+            pods: 0,
+            deployment: 0,
+            through: Through::Surviving,
+        }
+    }
+}
+
+/// Which masters clients ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Through {
+    /// Those not harmed just now.
+    Surviving,
+    /// Any; a silent one costs the client's patience.
+    Any,
+}
+
+/// Bounds, which are broken by being exceeded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Limits {
+    /// With a majority of masters whole, writes are accepted again after a fault within this.
+    pub serves: Millis,
+    /// After everything is healed, the cluster is whole again within this.
+    pub converges: Millis,
+    /// Half, and 99 in a hundred, of the times from a fault of the leader until writes are accepted.
+    pub failover_p50: Option<Millis>,
+    pub failover_p99: Option<Millis>,
+    /// The same until a pod asked for after the fault is bound.
+    pub bind_p99: Option<Millis>,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            serves: Millis(10_000),
+            converges: Millis(60_000),
+            failover_p50: None,
+            failover_p99: None,
+            bind_p99: None,
+        }
+    }
+}
+
+fn one() -> usize {
+    1
+}
+
+fn rest() -> Millis {
+    Millis(1_000)
+}
+
+/// Invariants besides those of `judge::CHECKS`.
+pub const BOUND_ONCE: &str = "bound-once";
+pub const SERVES: &str = "serves";
+pub const CONVERGES: &str = "converges";
+
+/// Every invariant that a scenario may name.
+pub fn invariants() -> Vec<&'static str> {
+    let judged = judge::CHECKS.iter().map(|(name, _)| *name).filter(|name| *name != "fenced");
+    judged.chain([BOUND_ONCE, SERVES, CONVERGES]).collect()
+}
+
+/// A client waits for its answers in so many places at most; beyond, the open loop is closed.
+pub const RATE_MAX: u32 = 5_000;
+
+impl Scenario {
+    /// Errors name the field and the remedy.
+    pub fn parse(text: &str) -> Result<Scenario, String> {
+        let scenario: Scenario = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+        scenario.check()?;
+        Ok(scenario)
+    }
+
+    pub fn judges(&self, invariant: &str) -> bool {
+        self.invariants.is_empty() || self.invariants.iter().any(|name| name == invariant)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.duration.0 == 0 {
+            return Err("duration: a run of no length finds nothing".into());
+        }
+        if self.faults.is_empty() {
+            return Err("faults: name at least one".into());
+        }
+        if self.together == 0 {
+            return Err("together: at least 1 fault must be allowed at once".into());
+        }
+        let known = invariants();
+        if let Some(name) = self.invariants.iter().find(|name| !known.contains(&name.as_str())) {
+            return Err(format!("invariants: {name:?} is not known; use {}", known.join(", ")));
+        }
+        let work = &self.workload;
+        for (field, value) in [("writes", work.writes), ("reads", work.reads), ("pods", work.pods)] {
+            if value > RATE_MAX {
+                return Err(format!("workload.{field}: {value} a second is more than {RATE_MAX}"));
+            }
+        }
+        if work.writes > 0 && work.keys == 0 {
+            return Err("workload.keys: writes need at least 1 object".into());
+        }
+        if work.watchers == 0 {
+            return Err("workload.watchers: at least 1 is needed: what it is shown is the truth".into());
+        }
+        if work.assuming > 100 {
+            return Err("workload.assuming: it is so many of a hundred".into());
+        }
+        if work.pods + work.deployment > 0 && self.cluster.workers == 0 {
+            return Err("workload: pods need cluster.workers".into());
+        }
+        let paced = self.faults.iter().filter(|rule| rule.every == Pace::Recovered).count();
+        if paced != 0 && paced != self.faults.len() {
+            return Err("faults: `every: recovered` must be said of all of them or of none".into());
+        }
+        self.faults.iter().enumerate().try_for_each(|(i, rule)| self.check_rule(i, rule))
+    }
+
+    fn check_rule(&self, i: usize, rule: &Rule) -> Result<(), String> {
+        let (masters, workers) = (self.cluster.masters, self.cluster.workers);
+        match &rule.target {
+            Target::Word(word) if ["leader", "master", "masters"].contains(&word.as_str()) => {}
+            Target::Word(word) if word == "follower" => {
+                if masters < 2 {
+                    return Err(format!("faults[{i}].target: a group of {masters} has no follower"));
+                }
+            }
+            Target::Word(word) if ["worker", "workers"].contains(&word.as_str()) => {
+                if workers == 0 {
+                    return Err(format!("faults[{i}].target: there are no workers; see cluster.workers"));
+                }
+            }
+            Target::Word(word) => {
+                let is_member = word.starts_with("master-") || word.starts_with("worker-");
+                if !is_member && !word.contains(|c: char| c.is_ascii_digit() || c == '.') {
+                    return Err(format!(
+                        "faults[{i}].target: {word:?} is not known; use leader, follower, master, worker, masters, \
+                         workers, a member's name, or {{any: 2, of: masters}} (followers, workers)"
+                    ));
+                }
+            }
+            Target::Any(Choice { any, of }) => {
+                let there = match of {
+                    Group::Masters => masters,
+                    Group::Followers => masters.saturating_sub(1),
+                    Group::Workers => workers,
+                };
+                if *any == 0 || *any > there {
+                    return Err(format!("faults[{i}].target.any: {any} of {there}"));
+                }
+            }
+        }
+        if rule.every == Pace::Between(0, 0) {
+            return Err(format!("faults[{i}].every: 0s would never end"));
+        }
+        if (rule.fault == Fault::SlowDisk) != rule.stall.is_some() {
+            return Err(format!("faults[{i}].stall: a slow-disk, and nothing else, says how long a stall is"));
+        }
+        if (rule.fault == Fault::ClockSkew) != rule.seconds.is_some() {
+            return Err(format!("faults[{i}].seconds: a clock-skew, and nothing else, says by how many"));
+        }
+        if rule.lasts == Pace::Recovered && !rule.fault.unseats() {
+            return Err(format!("faults[{i}].for: {} unseats no leader; say how long", rule.fault.name()));
+        }
+        Ok(())
+    }
+}
