@@ -2,6 +2,7 @@
 //! RUN_SLOW_TESTS is set; `cargo xtask test` sets it.
 
 mod access;
+mod chaos;
 mod client;
 mod cluster;
 mod dev;

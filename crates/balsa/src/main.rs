@@ -5,6 +5,7 @@ mod output;
 
 mod backup;
 mod balancer;
+mod chaos;
 mod cluster_service;
 mod config;
 mod dev;
@@ -68,6 +69,9 @@ enum Command {
     /// Development clusters on this machine.
     #[command(subcommand)]
     Dev(dev::Verb),
+    /// Harms a cluster while clients use it, and judges what they were told.
+    #[command(subcommand)]
+    Chaos(chaos::Verb),
     #[command(flatten)]
     User(Box<verbs::Verb>),
     /// Holds a pod's sandbox (handled before anything else; named here for --help's sake).
@@ -85,6 +89,9 @@ enum Command {
         target: Vec<String>,
     },
 }
+
+/// The exit code of a `balsa chaos` that came to no verdict: nothing is concluded.
+const INCONCLUSIVE: u8 = 2;
 
 fn main() -> ExitCode {
     // First of all: a sandbox must cost next to nothing.
@@ -116,6 +123,13 @@ fn main() -> ExitCode {
         Command::Backup(verb) => backup::run(verb),
         Command::Recover(args) => recover::run(&args),
         Command::Dev(verb) => dev::run(verb),
+        Command::Chaos(verb) => match chaos::run(verb) {
+            Ok(code) => return ExitCode::from(code),
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                return ExitCode::from(INCONCLUSIVE);
+            }
+        },
         Command::User(verb) => verbs::run(*verb),
         Command::Pause => pause::run(),
         Command::ProcessShim { dir } => runtime::shim::run(&dir).map_err(Into::into),
@@ -133,10 +147,30 @@ fn main() -> ExitCode {
     }
 }
 
+/// Seconds by which this process's clock is off: set by `balsa chaos`, on members of development clusters.
+pub(crate) const CLOCK_SKEW: &str = "BALSA_DEV_CLOCK_SKEW_S";
+
+fn clock_skew_ms() -> i64 {
+    static SKEW: std::sync::OnceLock<i64> = std::sync::OnceLock::new();
+    *SKEW.get_or_init(|| {
+        let Ok(text) = std::env::var(CLOCK_SKEW) else { return 0 };
+        match text.parse::<i64>() {
+            Ok(seconds) => {
+                tracing::warn!(seconds, "the clock is off, as {CLOCK_SKEW} says");
+                seconds.saturating_mul(1_000)
+            }
+            Err(error) => {
+                tracing::error!(%error, text, "{CLOCK_SKEW} is not a number of seconds");
+                0
+            }
+        }
+    })
+}
+
 /// The process's clock: the one place that reads it.
 pub(crate) fn now() -> objects::Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    objects::Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    objects::Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX)).plus_ms(clock_skew_ms())
 }
 
 /// A seed from the operating system.

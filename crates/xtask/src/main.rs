@@ -3,6 +3,7 @@
 
 mod bench;
 mod demo;
+mod failover;
 mod setup;
 mod test;
 
@@ -30,6 +31,10 @@ cargo xtask bench store [--quick] [--etcd PATH] [--no-etcd] [-o json] ...
 cargo xtask bench scale     a million objects: memory, restart, catch-up, and
                             lists beside writes
 cargo xtask bench churn     20 million writes over few keys: nothing may grow
+cargo xtask bench failover [--kills N] [--others N] [--report DIR] [-o json]
+                            N leaders killed with -9 (1000, about 25 min), and
+                            frozen, cut off and stopped (100 each) under 500
+                            writes/s: ms until writes and binds go on
 cargo xtask build           the release binary, with RocksDB from the cache";
 
 fn main() -> Result<()> {
@@ -41,6 +46,7 @@ fn main() -> Result<()> {
         ["bench", "idle"] => bench::idle(),
         ["bench", "kills"] => bench::kills("30"),
         ["bench", "kills", n] => bench::kills(n),
+        ["bench", "failover", flags @ ..] => failover::bench(flags),
         ["bench", "store", flags @ ..] => bench::store(flags),
         ["bench", what @ ("scale" | "churn"), flags @ ..] => bench::alone(what, flags),
         ["build"] => build(&setup::prepare(Purpose::Build)?),

@@ -1,5 +1,6 @@
 //! One development cluster: its folder, its plan, and the processes of its members.
 
+use super::disk;
 use super::leftovers;
 use super::network;
 use super::readiness::Activity;
@@ -8,6 +9,7 @@ use crate::files::{BOOT_ID, DataDir};
 use crate::worker;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use runtime::process_id::ProcessId;
 use std::path::{Path, PathBuf};
@@ -16,7 +18,7 @@ use std::time::{Duration, Instant};
 
 pub(super) const BALANCER: &str = "balancer";
 
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     pub(super) dir: PathBuf,
     pub(super) topology: Topology,
 }
@@ -59,7 +61,7 @@ fn any_port_taken(mut ports: std::ops::Range<u16>) -> bool {
 
 /// What `start` did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Started {
+pub(crate) enum Started {
     Anew,
     Resumed,
     RunsAlready,
@@ -117,7 +119,7 @@ impl Cluster {
         Ok(Some(Cluster { dir: dir.to_path_buf(), topology }))
     }
 
-    pub(super) fn open(dir: &Path) -> Result<Cluster> {
+    pub(crate) fn open(dir: &Path) -> Result<Cluster> {
         let known = dir.canonicalize().ok().map(|dir| Cluster::known(&dir)).transpose()?.flatten();
         known.with_context(|| format!("there is no cluster in {}; `balsa dev up --dir {0}` makes one", dir.display()))
     }
@@ -138,7 +140,7 @@ impl Cluster {
         }
     }
 
-    fn change_cuts(&self, change: impl FnOnce(&mut Vec<Vec<String>>)) -> Result<()> {
+    fn change_cuts(&self, change: impl FnOnce(&mut Vec<Vec<String>>)) -> Result<Vec<Vec<String>>> {
         if self.topology.mode == Mode::Loopback {
             bail!(
                 "members of this cluster share the loopback interface, which cannot be cut; as root, `dev up` makes them hosts of their own"
@@ -148,19 +150,21 @@ impl Cluster {
         change(&mut groups);
         network::apply_cuts(&self.topology, &groups)?;
         std::fs::write(self.dir.join("cuts.json"), serde_json::to_string(&groups)?)?;
-        match groups.is_empty() {
-            true => println!("nothing is cut off"),
-            false => groups.iter().for_each(|group| println!("cut off: {}", group.join(", "))),
-        }
-        Ok(())
+        Ok(groups)
     }
 
-    pub(super) fn cut(&self, names: &[String]) -> Result<()> {
+    /// Whether members are hosts of their own, and so can be cut off.
+    pub(crate) fn has_hosts(&self) -> bool {
+        self.topology.mode == Mode::Namespaces
+    }
+
+    /// The groups that are cut off then.
+    pub(crate) fn cut(&self, names: &[String]) -> Result<Vec<Vec<String>>> {
         names.iter().try_for_each(|name| self.check_name(name))?;
         self.change_cuts(|groups| topology::cut(groups, names))
     }
 
-    pub(super) fn heal(&self, names: &[String]) -> Result<()> {
+    pub(crate) fn heal(&self, names: &[String]) -> Result<Vec<Vec<String>>> {
         names.iter().try_for_each(|name| self.check_name(name))?;
         self.change_cuts(|groups| match names {
             [] => groups.clear(),
@@ -197,7 +201,8 @@ impl Cluster {
         Activity::of(self.process(name).as_ref())
     }
 
-    pub(super) fn signal(&self, name: &str, signal: Signal) -> Result<()> {
+    /// Returns the signal that had to follow.
+    pub(crate) fn signal(&self, name: &str, signal: Signal) -> Result<Option<Signal>> {
         self.check_name(name)?;
         let process = self.process(name).with_context(|| format!("{name} does not run"))?;
         let pid = Pid::from_raw(process.pid);
@@ -209,15 +214,30 @@ impl Cluster {
         if [Signal::SIGKILL, Signal::SIGTERM].contains(&signal) {
             wait_for(&format!("{name} to end"), Duration::from_secs(15), || Ok(!process.is_alive()))?;
         }
-        match wake {
-            Some(wake) => println!("{name}: {signal}, and {wake} as it was paused"),
-            None => println!("{name}: {signal}"),
+        Ok(wake)
+    }
+
+    pub(crate) fn runs(&self, name: &str) -> bool {
+        self.process(name).is_some()
+    }
+
+    /// Lets go of the ended members that this very process had started.
+    pub(crate) fn reap(&self) {
+        for name in self.names() {
+            let Some(process) = ProcessId::read(&self.node_dir(&name).join("pid")) else { continue };
+            if let Err(error) = waitpid(Pid::from_raw(process.pid), Some(WaitPidFlag::WNOHANG)) {
+                tracing::trace!(%error, name, "is not a child of this process");
+            }
         }
-        Ok(())
     }
 
     /// Makes a member run, whatever it does now.
-    pub(super) fn start(&self, name: &str) -> Result<Started> {
+    pub(crate) fn start(&self, name: &str) -> Result<Started> {
+        self.start_with(name, &[])
+    }
+
+    /// The same; one that has to be started gets these variables.
+    pub(crate) fn start_with(&self, name: &str, environment: &[(&str, &str)]) -> Result<Started> {
         if let Some(process) = self.process(name) {
             return match Activity::of(Some(&process)) {
                 Activity::Paused => {
@@ -227,6 +247,7 @@ impl Cluster {
                 Activity::Running | Activity::Down => Ok(Started::RunsAlready),
             };
         }
+        disk::mount(self, name)?;
         let dir = self.node_dir(name);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log"))?;
         let program = std::env::current_exe()?;
@@ -256,6 +277,7 @@ impl Cluster {
             }
             _ => {}
         }
+        command.envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let child = command.spawn().with_context(|| format!("starting {name}"))?;

@@ -1,6 +1,7 @@
 //! `balsa dev down`: ends a cluster and everything it left on this machine.
 
 use super::cluster::{Cluster, wait_for};
+use super::disk;
 use super::leftovers;
 use super::lock::Lock;
 use super::network;
@@ -35,6 +36,7 @@ pub(super) fn down(dir: &Path) -> Result<()> {
             leftovers::remove_dir(&state)?;
         }
     }
+    disk::release(&cluster);
     unmount_below(&cluster.dir);
     if cluster.topology.mode == Mode::Namespaces {
         network::remove(&cluster.topology)?;

@@ -4,6 +4,7 @@
 //! `nodes/NAME/` holds a member's configuration, data, process id and log.
 
 mod cluster;
+pub(crate) mod disk;
 mod down;
 mod images;
 mod leftovers;
@@ -16,11 +17,12 @@ mod up;
 use crate::{kubeconfig, verbs};
 use anyhow::{Result, bail};
 use clap::Subcommand;
-use cluster::{Cluster, Started};
+pub(crate) use cluster::Cluster;
+use cluster::Started;
 use lock::Lock;
 use nix::sys::signal::Signal;
 use objects::{Value, ValueExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[derive(Subcommand)]
@@ -34,6 +36,10 @@ pub(crate) enum Verb {
         /// 3 for a new cluster.
         #[arg(long)]
         workers: Option<usize>,
+        /// Gives each master of a new cluster a disk of its own, of so many MiB: an ext4 file system on a
+        /// loop device, for `balsa chaos` to fill, slow and cut the power of. As root.
+        #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(64..=65536))]
+        master_disk: Option<u64>,
         /// `containerd`, `process`, or `auto`: containerd where it is installed and you are root.
         #[arg(long, default_value = "auto")]
         runtime: String,
@@ -115,19 +121,23 @@ pub(crate) enum Verb {
 
 pub(crate) fn run(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Up { masters, workers, runtime, dir } => up::up(masters, workers, &runtime, &dir),
+        Verb::Up { masters, workers, master_disk, runtime, dir } => {
+            up::up(&up::Size { masters, workers, master_disk }, &runtime, &dir)
+        }
         Verb::Status { dir, output } => status(&Cluster::open(&dir)?, &output),
-        Verb::Kill { name, signal, dir } => Cluster::open(&dir)?.signal(&name, Signal::try_from(signal)?),
+        Verb::Kill { name, signal, dir } => send(&dir, &name, Signal::try_from(signal)?),
         Verb::Start { name, dir } => start(&Cluster::open(&dir)?, &name),
         Verb::Cut { names, dir } => {
             let cluster = Cluster::open(&dir)?;
             let _lock = Lock::take(&cluster.dir, lock::BRIEF)?;
-            cluster.cut(&names)
+            tell_cuts(&cluster.cut(&names)?);
+            Ok(())
         }
         Verb::Heal { names, dir } => {
             let cluster = Cluster::open(&dir)?;
             let _lock = Lock::take(&cluster.dir, lock::BRIEF)?;
-            cluster.heal(&names)
+            tell_cuts(&cluster.heal(&names)?);
+            Ok(())
         }
         Verb::Load { image, dir } => {
             let cluster = Cluster::open(&dir)?;
@@ -136,10 +146,25 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
             Ok(())
         }
         Verb::Image { name, programs, out, dir } => images::make(&name, &programs, out.as_deref(), &dir),
-        Verb::Pause { name, dir } => Cluster::open(&dir)?.signal(&name, Signal::SIGSTOP),
-        Verb::Resume { name, dir } => Cluster::open(&dir)?.signal(&name, Signal::SIGCONT),
+        Verb::Pause { name, dir } => send(&dir, &name, Signal::SIGSTOP),
+        Verb::Resume { name, dir } => send(&dir, &name, Signal::SIGCONT),
         Verb::Down { dir } => down::down(&dir),
     }
+}
+
+fn tell_cuts(groups: &[Vec<String>]) {
+    match groups.is_empty() {
+        true => println!("nothing is cut off"),
+        false => groups.iter().for_each(|group| println!("cut off: {}", group.join(", "))),
+    }
+}
+
+fn send(dir: &Path, name: &str, signal: Signal) -> Result<()> {
+    match Cluster::open(dir)?.signal(name, signal)? {
+        Some(wake) => println!("{name}: {signal}, and {wake} as it was paused"),
+        None => println!("{name}: {signal}"),
+    }
+    Ok(())
 }
 
 fn start(cluster: &Cluster, name: &str) -> Result<()> {

@@ -3,7 +3,7 @@
 use super::cluster::{BALANCER, Cluster, Started};
 use super::lock::Lock;
 use super::topology::{MASTERS_MAX, Mode, WORKERS_MAX};
-use super::{network, readiness, shell_word};
+use super::{disk, network, readiness, shell_word};
 use crate::config::{Join, MasterConfig, Vip, WorkerConfig};
 use crate::files::{BOOT_ID, DataDir};
 use crate::{kubeconfig, verbs};
@@ -71,7 +71,16 @@ fn check_size(cluster: &Cluster, role: &str, wanted: Option<usize>) -> Result<()
     }
 }
 
-pub(super) fn up(masters: Option<usize>, workers: Option<usize>, runtime: &str, dir: &Path) -> Result<()> {
+/// What `up` was asked to make.
+pub(super) struct Size {
+    pub(super) masters: Option<usize>,
+    pub(super) workers: Option<usize>,
+    /// MiB.
+    pub(super) master_disk: Option<u64>,
+}
+
+pub(super) fn up(size: &Size, runtime: &str, dir: &Path) -> Result<()> {
+    let &Size { masters, workers, master_disk } = size;
     let asked = (masters, workers);
     let (masters, workers) = (masters.unwrap_or(3), workers.unwrap_or(3));
     if ![1, 3, 5].contains(&masters) {
@@ -88,12 +97,21 @@ pub(super) fn up(masters: Option<usize>, workers: Option<usize>, runtime: &str, 
     if cluster.dir.join("complete").exists() {
         check_size(&cluster, "master", asked.0)?;
         check_size(&cluster, "worker", asked.1)?;
+        if let (Some(_), false) = (master_disk, disk::has(&cluster, "master-1")) {
+            bail!(
+                "--master-disk: the cluster in {} was made without; `balsa dev down` it first",
+                cluster.dir.display()
+            );
+        }
         return up_again(&cluster, dir, started);
     }
     let named = |role: &str, n: usize| (1..=n).map(|i| format!("{role}-{i}")).collect::<Vec<_>>();
     let (masters, workers) = (named("master", masters), named("worker", workers));
     if cluster.topology.mode == Mode::Namespaces {
         network::ensure(&cluster.topology, &[masters.clone(), workers.clone()].concat())?;
+    }
+    if let Some(mib) = master_disk {
+        masters.iter().try_for_each(|name| disk::make(&cluster, name, mib))?;
     }
     let first = cluster.node_dir("master-1");
     if !first.join("data/identity.json").exists() {

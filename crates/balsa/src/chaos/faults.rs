@@ -1,0 +1,179 @@
+//! Carries a schedule out: waits for each fault's time, harms, waits, heals, and takes all of it down.
+
+use super::target::{Harm, Target};
+use super::world::World;
+use chaos::lines::FaultLine;
+use chaos::schedule::resolve;
+use chaos::{End, Planned, Start};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, sleep_until, timeout};
+
+/// A group with a majority elects within this, or something is wrong.
+const ELECTION_MAX: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(20);
+
+pub(super) struct Faults {
+    pub(super) world: Arc<World>,
+    pub(super) target: Arc<Target>,
+    /// True once the run is to end early.
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+impl Faults {
+    /// Returns when every fault is over and healed, also when told to stop.
+    pub(super) async fn carry_out(self: Arc<Self>, planned: Vec<Planned>) {
+        let together = Arc::new(Semaphore::new(self.world.scenario.together));
+        let mut under_way = JoinSet::new();
+        for fault in planned {
+            // One that must wait for another's end waits longer than planned when that one does.
+            let Ok(place) = together.clone().acquire_owned().await else { break };
+            if !self.its_time_comes(&fault).await {
+                break;
+            }
+            let faults = self.clone();
+            under_way.spawn(async move {
+                faults.one(fault).await;
+                drop(place);
+            });
+            while under_way.try_join_next().is_some() {}
+        }
+        while under_way.join_next().await.is_some() {}
+    }
+
+    /// Waits for a fault's start; false when the run is over before.
+    async fn its_time_comes(&self, fault: &Planned) -> bool {
+        let recorder = &self.world.recorder;
+        let over = sleep_until(recorder.at(self.world.scenario.duration.0).into());
+        let mut stop = self.stop.clone();
+        let comes = async {
+            match fault.start {
+                Start::At(ms) => sleep_until(recorder.at(ms).into()).await,
+                Start::Recovered => self.recovered().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => false,
+            () = over => false,
+            () = comes => true,
+        }
+    }
+
+    /// Waits until the cluster is whole; what it is not in time is judged in the end.
+    async fn recovered(&self) {
+        let whole = async {
+            while self.world.missing().await.is_some() {
+                sleep(POLL).await;
+            }
+        };
+        if timeout(Duration::from_millis(self.world.scenario.limits.converges.0), whole).await.is_err() {
+            tracing::warn!("the cluster does not become whole between two faults");
+        }
+    }
+
+    async fn one(&self, planned: Planned) {
+        let world = &self.world;
+        let mut line = FaultLine {
+            planned: planned.clone(),
+            members: Vec::new(),
+            leader: None,
+            majority: true,
+            begun_us: 0,
+            held_us: 0,
+            ended_us: 0,
+            healed_us: 0,
+            error: None,
+        };
+        match self.choose(&planned).await {
+            Ok((leader, members)) => (line.leader, line.members) = (leader, members),
+            Err(why) => line.error = Some(why),
+        }
+        if line.error.is_none() {
+            world.mark(&line.members, true);
+            line.majority = world.n_whole() > world.masters.len() / 2;
+            line.begun_us = world.recorder.now_us();
+            eprintln!("{}", story(&line));
+            match self.harm(&planned, &line.members).await {
+                Ok(harm) => {
+                    line.held_us = world.recorder.now_us();
+                    self.lasts(&line).await;
+                    line.ended_us = world.recorder.now_us();
+                    line.error = self.heal(harm).await.err();
+                }
+                Err(why) => line.error = Some(why),
+            }
+            line.healed_us = world.recorder.now_us();
+            world.mark(&line.members, false);
+        }
+        if let Some(error) = &line.error {
+            eprintln!("fault {} went wrong: {error}", planned.n);
+        }
+        world.recorder.fault(&line);
+    }
+
+    /// The leader, and whom the fault hits: nobody who is harmed already.
+    async fn choose(&self, fault: &Planned) -> Result<(Option<String>, Vec<String>), String> {
+        let world = &self.world;
+        let chosen = async {
+            loop {
+                let leader = world.leader().await;
+                let chosen = resolve(fault, &world.names(), &world.workers, leader.as_deref());
+                match chosen {
+                    Ok(members) if !members.iter().any(|name| world.is_harmed(name)) => return (leader, members),
+                    Ok(_) | Err(_) => sleep(POLL).await,
+                }
+            }
+        };
+        let told = timeout(ELECTION_MAX, chosen).await;
+        told.map_err(|_| format!("nobody to harm: {} was not to be had for {} s", fault.target, ELECTION_MAX.as_secs()))
+    }
+
+    async fn harm(&self, fault: &Planned, members: &[String]) -> Result<Harm, String> {
+        let (target, fault, members) = (self.target.clone(), fault.clone(), members.to_vec());
+        let harmed = tokio::task::spawn_blocking(move || target.harm(&fault, &members)).await;
+        harmed.map_err(|error| error.to_string())?.map_err(|error| format!("{error:#}"))
+    }
+
+    async fn heal(&self, harm: Harm) -> Result<(), String> {
+        let target = self.target.clone();
+        let healed = tokio::task::spawn_blocking(move || target.end(harm)).await;
+        healed.map_err(|error| error.to_string())?.map_err(|error| format!("not healed: {error:#}"))
+    }
+
+    /// Waits until the harm has lasted as long as planned, or the run ends.
+    async fn lasts(&self, line: &FaultLine) {
+        let world = &self.world;
+        let mut stop = self.stop.clone();
+        let lasts = async {
+            match line.planned.end {
+                End::After(ms) => sleep(Duration::from_millis(ms)).await,
+                End::Recovered => {
+                    let serves = async {
+                        world.written.since(line.held_us).await;
+                        if world.scenario.workload.pods > 0 {
+                            world.bound.since(line.held_us).await;
+                        }
+                    };
+                    // A limit that is exceeded is for the verdict to tell.
+                    drop(timeout(Duration::from_millis(world.scenario.limits.serves.0), serves).await);
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => {}
+            () = lasts => {}
+        }
+    }
+}
+
+fn story(line: &FaultLine) -> String {
+    let fault = line.planned.fault.name();
+    let was = line.leader.as_ref().filter(|leader| line.members.contains(leader));
+    let was = was.map(|leader| format!(" ({leader} leads)")).unwrap_or_default();
+    let seconds = line.begun_us as f64 / 1e6;
+    format!("{seconds:>8.1} s  fault {}: {fault} {}{was}", line.planned.n, line.members.join(", "))
+}

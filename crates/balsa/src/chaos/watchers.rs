@@ -1,0 +1,211 @@
+//! The clients that are shown what happens: of the ConfigMaps, whose story is the truth of a run, and of the
+//! pods, for their bindings. Each resumes at another master where it was.
+
+use super::clients::{ASKED, LABEL, list_request, seen};
+use super::world::World;
+use chaos::lines::{Line, Seen};
+use objects::{Value, ValueExt};
+use protos::objects as pb;
+use protos::objects::objects_client::ObjectsClient;
+use protos::objects::watch_event::Type;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_stream::StreamExt;
+use tonic::Code;
+
+/// Bookmarks come every 10 s; a stream that shows nothing for longer is dead.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+const OPENING_MAX: Duration = Duration::from_secs(2);
+/// Nothing is due beyond a revision that no run reaches.
+pub(super) const ENDLESS: u64 = u64::MAX;
+
+/// What one watcher makes of an event.
+trait Viewer {
+    /// The present objects, told when they are complete.
+    fn listed(&mut self, world: &World, items: Vec<pb::Object>, revision: u64);
+    fn shown(&mut self, world: &World, event: pb::WatchEvent);
+}
+
+/// Follows a resource from its present objects on until it has been shown everything up to `until`.
+async fn follow(world: &World, resource: &str, i: usize, mut until: watch::Receiver<u64>, viewer: &mut impl Viewer) {
+    let mut position: Option<u64> = None;
+    let mut next_master = i;
+    while position.is_none_or(|position| position < *until.borrow()) {
+        let master = &world.masters[next_master % world.masters.len()];
+        next_master += 1;
+        if world.is_harmed(&master.name) && world.n_whole() > 0 {
+            // Only to be asked when all are.
+            sleep(Duration::from_millis(1)).await;
+            continue;
+        }
+        let request = pb::WatchRequest {
+            key: Some(world.key("", resource, "")),
+            label_selector: format!("{LABEL}={}", world.nonce),
+            after_revision: position.unwrap_or(0),
+            ..Default::default()
+        };
+        let mut client = ObjectsClient::new(master.channel.clone()).max_decoding_message_size(64 << 20);
+        let Ok(Ok(stream)) = timeout(OPENING_MAX, client.watch(request)).await else {
+            sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let mut events = stream.into_inner();
+        let mut present = position.is_none().then(Vec::new);
+        loop {
+            let event = tokio::select! {
+                event = timeout(SILENCE_MAX, events.next()) => event,
+                changed = until.changed() => {
+                    if changed.is_err() || position.is_some_and(|position| position >= *until.borrow()) {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            let event = match event {
+                Ok(Some(Ok(event))) => event,
+                Ok(Some(Err(status))) if status.code() == Code::OutOfRange => {
+                    position = None;
+                    break;
+                }
+                // It broke, ended, or is dead: on to another master.
+                Ok(Some(Err(_)) | None) | Err(_) => break,
+            };
+            let revision = event.object.as_ref().map_or(0, |object| object.revision);
+            match (event.r#type(), &mut present) {
+                (Type::Bookmark, collected) => {
+                    if let Some(items) = collected.take() {
+                        viewer.listed(world, items, revision);
+                    }
+                    position = position.max(Some(revision));
+                }
+                (_, Some(items)) => items.extend(event.object),
+                (_, None) => {
+                    viewer.shown(world, event);
+                    position = Some(revision);
+                }
+            }
+            if position.is_some_and(|position| position >= *until.borrow()) {
+                return;
+            }
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+struct Maps {
+    who: String,
+}
+
+impl Viewer for Maps {
+    fn listed(&mut self, world: &World, items: Vec<pb::Object>, revision: u64) {
+        let (who, at_us) = (self.who.clone(), world.recorder.now_us());
+        world.recorder.line(&Line::Listed { who, at_us, revision, seen: seen(&items) });
+    }
+
+    fn shown(&mut self, world: &World, event: pb::WatchEvent) {
+        let (who, at_us) = (self.who.clone(), world.recorder.now_us());
+        let deleted = event.r#type() == Type::Deleted;
+        let Some(object) = event.object else { return };
+        let revision = object.revision;
+        let Some((name, (_, value))) = seen(&[object]).into_iter().next() else { return };
+        let value = (!deleted).then_some(value);
+        world.recorder.line(&Line::Shown { who, at_us, revision, name, value });
+    }
+}
+
+/// The `i`th watcher of the ConfigMaps.
+pub(super) async fn maps(world: Arc<World>, i: usize, until: watch::Receiver<u64>) {
+    follow(&world, "configmaps", i, until, &mut Maps { who: format!("watcher {} of configmaps/", i + 1) }).await;
+}
+
+struct Pods {
+    world: Arc<World>,
+    who: String,
+    /// The first watcher deletes what it sees bound.
+    deletes: bool,
+    told: BTreeSet<(String, String)>,
+}
+
+impl Pods {
+    fn look(&mut self, object: &pb::Object) {
+        let pod: Value = serde_json::from_slice(&object.json).unwrap_or_default();
+        let text = |path: &str| pod.text(path).to_string();
+        let (name, uid, node) = (text("metadata.name"), text("metadata.uid"), text("spec.nodeName"));
+        if node.is_empty() || !self.told.insert((uid.clone(), node.clone())) {
+            return;
+        }
+        let (who, at_us) = (self.who.clone(), self.world.recorder.now_us());
+        let revision = object.revision;
+        self.world.recorder.line(&Line::Bound { who, at_us, revision, pod: name.clone(), uid, node });
+        // It says itself when it was asked for.
+        self.world.bound.tell(pod.label(ASKED).and_then(|us| us.parse().ok()).unwrap_or(0));
+        if self.deletes {
+            let world = self.world.clone();
+            tokio::spawn(async move { delete(&world, &name).await });
+        }
+    }
+}
+
+/// One try is enough: what stays goes with the namespace.
+async fn delete(world: &World, name: &str) {
+    let request = pb::DeleteRequest {
+        key: Some(world.key("", "pods", name)),
+        grace_period_seconds: Some(0),
+        request_id: format!("chaos-{}-{name}-end", world.nonce),
+        ..Default::default()
+    };
+    let mut client = ObjectsClient::new(world.any_master().channel.clone());
+    match timeout(Duration::from_secs(5), client.delete(request)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(status)) => tracing::debug!(name, "not deleted: {}", status.message()),
+        Err(_) => tracing::debug!(name, "not deleted in time"),
+    }
+}
+
+impl Viewer for Pods {
+    fn listed(&mut self, _: &World, items: Vec<pb::Object>, _: u64) {
+        items.iter().for_each(|item| self.look(item));
+    }
+
+    fn shown(&mut self, _: &World, event: pb::WatchEvent) {
+        let gone = event.r#type() == Type::Deleted;
+        match event.object {
+            Some(object) if !gone => self.look(&object),
+            Some(_) | None => {}
+        }
+    }
+}
+
+pub(super) async fn pods(world: Arc<World>, i: usize, until: watch::Receiver<u64>) {
+    let who = format!("watcher {} of pods/", i + 1);
+    let mut viewer = Pods { world: world.clone(), who, deletes: i == 0, told: BTreeSet::new() };
+    follow(&world, "pods", i, until, &mut viewer).await;
+}
+
+/// Takes down what each master holds itself, once it has applied `revision`; tells who does not get there.
+pub(super) async fn own_states(world: &World, revision: u64, patience: Duration) -> Option<String> {
+    for master in &world.masters {
+        let held = timeout(patience, async {
+            loop {
+                let mut client = ObjectsClient::new(master.channel.clone()).max_decoding_message_size(64 << 20);
+                if let Ok(Ok(list)) = timeout(OPENING_MAX, client.list(list_request(world, true))).await {
+                    let list = list.into_inner();
+                    if list.revision >= revision {
+                        return (list.revision, seen(&list.items));
+                    }
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+        let (revision, seen): (u64, Seen) = match held.await {
+            Ok(held) => held,
+            Err(_) => return Some(format!("{} has not applied revision {revision}", master.name)),
+        };
+        let (who, at_us) = (format!("state of {} of configmaps/", master.name), world.recorder.now_us());
+        world.recorder.line(&Line::Listed { who, at_us, revision, seen });
+    }
+    None
+}

@@ -1,0 +1,211 @@
+//! What all clients of a run share: the masters, who of them is harmed, the recorder, and what they have
+//! had acknowledged.
+
+use super::folder::Recorder;
+use anyhow::{Context, Result};
+use chaos::Scenario;
+use chaos::scenario::Through;
+use client::Access;
+use parking_lot::Mutex;
+use protos::cluster::cluster_client::ClusterClient;
+use protos::{cluster as pb, objects as objects_pb};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use stdx::Rng;
+use tokio::sync::Notify;
+use tonic::transport::Channel;
+
+/// Requests under way at most, of all clients: at 500 a second, eight seconds without an answer.
+pub(super) const UNDER_WAY_MAX: usize = 4_096;
+/// A master that does not answer about itself within this is taken for silent.
+const STATUS_PATIENCE: Duration = Duration::from_millis(700);
+
+pub(super) struct Master {
+    pub(super) name: String,
+    pub(super) channel: Channel,
+}
+
+pub(super) struct World {
+    pub(super) scenario: Scenario,
+    pub(super) recorder: Recorder,
+    pub(super) masters: Vec<Master>,
+    pub(super) workers: Vec<String>,
+    /// Marks this run's objects, and makes its request ids its own.
+    pub(super) nonce: String,
+    pub(super) namespace: String,
+    pub(super) unsent: AtomicU64,
+    /// The latest beginning of a write that was acknowledged, and of a pod that was bound.
+    pub(super) written: Latest,
+    pub(super) bound: Latest,
+    harmed: Mutex<BTreeMap<String, usize>>,
+    rng: Mutex<Rng>,
+}
+
+/// The largest of the moments told so far, in microseconds; 0 before any.
+#[derive(Default)]
+pub(super) struct Latest {
+    at: AtomicU64,
+    news: Notify,
+}
+
+impl Latest {
+    pub(super) fn tell(&self, us: u64) {
+        if self.at.fetch_max(us, Ordering::Relaxed) < us {
+            self.news.notify_waiters();
+        }
+    }
+
+    /// Waits until a moment since `us` has been told.
+    pub(super) async fn since(&self, us: u64) {
+        loop {
+            let news = self.news.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            if self.at.load(Ordering::Relaxed) >= us {
+                return;
+            }
+            news.await;
+        }
+    }
+}
+
+/// A connection that is made when it is needed, and found dead soon.
+pub(super) fn connect(access: &Access, address: &str) -> Result<Channel> {
+    let access = access.at(address);
+    let endpoint = access.endpoint(&access.servers[0])?;
+    let endpoint = endpoint
+        .connect_timeout(Duration::from_millis(300))
+        .http2_keep_alive_interval(Duration::from_millis(500))
+        .keep_alive_timeout(Duration::from_millis(700))
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true);
+    Ok(endpoint.connect_lazy())
+}
+
+impl World {
+    pub(super) fn new(
+        scenario: Scenario,
+        recorder: Recorder,
+        masters: Vec<Master>,
+        workers: Vec<String>,
+        mut rng: Rng,
+    ) -> World {
+        let nonce = rng.suffix(6);
+        World {
+            namespace: format!("chaos-{nonce}"),
+            nonce,
+            scenario,
+            recorder,
+            masters,
+            workers,
+            unsent: AtomicU64::new(0),
+            written: Latest::default(),
+            bound: Latest::default(),
+            harmed: Mutex::default(),
+            rng: Mutex::new(rng),
+        }
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.masters.iter().map(|master| master.name.clone()).collect()
+    }
+
+    pub(super) fn below(&self, n: u64) -> u64 {
+        self.rng.lock().below(n)
+    }
+
+    pub(super) fn mark(&self, names: &[String], harmed: bool) {
+        let mut all = self.harmed.lock();
+        for name in names {
+            let n = all.entry(name.clone()).or_default();
+            *n = if harmed { *n + 1 } else { n.saturating_sub(1) };
+        }
+        all.retain(|_, n| *n > 0);
+    }
+
+    pub(super) fn is_harmed(&self, name: &str) -> bool {
+        self.harmed.lock().contains_key(name)
+    }
+
+    /// How many masters are harmed by nothing.
+    pub(super) fn n_whole(&self) -> usize {
+        self.masters.iter().filter(|master| !self.is_harmed(&master.name)).count()
+    }
+
+    /// A master for a client to ask.
+    pub(super) fn any_master(&self) -> &Master {
+        let whole: Vec<&Master> = self.masters.iter().filter(|master| !self.is_harmed(&master.name)).collect();
+        let from = match (self.scenario.workload.through, whole.is_empty()) {
+            (Through::Surviving, false) => whole,
+            (Through::Any, _) | (_, true) => self.masters.iter().collect(),
+        };
+        from[self.below(from.len() as u64) as usize]
+    }
+
+    pub(super) fn key(&self, group: &str, resource: &str, name: &str) -> objects_pb::Key {
+        objects_pb::Key {
+            group: group.into(),
+            version: String::new(),
+            resource: resource.into(),
+            namespace: self.namespace.clone(),
+            name: name.into(),
+        }
+    }
+
+    /// What every master says of itself and the group; `None` of one that says nothing.
+    pub(super) async fn statuses(&self) -> Vec<Option<pb::StatusResponse>> {
+        let ask = |master: &Master| {
+            let mut client = ClusterClient::new(master.channel.clone());
+            async move {
+                let asked = client.status(pb::StatusRequest {});
+                tokio::time::timeout(STATUS_PATIENCE, asked).await.ok()?.ok().map(tonic::Response::into_inner)
+            }
+        };
+        futures::future::join_all(self.masters.iter().map(ask)).await
+    }
+
+    /// The leader of the newest term that anybody tells of.
+    pub(super) async fn leader(&self) -> Option<String> {
+        let told = self.statuses().await.into_iter().flatten().filter(|status| !status.leader.is_empty());
+        told.max_by_key(|status| status.term).map(|status| status.leader)
+    }
+
+    /// What is missing to a whole cluster: every master answers, all name one leader, and nobody lags.
+    pub(super) async fn missing(&self) -> Option<String> {
+        /// Entries a follower may be behind under load.
+        const LAG_MAX: u64 = 200;
+        let statuses = self.statuses().await;
+        let silent = self.masters.iter().zip(&statuses).find(|(_, status)| status.is_none());
+        if let Some((master, _)) = silent {
+            return Some(format!("{} does not answer", master.name));
+        }
+        let told: Vec<pb::StatusResponse> = statuses.into_iter().flatten().collect();
+        let first = &told[0].leader;
+        if first.is_empty() || told.iter().any(|status| status.leader != *first) {
+            let leaders: Vec<String> =
+                told.iter().map(|status| format!("{:?} by {}", status.leader, status.answered_by)).collect();
+            return Some(format!("the leader is told to be {}", leaders.join(", ")));
+        }
+        let Some(leading) = told.iter().find(|status| status.answered_by == *first) else {
+            return Some(format!("{first} leads and does not say so"));
+        };
+        let late = leading.members.iter().find(|member| member.lag.is_none_or(|lag| lag > LAG_MAX) && !member.leader);
+        late.map(|member| format!("{} is behind the leader", member.name))
+    }
+}
+
+/// The run's members, as the cluster knows them.
+pub(super) struct Members {
+    /// (name, host:port) of every voter.
+    pub(super) masters: Vec<(String, String)>,
+    pub(super) workers: Vec<String>,
+}
+
+pub(super) fn members(access: &Access) -> Result<Members> {
+    let status = crate::verbs::cluster_status(access).context("the cluster does not answer")?;
+    let mut masters: Vec<(String, String)> =
+        status.members.into_iter().filter(|member| member.voter).map(|m| (m.name, m.api_addr)).collect();
+    masters.sort();
+    Ok(Members { masters, workers: crate::verbs::nodes(access)?.into_keys().collect() })
+}

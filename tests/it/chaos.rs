@@ -1,0 +1,171 @@
+//! `balsa chaos`: every shipped scenario in short form, refusals before anything starts, interruptions, and
+//! reports that are judged again.
+
+use crate::cluster::{Cluster, wanted};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../cluster-configs/chaos").join(name)
+}
+
+/// A shipped scenario that lasts as long as this; the faults that come first still come.
+fn short(dir: &Path, name: &str, duration: &str) -> PathBuf {
+    let text = std::fs::read_to_string(shipped(name)).unwrap();
+    let lines = text.lines().map(|line| match line.starts_with("duration: ") {
+        true => format!("duration: {duration}"),
+        false => line.to_string(),
+    });
+    let path = dir.join(name);
+    std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();
+    path
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn chaos(cluster: &Cluster, scenario: &Path, report: &Path) -> Output {
+    let (scenario, report) = (scenario.to_string_lossy(), report.to_string_lossy());
+    cluster.run(&["chaos", "run", &scenario, "--seed", "7", "--report", &report, "-o", "json"])
+}
+
+/// Runs a scenario that must end clean, and returns its report.
+fn clean(cluster: &Cluster, dir: &Path, name: &str, duration: &str) -> Value {
+    let report = dir.join(format!("{name}.report"));
+    let started = Instant::now();
+    let output = chaos(cluster, &short(dir, name, duration), &report);
+    assert_eq!(output.status.code(), Some(0), "{name}: {}{}", text(&output.stdout), text(&output.stderr));
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let counts = &value["counts"];
+    println!("{name}: {} in {:.1} s", counts["faults"], started.elapsed().as_secs_f64());
+    assert!(counts["faults"].as_object().is_some_and(|faults| !faults.is_empty()), "{counts}");
+    assert!(counts["acknowledged"].as_u64() > Some(50) && counts["shown"].as_u64() > Some(50), "{counts}");
+    value
+}
+
+/// Whether the last report but for one line would still be clean.
+fn is_violated_without(report: &Path, doomed: impl Fn(&Value) -> bool) -> bool {
+    let history = report.join("history.jsonl");
+    let whole = std::fs::read_to_string(&history).unwrap();
+    let last = whole.lines().filter(|line| doomed(&serde_json::from_str(line).unwrap())).nth(20).unwrap().to_string();
+    let revision = serde_json::from_str::<Value>(&last).unwrap()["revision"].clone();
+    let kept = |line: &&str| {
+        let value: Value = serde_json::from_str(line).unwrap();
+        !(value["op"] == "shown" && value["revision"] == revision)
+    };
+    let planted: Vec<&str> = whole.lines().filter(kept).collect();
+    std::fs::write(&history, planted.join("\n")).unwrap();
+    let output = Command::new(crate::cluster::binary()).args(["chaos", "check"]).arg(report).output().unwrap();
+    std::fs::write(&history, whole).unwrap();
+    output.status.code() == Some(1) && text(&output.stdout).contains("and is not there")
+}
+
+#[test]
+fn masters_die_freeze_and_lose_their_disks() {
+    if !wanted("masters_die_freeze_and_lose_their_disks") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::up_with(&["--workers", "0", "--runtime", "process", "--master-disk", "256"]);
+    let killed = clean(&cluster, dir.path(), "leader-kill.yaml", "4s");
+    assert!(killed["counts"]["failovers"].as_u64() > Some(0), "{killed}");
+    let report = dir.path().join("leader-kill.yaml.report");
+    assert!(is_violated_without(&report, |line| line["op"] == "write" && line["end"] == "applied"));
+    let again = Command::new(crate::cluster::binary()).args(["chaos", "check"]).arg(&report).output().unwrap();
+    assert_eq!(again.status.code(), Some(0), "{}", text(&again.stdout));
+    clean(&cluster, dir.path(), "rolling-kills.yaml", "6s");
+    clean(&cluster, dir.path(), "pause-leader.yaml", "4s");
+    clean(&cluster, dir.path(), "partition.yaml", "4s");
+    clean(&cluster, dir.path(), "disk-full.yaml", "4s");
+    clean(&cluster, dir.path(), "power-cut.yaml", "4s");
+    clean(&cluster, dir.path(), "slow-disk.yaml", "4s");
+    clean(&cluster, dir.path(), "clock-skew.yaml", "4s");
+}
+
+#[test]
+fn two_of_five_masters_are_gone() {
+    if !wanted("two_of_five_masters_are_gone") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::up_with(&["--masters", "5", "--workers", "0", "--runtime", "process"]);
+    clean(&cluster, dir.path(), "two-of-five.yaml", "4s");
+}
+
+#[test]
+fn workers_die_while_pods_are_placed() {
+    if !wanted("workers_die_while_pods_are_placed") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::up_with(&["--runtime", "process"]);
+    let report = clean(&cluster, dir.path(), "workers.yaml", "6s");
+    assert!(report["counts"]["bound"].as_u64() > Some(5), "{report}");
+    assert_eq!(report["counts"]["doubleBinds"], 0);
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_before_anything_starts() {
+    if !wanted("what_cannot_be_done_is_refused_before_anything_starts") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::up_with(&["--masters", "1", "--workers", "0", "--runtime", "process"]);
+    let report = dir.path().join("report");
+    let refused = |scenario: &str, told: &str| {
+        let path = dir.path().join("scenario.yaml");
+        std::fs::write(&path, scenario).unwrap();
+        let output = chaos(&cluster, &path, &report);
+        let error = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && error.contains(told), "{error}");
+        assert!(!report.exists(), "nothing had begun");
+    };
+    let one = "name: x\nduration: 5s\ncluster: {masters: 1}\n";
+    refused(&format!("{one}faults: [{{fault: power-cut, target: leader, every: 1s, for: 1s}}]"), "--master-disk");
+    refused(&format!("{one}faults: [{{fault: kill, target: folower, every: 1s, for: 1s}}]"), "faults[0].target");
+    let three = one.replace("masters: 1", "masters: 3");
+    refused(&format!("{three}faults: [{{fault: kill, target: leader, every: 1s, for: 1s}}]"), "is for 3 masters");
+    let kubeconfig = cluster.dir.join("kubeconfig");
+    let commands = dir.path().join("commands.yaml");
+    std::fs::write(&commands, "{kill: 'true', start: 'true'}").unwrap();
+    let output = Command::new(crate::cluster::binary())
+        .args(["chaos", "run"])
+        .arg(shipped("leader-kill.yaml"))
+        .args(["--kubeconfig"])
+        .arg(kubeconfig)
+        .args(["--commands"])
+        .arg(commands)
+        .args(["--report"])
+        .arg(&report)
+        .output()
+        .unwrap();
+    assert!(text(&output.stderr).contains("--allow-production"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn an_interrupted_run_heals_what_it_harmed() {
+    if !wanted("an_interrupted_run_heals_what_it_harmed") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::up_with(&["--workers", "0", "--runtime", "process"]);
+    let (scenario, report) = (dir.path().join("scenario.yaml"), dir.path().join("report"));
+    let text_of_it =
+        "name: x\nduration: 10m\nfaults: [{fault: kill, target: leader, every: 9m, first: 100ms, for: 9m}]";
+    std::fs::write(&scenario, text_of_it).unwrap();
+    let mut run = Command::new(crate::cluster::binary());
+    run.args(["chaos", "run"]).arg(&scenario).arg("--report").arg(&report).arg("--dir").arg(&cluster.dir);
+    let mut running = run.spawn().unwrap();
+    let states = || cluster.json(&["dev", "status"])["processes"].clone();
+    let n_down = || states().as_object().unwrap().values().filter(|state| **state == "down").count();
+    cluster.wait("a master to be killed", Duration::from_secs(20), || n_down() == 1);
+    let interrupted = Command::new("kill").arg("-INT").arg(running.id().to_string()).status().unwrap();
+    assert!(interrupted.success());
+    assert_eq!(running.wait().unwrap().code(), Some(2));
+    assert_eq!(n_down(), 0, "{}", states());
+    let told: Value = serde_json::from_slice(&std::fs::read(report.join("report.json")).unwrap()).unwrap();
+    assert_eq!(told["verdict"], "inconclusive");
+}
