@@ -120,9 +120,9 @@ impl Fault {
         matches!(self, Fault::SlowDisk | Fault::FullDisk | Fault::PowerCut)
     }
 
-    /// Whether a leader under it can no longer lead.
+    /// Whether a leader under it can no longer lead. (A full disk may go unnoticed: logs reuse their files.)
     pub fn unseats(self) -> bool {
-        !matches!(self, Fault::SlowDisk)
+        !matches!(self, Fault::SlowDisk | Fault::FullDisk)
     }
 }
 
