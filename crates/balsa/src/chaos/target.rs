@@ -151,7 +151,13 @@ impl Target {
             Fault::FullDisk => harm.disks.iter().try_for_each(Disk::fill)?,
             Fault::PowerCut => {
                 harm.disks.iter().try_for_each(Disk::cut_power)?;
-                signal(Signal::SIGKILL)?;
+                // A sync that fails ends a master by itself, perhaps before it is killed.
+                for name in names.iter().filter(|name| cluster.runs(name)) {
+                    match cluster.signal(name, Signal::SIGKILL) {
+                        Err(error) if cluster.runs(name) => return Err(error),
+                        Ok(_) | Err(_) => {}
+                    }
+                }
             }
             Fault::SlowDisk => {
                 let stall = Duration::from_millis(fault.stall_ms.unwrap_or(0));
