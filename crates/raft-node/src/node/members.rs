@@ -17,6 +17,8 @@ use tokio::time::Instant;
 pub const LAG_MAX: u64 = 1_000;
 /// A follower that is asked to lead takes over within this, or is given up: three elections of `lan`.
 const TAKEOVER_MAX: Duration = Duration::from_secs(1);
+/// A change that is not committed within this lacks a quorum; its caller is told and may ask again.
+const SETTLE_MAX: Duration = Duration::from_secs(2);
 
 impl Node {
     /// Adds a member: as a learner until it has caught up, then as a voter. Members of the same
@@ -70,7 +72,8 @@ impl Node {
     }
 
     /// Makes learners voters and takes members out, in one change that at no moment has two majorities
-    /// (joint consensus). Does nothing when all of it is so already.
+    /// (joint consensus). When all of it is so already, waits until that is settled: what this leader sees
+    /// may be the change of an earlier one, not committed or half done.
     pub async fn change_members(&self, promote: BTreeSet<u64>, remove: BTreeSet<u64>) -> Result<(), Error> {
         let status = self.status();
         let present = |m: &&MemberStatus| remove.contains(&m.id);
@@ -93,7 +96,7 @@ impl Node {
             changes.push(ChangeMembers::RemoveNodes(learners));
         }
         if changes.is_empty() {
-            return Ok(());
+            return self.settled().await;
         }
         self.0.raft.change_membership(ChangeMembers::Batch(changes), false).await.map(drop).map_err(refused)
     }
@@ -111,6 +114,20 @@ impl Node {
         }
         let nothing_more = ChangeMembers::AddVoterIds(BTreeSet::new());
         self.0.raft.change_membership(nothing_more, false).await.map(drop).map_err(refused)
+    }
+
+    /// Waits until the group as this leader knows it is committed, and ends what is half done of it.
+    async fn settled(&self) -> Result<(), Error> {
+        self.end_change().await?;
+        let me = self.0.id;
+        let over = |m: &openraft::RaftMetrics<TypeConfig>| {
+            m.current_leader != Some(me) || m.last_applied >= *m.membership_config.log_id()
+        };
+        match self.0.raft.wait(Some(SETTLE_MAX)).metrics(over, "the group is settled").await {
+            Ok(metrics) if metrics.current_leader == Some(me) => Ok(()),
+            Ok(_) => Err(Error::NotLeader),
+            Err(_) => Err(Error::Changing),
+        }
     }
 
     /// Whether the member answers right now.
