@@ -108,6 +108,7 @@ fn change_the_group(group: &Group) {
             let took = longest(group, written, &format!("transfer to {name}"), || {
                 let told = group.json(&["members", "transfer", name]);
                 assert_eq!(told["leader"], name, "{told}");
+                assert_eq!(group.leader(), name, "it is said to lead and does not");
             });
             worst = worst.max(took);
         }

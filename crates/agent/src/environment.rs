@@ -1,7 +1,7 @@
 //! What a container is given besides volumes: environment variables, names, identity, from the pod and
 //! what it refers to.
 
-use crate::sources::{Missing, Sources, entries};
+use crate::sources::{Missing, Sources, texts};
 use objects::{Quantity, Value, ValueExt};
 use runtime::{ContainerSpec, Dns, Mount};
 use std::io;
@@ -42,7 +42,7 @@ pub(crate) fn variables(sources: &Sources, container: &Value) -> Result<Vec<(Str
             }
             let name = reference.text("name");
             match sources.find(kind, name) {
-                Some(object) => env.extend(entries(object).into_iter().map(|(key, value)| {
+                Some(object) => env.extend(texts(object).into_iter().map(|(key, value)| {
                     (format!("{}{key}", from.text("prefix")), String::from_utf8_lossy(&value).into_owned())
                 })),
                 None if reference.at("optional") == true => {}

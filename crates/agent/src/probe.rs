@@ -59,6 +59,16 @@ fn host<'a>(named: &'a str, pod_ip: &'a str) -> &'a str {
     if named.is_empty() { pod_ip } else { named }
 }
 
+/// The request of a probe. A header of its own stands in the place of ours of the same name.
+fn request(path: &str, host: &str, headers: &[Value]) -> String {
+    let ours = [("Host", host), ("User-Agent", "kube-probe/1.36")];
+    let named = |name: &str| headers.iter().any(|header| header.text("name").eq_ignore_ascii_case(name));
+    let ours = ours.into_iter().filter(|(name, _)| !named(name));
+    let all = ours.chain(headers.iter().map(|header| (header.text("name"), header.text("value"))));
+    let lines: String = all.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    format!("GET {path} HTTP/1.1\r\n{lines}Connection: close\r\n\r\n")
+}
+
 /// A GET over HTTP/1.1; 200..=399 is success. HTTPS probes only check that the port answers TLS-less
 /// connects, as certificates of pods are nobody's to verify.
 async fn http(container: &Value, get: &Value, pod_ip: &str) -> Result<(), String> {
@@ -70,12 +80,7 @@ async fn http(container: &Value, get: &Value, pod_ip: &str) -> Result<(), String
     if get.text("scheme") == "HTTPS" {
         return Ok(());
     }
-    let mut request =
-        format!("GET {path} HTTP/1.1\r\nHost: {}:{}\r\nUser-Agent: kube-probe/1.36\r\n", address.0, address.1);
-    for header in get.items("httpHeaders") {
-        request.push_str(&format!("{}: {}\r\n", header.text("name"), header.text("value")));
-    }
-    request.push_str("Connection: close\r\n\r\n");
+    let request = request(path, &format!("{}:{}", address.0, address.1), get.items("httpHeaders"));
     stream.write_all(request.as_bytes()).await.map_err(failed)?;
     let mut head = [0; 64];
     let n = stream.read(&mut head).await.map_err(failed)?;
@@ -85,5 +90,23 @@ async fn http(container: &Value, get: &Value, pod_ip: &str) -> Result<(), String
         Some(200..=399) => Ok(()),
         Some(code) => Err(format!("HTTP probe failed with statuscode: {code}")),
         None => Err(format!("{shown}: malformed HTTP response")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_may_name_its_host() {
+        assert_eq!(
+            request("/", "10.0.0.9:80", &[]),
+            "GET / HTTP/1.1\r\nHost: 10.0.0.9:80\r\nUser-Agent: kube-probe/1.36\r\nConnection: close\r\n\r\n"
+        );
+        let named = objects::json!({"name": "host", "value": "example.org"});
+        assert_eq!(
+            request("/x", "10.0.0.9:80", &[named]),
+            "GET /x HTTP/1.1\r\nUser-Agent: kube-probe/1.36\r\nhost: example.org\r\nConnection: close\r\n\r\n"
+        );
     }
 }

@@ -29,7 +29,7 @@ impl Sources<'_> {
         let Some(object) = self.find(kind, name) else {
             return if optional { Ok(None) } else { Err(format!("{word} {name:?} not found")) };
         };
-        match entries(object).remove(key) {
+        match texts(object).remove(key) {
             Some(value) => Ok(Some(value)),
             None if optional => Ok(None),
             None => {
@@ -74,14 +74,21 @@ impl Sources<'_> {
 
 /// All entries of a ConfigMap or Secret, decoded.
 pub(crate) fn entries(object: &Value) -> BTreeMap<String, Vec<u8>> {
+    let mut all = texts(object);
+    let binary = object.at("binaryData").as_object().into_iter().flatten();
+    all.extend(
+        binary.map(|(key, value)| (key.clone(), STANDARD.decode(value.as_str().unwrap_or("")).unwrap_or_default())),
+    );
+    all
+}
+
+/// Those that can become variables: a ConfigMap's `binaryData` cannot.
+pub(crate) fn texts(object: &Value) -> BTreeMap<String, Vec<u8>> {
     let secret = object.text("kind") == "Secret";
-    let decode = |text: &str| STANDARD.decode(text).unwrap_or_default();
-    let pairs = |field: &str, encoded: bool| {
-        let map = object.at(field).as_object().cloned().unwrap_or_default();
-        map.into_iter().map(move |(key, value)| {
-            let text = value.as_str().unwrap_or("").to_string();
-            (key, if encoded { decode(&text) } else { text.into_bytes() })
-        })
+    let bytes = |text: &str| match secret {
+        true => STANDARD.decode(text).unwrap_or_default(),
+        false => text.as_bytes().to_vec(),
     };
-    pairs("data", secret).chain(pairs("binaryData", true)).collect()
+    let data = object.at("data").as_object().into_iter().flatten();
+    data.map(|(key, value)| (key.clone(), bytes(value.as_str().unwrap_or("")))).collect()
 }

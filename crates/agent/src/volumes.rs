@@ -162,11 +162,21 @@ fn beneath(volume: &Path, sub: &str) -> Result<PathBuf, Missing> {
                 return Err(format!("subPath {sub:?} is a symbolic link or leads through one; none is followed"));
             }
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::create_dir(&path).map_err(failed)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_like(volume, &path).map_err(failed)?;
+            }
             Err(error) => return Err(failed(error)),
         }
     }
     Ok(path)
+}
+
+/// Makes a folder with the volume's own rights, whatever the umask: who may write to the one may write to
+/// the other.
+fn make_like(volume: &Path, path: &Path) -> io::Result<()> {
+    let rights = volume.metadata()?.permissions();
+    std::fs::create_dir(path)?;
+    std::fs::set_permissions(path, rights)
 }
 
 /// Bytes that an `emptyDir` in memory may take: its own limit, what the pod's containers may have

@@ -10,26 +10,27 @@ use objects::{Value, ValueExt, json};
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tonic::transport::Channel;
 
 #[derive(clap::Args, Clone)]
 pub(crate) struct Where {
-    /// A kubeconfig; by default $KUBECONFIG, or the one of --dir.
+    /// A kubeconfig; by default the one of --dir, or $KUBECONFIG.
     #[arg(long)]
     kubeconfig: Option<PathBuf>,
-    /// The folder of a development cluster.
-    #[arg(long, default_value = ".balsa")]
-    dir: PathBuf,
+    /// The folder of a development cluster; `.balsa` where neither is named.
+    #[arg(long)]
+    dir: Option<PathBuf>,
 }
 
 impl Where {
     pub(crate) fn access(&self) -> Result<Access> {
-        let from_environment = || std::env::var_os("KUBECONFIG").map(PathBuf::from);
-        let own = self.dir.join("kubeconfig");
-        let path = self.kubeconfig.clone().or_else(|| own.exists().then_some(own)).or_else(from_environment);
-        kubeconfig::read(&path.unwrap_or_else(|| self.dir.join("kubeconfig")))
+        // What is named wins, and must be there: another cluster is never meant.
+        let of = |dir: &Path| dir.join("kubeconfig");
+        let from_environment = || std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let path = self.kubeconfig.clone().or_else(|| self.dir.as_deref().map(of)).or_else(from_environment);
+        kubeconfig::read(&path.unwrap_or_else(|| of(Path::new(".balsa"))))
     }
 }
 

@@ -145,6 +145,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             to: self.to(),
             from: Some(codec::vote_to_pb(request.from_leader())),
             last_log_id: request.last_log_id().map(codec::log_id_to_pb),
+            target: *request.to_node_id(),
         };
         match self.call(PeerRequest::TransferLeader(request), option.hard_ttl()).await? {
             PeerReply::TransferLeader(reply) if reply.refusal.is_empty() => Ok(Ok(())),

@@ -357,7 +357,7 @@ impl Node {
             PeerRequest::TransferLeader(request) => {
                 let from = codec::vote_from_pb(request.from);
                 let last = request.last_log_id.map(codec::log_id_from_pb);
-                let request = TransferLeaderRequest::new(from, inner.id, last);
+                let request = TransferLeaderRequest::new(from, request.target, last);
                 let reply = inner.raft.handle_transfer_leader(request).await.map_err(|error| fatal(&error))?;
                 let refusal = reply.err().map_or_else(String::new, |error| format!("{error:?}"));
                 PeerReply::TransferLeader(pb::TransferLeaderResponse { refusal })

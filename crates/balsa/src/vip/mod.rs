@@ -26,9 +26,11 @@ use tokio::time::Instant;
 /// How often the holder says so. Neighbours ignore a change within a second of the last, and a frozen
 /// holder may answer beside the new one until it wakes.
 const ANNOUNCE_EVERY: Duration = Duration::from_millis(500);
-/// Without a leader the first master in the list looks after this long, the next a step later: longer
-/// than an election, shorter than a user's patience.
-const LEADERLESS_STEP: Duration = Duration::from_millis(700);
+/// Without a leader the first master in the list looks after this long, longer than an election; each
+/// next one a step later, longer than the look. With two of three masters dead the last one in the list
+/// holds the address before a user's patience ends.
+const LEADERLESS_FIRST: Duration = Duration::from_millis(700);
+const LEADERLESS_STEP: Duration = Duration::from_millis(300);
 const PROBE_MAX: Duration = Duration::from_millis(300);
 /// Connections at the address are ended this long before it goes, so that their last segments leave
 /// under it.
@@ -50,7 +52,7 @@ fn claim(now: &Leadership, own: &str, holding: bool, leaderless: Duration, rank:
         _ if now.active.is_some() => Claim::Hold,
         Some(leader) if leader != own => Claim::Leave,
         _ if holding => Claim::Hold,
-        _ if leaderless >= LEADERLESS_STEP * (rank + 1) => Claim::HoldIfFree,
+        _ if leaderless >= LEADERLESS_FIRST + LEADERLESS_STEP * rank => Claim::HoldIfFree,
         _ => Claim::Leave,
     }
 }
@@ -87,7 +89,7 @@ pub(crate) async fn keep(
         ),
         Err(error) => tracing::warn!(error = %format!("{error:#}"), "cannot see whether the VIP fits its interface"),
     }
-    if let Err(error) = refusal::refuse_while_absent(address, port).await {
+    if let Err(error) = refusal::refuse_while_absent(address, port, &vip.interface).await {
         let why = format!("{error:#}");
         tracing::warn!(why, "clients will wait a second longer when the VIP moves");
     }

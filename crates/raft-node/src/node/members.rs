@@ -151,7 +151,7 @@ impl Node {
         }
     }
 
-    /// Hands leadership to a voter; returns once another leader is known. A follower far behind is
+    /// Hands leadership to a voter; returns once it is known to lead. A follower far behind is
     /// refused: it could not take over in time, and nobody would lead meanwhile.
     pub async fn hand_over_to(&self, id: u64) -> Result<(), Error> {
         let status = self.status();
@@ -168,7 +168,8 @@ impl Node {
         let me = self.0.id;
         let wait = self.0.raft.wait(Some(TAKEOVER_MAX));
         match wait.metrics(|m| m.current_leader.is_some_and(|l| l != me), "hand over").await {
-            Ok(_) => Ok(()),
+            Ok(metrics) if metrics.current_leader == Some(id) => Ok(()),
+            Ok(_) => Err(Error::Refused(format!("another master was elected before {}", target.member.name))),
             Err(_) => Err(Error::Refused(format!(
                 "{} did not take over within {} ms",
                 target.member.name,
