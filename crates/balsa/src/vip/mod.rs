@@ -174,7 +174,8 @@ mod tests {
         assert_eq!(claim(&none, "a", true, Duration::from_secs(9), 0), Claim::Hold);
         assert_eq!(claim(&none, "a", false, Duration::from_millis(100), 0), Claim::Leave, "an election may be on");
         assert_eq!(claim(&none, "a", false, Duration::from_secs(1), 0), Claim::HoldIfFree);
-        assert_eq!(claim(&none, "b", false, Duration::from_secs(1), 1), Claim::Leave);
-        assert_eq!(claim(&none, "b", false, Duration::from_secs(2), 1), Claim::HoldIfFree);
+        assert_eq!(claim(&none, "b", false, Duration::from_millis(900), 1), Claim::Leave);
+        assert_eq!(claim(&none, "b", false, Duration::from_millis(1_000), 1), Claim::HoldIfFree);
+        assert_eq!(claim(&none, "c", false, Duration::from_millis(1_300), 2), Claim::HoldIfFree);
     }
 }
