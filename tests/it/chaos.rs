@@ -102,7 +102,8 @@ fn workers_die_while_pods_are_placed() {
     }
     let dir = tempfile::tempdir().unwrap();
     let cluster = Cluster::up_with(&["--runtime", "process"]);
-    let report = clean(&cluster, dir.path(), "workers.yaml", "6s");
+    // Long enough for the leader to be killed too, at 8 s.
+    let report = clean(&cluster, dir.path(), "workers.yaml", "11s");
     assert!(report["counts"]["bound"].as_u64() > Some(5), "{report}");
     assert_eq!(report["counts"]["doubleBinds"], 0);
 }
