@@ -480,7 +480,8 @@ impl Inner {
         let mut written = match readable.is_empty() {
             true => futures::stream::empty().boxed(),
             false => match self.raft.client_write_many(readable).await {
-                Ok(written) => written,
+                // A master that stops ends the stream early; it must not be asked after its end.
+                Ok(written) => written.fuse().boxed(),
                 Err(error) => return txns.iter().map(|_| Attempt::Unknown(error.to_string())).collect(),
             },
         };
