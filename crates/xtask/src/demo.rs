@@ -105,7 +105,7 @@ pub(crate) fn run() -> Result<()> {
     balsa(&["dev", "start", &leader_was, "--dir", DIR])?;
     say("the cluster is left running");
     println!("  export KUBECONFIG={}", root().join(DIR).join("kubeconfig").display());
-    println!("  kubectl get pods                 (tested with 1.32)");
+    println!("  kubectl get pods                 (1.30 or newer)");
     println!("  {} get pods", binary().display());
     println!("  {} dev status", binary().display());
     println!("  {} dev down                 (removes it all)", binary().display());
