@@ -147,6 +147,16 @@ fn the_death_of_worker_runtime_and_all_masters_touches_no_pod() {
         });
         cluster.wait("the workers", PATIENCE, || nodes_ready() && fingerprints(&cluster) == before);
     }
+    // Its Node is deleted while the worker lives: it is registered anew.
+    let uid = || cluster.json(&["get", "node", "worker-1"])["metadata"]["uid"].clone();
+    let deleted = uid();
+    cluster.ok(&["delete", "node", "worker-1"]);
+    cluster.wait("the Node to be back", PATIENCE, || {
+        let listed = cluster.json(&["get", "nodes"])["items"].as_array().map_or(0, Vec::len);
+        listed == 3 && uid() != deleted && nodes_ready()
+    });
+    cluster.wait("its pods", PATIENCE, || cluster.running().len() == 3);
+    let before = fingerprints(&cluster);
     (1..=3).for_each(|i| drop(cluster.dev(&["kill", &format!("master-{i}")])));
     // Longer than a master is waited for, longer than a dead node is tolerated.
     std::thread::sleep(Duration::from_secs(10));

@@ -299,6 +299,39 @@ fn a_watch_shows_objects_entering_and_leaving_its_selector() {
 }
 
 #[test]
+fn a_watch_of_one_name_keeps_to_its_selectors() {
+    let mut cluster = Cluster::new();
+    let mut watch = request(Verb::Watch, "pods", "a", Value::Null);
+    watch.options.field_selector = "spec.nodeName=n2".into();
+    watch.options.resource_version = Some(1);
+    let mut context = Context { now: NOW, rng: &mut Rng::new(2) };
+    let Step::Watch(mut watch) = step(&watch, &cluster.view(), &mut context) else { panic!("a watch was asked for") };
+    for name in ["a", "b"] {
+        cluster.object(&request(Verb::Create, "pods", "", pod(name)));
+    }
+    assert!(watch.next(&cluster.view()).unwrap().is_empty(), "neither is on that node");
+}
+
+#[test]
+fn a_json_patch_is_held_to_the_revision_it_names_and_to_none_in_its_text() {
+    let mut cluster = Cluster::new();
+    cluster.object(&request(Verb::Create, "configmaps", "", json!({"metadata": {"name": "a"}})));
+    let mut patched = |operations: Value| {
+        let mut patch = request(Verb::Patch, "configmaps", "a", operations);
+        patch.patch = Some(Patch::Json);
+        cluster.run(&patch).map(drop).map_err(|status| status.code)
+    };
+    let says = json!([{"op": "add", "path": "/data", "value": {"note": "see /metadata/resourceVersion"}}]);
+    assert_eq!(patched(says), Ok(()));
+    for (path, value) in [
+        ("/metadata/resourceVersion", json!("1")),
+        ("/metadata", json!({"name": "a", "namespace": "default", "resourceVersion": "1"})),
+    ] {
+        assert_eq!(patched(json!([{"op": "replace", "path": path, "value": value}])), Err(409), "{path}");
+    }
+}
+
+#[test]
 fn both_event_groups_are_one_kind() {
     let mut cluster = Cluster::new();
     let body = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"},

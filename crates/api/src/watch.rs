@@ -63,8 +63,7 @@ impl Watch {
         let options = &request.options;
         let mut filter = Filter::of(request)?;
         if !request.name.is_empty() {
-            let by_name = format!("metadata.name={}", request.name);
-            filter.fields = objects::selector::FieldSelector::parse(&by_name, &[]).map_err(Status::bad_request)?;
+            filter.fields = filter.fields.and_name(&request.name);
         }
         let from = options.resource_version.filter(|revision| *revision > 0).map(Revision);
         let initial = options.send_initial_events || from.is_none();

@@ -253,7 +253,13 @@ async fn serve(
             names.sort();
             u32::try_from(names.iter().position(|name| *name == own).unwrap_or(names.len())).unwrap_or(u32::MAX)
         };
-        tokio::spawn(vip::keep(vip, config.api_port, identity.name.clone(), store.clone(), rank, seat, leaving_sender));
+        let place = vip::Place {
+            vip,
+            port: config.api_port,
+            own: identity.name.clone(),
+            election: config.raft_profile()?.election_timeout_max(),
+        };
+        tokio::spawn(vip::keep(place, store.clone(), rank, seat, leaving_sender));
     }
 
     let failed = tokio::select! {

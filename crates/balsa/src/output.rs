@@ -4,8 +4,26 @@
 //! Not by letting SIGPIPE end the process: the same signal would come of a connection that a master closed
 //! in the middle of a write, and end a verb that only had to ask another master.
 
+use clap::ValueEnum;
 use std::fmt::Arguments;
 use std::io::{ErrorKind, Write, stdout};
+
+/// `-o`: for people, 80 columns wide, or for programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+/// `-o` of a table that has columns for the curious, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TableFormat {
+    #[default]
+    Text,
+    Wide,
+    Json,
+}
 
 /// What a shell reports of a command that SIGPIPE ended: 128 + 13.
 const READER_LEFT: i32 = 141;

@@ -1,7 +1,7 @@
 //! The user's verbs on objects: apply, get, describe, delete, logs, exec. kubectl does more; these
 //! need nothing but this binary.
 
-use crate::output;
+use crate::output::{self, TableFormat};
 use crate::verbs::{Where, call, cluster};
 use anyhow::{Context, Result, bail};
 use client::Access;
@@ -52,6 +52,30 @@ fn target(words: &[String]) -> Result<(&'static Kind, Option<String>)> {
         },
         [kind, name] => Ok((find(kind)?, Some(name.clone()))),
         _ => bail!("say TYPE, TYPE NAME or TYPE/NAME"),
+    }
+}
+
+/// `TYPE NAME NAME ...`, or `TYPE/NAME TYPE/NAME ...`.
+fn targets_of(words: &[String]) -> Result<Vec<(&'static Kind, String)>> {
+    match words {
+        [] => Ok(Vec::new()),
+        [first, ..] if first.contains('/') => words
+            .iter()
+            .map(|word| match word.split_once('/') {
+                Some((kind, name)) if !name.is_empty() => Ok((find(kind)?, name.to_string())),
+                _ => bail!("{word}: say TYPE/NAME here, as in the words before it"),
+            })
+            .collect(),
+        [kind, names @ ..] => {
+            let kind = find(kind)?;
+            if let Some(word) = names.iter().find(|name| name.contains('/')) {
+                bail!("{word}: a name has no '/'; say either TYPE NAME NAME or TYPE/NAME TYPE/NAME");
+            }
+            if names.is_empty() {
+                bail!("name what is to be deleted");
+            }
+            Ok(names.iter().map(|name| (kind, name.clone())).collect())
+        }
     }
 }
 
@@ -106,56 +130,77 @@ pub(crate) fn apply(scope: &Scope, files: &[PathBuf]) -> Result<()> {
     if objects.is_empty() {
         bail!("no objects passed to apply");
     }
-    for mut object in objects {
-        let kind = registry::by_kind_name(object.text("kind"))
-            .with_context(|| format!("kind {:?} is not known", object.text("kind")))?;
-        let name = object.text("metadata.name").to_string();
-        let namespace = match object.text("metadata.namespace") {
-            "" => scope.namespace.clone(),
-            namespace => namespace.to_string(),
-        };
-        let applied = object.to_string();
-        object.object("metadata.annotations").insert(LAST_APPLIED.into(), applied.clone().into());
-        let place = key(kind, &namespace, &name);
-        let present = call(&access, async |channel| {
-            let request = pb::GetRequest { key: Some(place.clone()), ..Default::default() };
-            match ObjectsClient::new(channel).get(request).await {
-                Ok(found) => Ok(found.map(Some)),
-                Err(status) if status.code() == tonic::Code::NotFound => Ok(tonic::Response::new(None)),
-                Err(status) => Err(status),
-            }
-        })?;
-        let done = match present {
-            None => {
-                let request = pb::WriteRequest {
-                    key: Some(place),
-                    json: object.to_string().into(),
-                    request_id: request_id(),
-                    ..Default::default()
-                };
-                call(&access, async |channel| ObjectsClient::new(channel).create(request.clone()).await)?;
-                "created"
-            }
-            Some(found) => {
-                let live: Value = serde_json::from_slice(&found.json)?;
-                let before = live.annotation(LAST_APPLIED).unwrap_or("{}");
-                let mut patch = difference(&serde_json::from_str(before)?, &serde_json::from_str(&applied)?);
-                patch.object("metadata.annotations").insert(LAST_APPLIED.into(), applied.into());
-                let request = pb::PatchRequest {
-                    key: Some(place),
-                    // A list is as the file says, and nothing else is in it.
-                    r#type: pb::patch_request::Type::Merge.into(),
-                    patch: patch.to_string().into(),
-                    request_id: request_id(),
-                    ..Default::default()
-                };
-                let after = call(&access, async |channel| ObjectsClient::new(channel).patch(request.clone()).await)?;
-                if after.revision == found.revision { "unchanged" } else { "configured" }
-            }
-        };
-        println!("{}/{name} {done}", kind.singular);
+    each(objects, |object| {
+        let done = apply_one(scope, &access, object)?;
+        println!("{done}");
+        Ok(())
+    })
+}
+
+/// Does something with each of several things. One that fails does not keep the others from it; all that
+/// went wrong is told, and is an error in the end.
+fn each<T>(all: Vec<T>, mut act: impl FnMut(T) -> Result<()>) -> Result<()> {
+    let n = all.len();
+    let failed: Vec<anyhow::Error> = all.into_iter().filter_map(|one| act(one).err()).collect();
+    match failed.len() {
+        0 => Ok(()),
+        1 => Err(failed.into_iter().next().expect("there is one")),
+        n_failed => {
+            failed.iter().for_each(|error| eprintln!("error: {error:#}"));
+            bail!("{n_failed} of {n} failed")
+        }
     }
-    Ok(())
+}
+
+/// Makes one object as it is asked for; says what was done.
+fn apply_one(scope: &Scope, access: &Access, mut object: Value) -> Result<String> {
+    let kind = registry::by_kind_name(object.text("kind"))
+        .with_context(|| format!("kind {:?} is not known", object.text("kind")))?;
+    let name = object.text("metadata.name").to_string();
+    let namespace = match object.text("metadata.namespace") {
+        "" => scope.namespace.clone(),
+        namespace => namespace.to_string(),
+    };
+    let applied = object.to_string();
+    object.object("metadata.annotations").insert(LAST_APPLIED.into(), applied.clone().into());
+    let place = key(kind, &namespace, &name);
+    let present = call(access, async |channel| {
+        let request = pb::GetRequest { key: Some(place.clone()), ..Default::default() };
+        match ObjectsClient::new(channel).get(request).await {
+            Ok(found) => Ok(found.map(Some)),
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(tonic::Response::new(None)),
+            Err(status) => Err(status),
+        }
+    })?;
+    let done = match present {
+        None => {
+            let request = pb::WriteRequest {
+                key: Some(place),
+                json: object.to_string().into(),
+                request_id: request_id(),
+                ..Default::default()
+            };
+            call(access, async |channel| ObjectsClient::new(channel).create(request.clone()).await)?;
+            "created"
+        }
+        Some(found) => {
+            let live: Value = serde_json::from_slice(&found.json)?;
+            let before = live.annotation(LAST_APPLIED).unwrap_or("{}");
+            let mut patch = difference(&serde_json::from_str(before)?, &serde_json::from_str(&applied)?);
+            patch.object("metadata.annotations").insert(LAST_APPLIED.into(), applied.into());
+            let request = pb::PatchRequest {
+                key: Some(place),
+                // A list is as the file says, and nothing else is in it.
+                r#type: pb::patch_request::Type::Merge.into(),
+                patch: patch.to_string().into(),
+                request_id: request_id(),
+                ..Default::default()
+            };
+            let after = call(access, async |channel| ObjectsClient::new(channel).patch(request.clone()).await)?;
+            if after.revision == found.revision { "unchanged" } else { "configured" }
+        }
+    };
+    Ok(format!("{}/{name} {done}", kind.singular))
 }
 
 fn list(access: &Access, kind: &Kind, namespace: &str, selector: &str) -> Result<Vec<Value>> {
@@ -182,7 +227,7 @@ fn print_table(rows: &[Vec<String>]) {
     }
 }
 
-pub(crate) fn get(scope: &Scope, words: &[String], all: bool, selector: &str, output: &str) -> Result<()> {
+pub(crate) fn get(scope: &Scope, words: &[String], all: bool, selector: &str, output: TableFormat) -> Result<()> {
     let access = scope.at.access()?;
     let (kind, name) = target(words)?;
     let namespace = if all { "" } else { scope.namespace.as_str() };
@@ -190,7 +235,7 @@ pub(crate) fn get(scope: &Scope, words: &[String], all: bool, selector: &str, ou
         Some(name) => vec![get_one(&access, kind, &scope.namespace, name)?],
         None => list(&access, kind, namespace, selector)?,
     };
-    if output == "json" {
+    if output == TableFormat::Json {
         let value = match name {
             Some(_) => objects.into_iter().next().unwrap_or_default(),
             None => json!({"kind": "List", "apiVersion": "v1", "items": objects}),
@@ -198,15 +243,12 @@ pub(crate) fn get(scope: &Scope, words: &[String], all: bool, selector: &str, ou
         println!("{}", serde_json::to_string_pretty(&value)?);
         return Ok(());
     }
-    if !["text", "wide"].contains(&output) {
-        bail!("-o {output}: use text, wide or json");
-    }
     if objects.is_empty() {
         eprintln!("nothing found");
         return Ok(());
     }
     let shown: Vec<usize> =
-        (0..kind.columns.len()).filter(|i| output == "wide" || kind.columns[*i].priority == 0).collect();
+        (0..kind.columns.len()).filter(|i| output == TableFormat::Wide || kind.columns[*i].priority == 0).collect();
     let with_namespace = all && kind.namespaced;
     let mut header = vec!["NAME".to_string()];
     header.extend(shown.iter().map(|i| kind.columns[*i].name.to_uppercase()));
@@ -294,8 +336,7 @@ pub(crate) fn delete(scope: &Scope, words: &[String], files: &[PathBuf], grace: 
         };
         targets.push((kind, namespace, object.text("metadata.name").to_string()));
     }
-    if !words.is_empty() {
-        let (kind, Some(name)) = target(words)? else { bail!("name what is to be deleted") };
+    for (kind, name) in targets_of(words)? {
         targets.push((kind, scope.namespace.clone(), name));
     }
     match (targets.is_empty(), files.is_empty()) {
@@ -303,7 +344,7 @@ pub(crate) fn delete(scope: &Scope, words: &[String], files: &[PathBuf], grace: 
         (true, false) => bail!("no objects passed to delete"),
         (false, _) => {}
     }
-    for (kind, namespace, name) in targets {
+    each(targets, |(kind, namespace, name)| {
         let request = pb::DeleteRequest {
             key: Some(key(kind, &namespace, &name)),
             grace_period_seconds: grace,
@@ -313,8 +354,8 @@ pub(crate) fn delete(scope: &Scope, words: &[String], files: &[PathBuf], grace: 
         };
         call(&access, async |channel| ObjectsClient::new(channel).delete(request.clone()).await)?;
         println!("{}/{name} deleted", kind.singular);
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 pub(crate) fn logs(scope: &Scope, request: pb::LogsRequest) -> Result<()> {
@@ -391,4 +432,38 @@ pub(crate) fn exec(scope: &Scope, pod: &str, container: &str, stdin: bool, comma
         std::process::exit(code);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn targets(text: &str) -> Result<String, String> {
+        let words: Vec<String> = text.split_whitespace().map(Into::into).collect();
+        let found = targets_of(&words).map_err(|error| error.to_string())?;
+        Ok(found.iter().map(|(kind, name)| format!("{}/{name}", kind.plural)).collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn several_things_are_named_at_once() {
+        assert_eq!(targets("pod a b").unwrap(), "pods/a pods/b");
+        assert_eq!(targets("po/a deploy/b").unwrap(), "pods/a deployments/b");
+        assert_eq!(targets("").unwrap(), "");
+        assert_eq!(targets("pod").unwrap_err(), "name what is to be deleted");
+        assert!(targets("pod a po/b").unwrap_err().starts_with("po/b: a name has no"));
+        assert!(targets("po/a b").unwrap_err().starts_with("b: say TYPE/NAME"));
+        assert!(targets("po/").is_err());
+    }
+
+    #[test]
+    fn one_failure_does_not_end_what_else_is_to_be_done() {
+        let mut done = Vec::new();
+        let act = |n: i32| {
+            done.push(n);
+            if n % 2 == 0 { Ok(()) } else { bail!("{n} is odd") }
+        };
+        assert_eq!(each(vec![1, 2, 3, 4], act).unwrap_err().to_string(), "2 of 4 failed");
+        assert_eq!(done, [1, 2, 3, 4]);
+        assert_eq!(each(vec![1, 2], |n| if n == 1 { bail!("no") } else { Ok(()) }).unwrap_err().to_string(), "no");
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::kubeconfig;
 use crate::members;
+use crate::output::{Format, TableFormat};
 use crate::user::{self, Scope};
 use anyhow::Result;
 use clap::Subcommand;
@@ -9,7 +10,7 @@ use client::{Access, Client, Patience};
 use objects::{Value, ValueExt, json};
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tonic::transport::Channel;
@@ -40,15 +41,15 @@ pub(crate) enum Verb {
     Status {
         #[command(flatten)]
         at: Where,
-        #[arg(short, long, default_value = "text")]
-        output: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
     },
     /// Prints the tokens with which machines join.
     Token {
         #[command(flatten)]
         at: Where,
-        #[arg(short, long, default_value = "text")]
-        output: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
     },
     /// Shows or changes the group of masters.
     #[command(args_conflicts_with_subcommands = true)]
@@ -57,8 +58,8 @@ pub(crate) enum Verb {
         verb: Option<members::Verb>,
         #[command(flatten)]
         at: Where,
-        #[arg(short, long, default_value = "text")]
-        output: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
     },
     /// Makes objects as the files say: creates them, or changes what differs.
     Apply {
@@ -79,9 +80,8 @@ pub(crate) enum Verb {
         all_namespaces: bool,
         #[arg(short = 'l', long, default_value = "")]
         selector: String,
-        /// text, wide or json.
-        #[arg(short, long, default_value = "text")]
-        output: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: TableFormat,
     },
     /// Shows all of one object, and its events.
     Describe {
@@ -90,11 +90,10 @@ pub(crate) enum Verb {
         #[arg(required = true, num_args = 1..=2)]
         what: Vec<String>,
     },
-    /// Deletes objects.
+    /// Deletes objects: TYPE NAME [NAME ...] or TYPE/NAME [TYPE/NAME ...].
     Delete {
         #[command(flatten)]
         scope: Scope,
-        #[arg(num_args = 0..=2)]
         what: Vec<String>,
         #[arg(short)]
         file: Vec<PathBuf>,
@@ -138,7 +137,7 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::Status { at, output } => {
             let status = cluster_status(&at.access()?)?;
-            if output == "json" {
+            if output == Format::Json {
                 println!("{}", serde_json::to_string_pretty(&status_json(&status))?);
                 return Ok(());
             }
@@ -147,7 +146,7 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
                 "leader {leader}   term {}   revision {}   told by {}",
                 status.term, status.revision, status.answered_by
             );
-            print_members(&status);
+            print_members(&status, None);
             if let Some(backup) = &status.backup {
                 match backup.failure.as_str() {
                     "" => println!("last scheduled backup {} by {}", backup.last_file, backup.by),
@@ -158,7 +157,7 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
         }
         Verb::Token { at, output } => {
             let tokens = tokens(&at.access()?)?;
-            if output == "json" {
+            if output == Format::Json {
                 println!("{}", json!({"master": tokens.master, "worker": tokens.worker}));
             } else {
                 println!("master  {}\nworker  {}", tokens.master, tokens.worker);
@@ -166,10 +165,10 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
             Ok(())
         }
         Verb::Members { verb: Some(verb), .. } => members::run(verb),
-        Verb::Members { verb: None, at, output } => members::list(&at, &output),
+        Verb::Members { verb: None, at, output } => members::list(&at, output),
         Verb::Apply { scope, file } => user::apply(&scope, &file),
         Verb::Get { scope, what, all_namespaces, selector, output } => {
-            user::get(&scope, &what, all_namespaces, &selector, &output)
+            user::get(&scope, &what, all_namespaces, &selector, output)
         }
         Verb::Describe { scope, what } => user::describe(&scope, &what),
         Verb::Delete { scope, what, file, grace_period } => user::delete(&scope, &what, &file, grace_period),
@@ -192,8 +191,10 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
     }
 }
 
-pub(crate) fn print_members(status: &pb::StatusResponse) {
-    println!("{:<12} {:<8} {:>6}  {:<22} {}", "NAME", "ROLE", "LAG", "API", "ID");
+/// `answering`: who answers, where that was asked.
+pub(crate) fn print_members(status: &pb::StatusResponse, answering: Option<&BTreeSet<String>>) {
+    let answers = |text: &str| answering.map(|_| format!("{text:<8}")).unwrap_or_default();
+    println!("{:<12} {:<8} {}{:>6}  {:<22} {}", "NAME", "ROLE", answers("ANSWERS"), "LAG", "API", "ID");
     for member in &status.members {
         let role = match (member.leader, member.voter) {
             (true, _) => "leader",
@@ -201,7 +202,9 @@ pub(crate) fn print_members(status: &pb::StatusResponse) {
             (false, false) => "learner",
         };
         let lag = member.lag.map_or("-".to_string(), |lag| lag.to_string());
-        println!("{:<12} {role:<8} {lag:>6}  {:<22} {:x}", member.name, member.api_addr, member.id);
+        let is_heard = answering.is_some_and(|names| names.contains(&member.name));
+        let answers = answers(if is_heard { "yes" } else { "no" });
+        println!("{:<12} {role:<8} {answers}{lag:>6}  {:<22} {:x}", member.name, member.api_addr, member.id);
     }
 }
 

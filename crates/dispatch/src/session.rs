@@ -259,6 +259,11 @@ async fn send_assignments(front: &Front, epoch: u64, node: &str, down: &Down) {
     let mut peers_sent: Option<pb::Peers> = None;
     let mut complete = true;
     loop {
+        // The session's hello had stored the Node. Whoever deletes it while its worker lives sees it come
+        // back, registered anew, with the worker's next session: it is not in a limbo of its own.
+        if view.get(&Key::new(registry::NODE, "", node)).is_none() {
+            return tracing::info!(%node, "its Node was deleted: the session is ended so that the worker registers again");
+        }
         let mut changed = Vec::new();
         let mut present = Vec::new();
         for record in view.pods_of_node(node) {

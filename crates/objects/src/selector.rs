@@ -194,6 +194,12 @@ impl FieldSelector {
         Ok(FieldSelector(terms))
     }
 
+    /// The same, and of this name alone.
+    pub fn and_name(mut self, name: &str) -> FieldSelector {
+        self.0.push(("metadata.name".into(), name.into(), true));
+        self
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

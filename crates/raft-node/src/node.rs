@@ -70,6 +70,11 @@ impl Profile {
             Profile::SlowDisk => (100, 300, 600),
         }
     }
+
+    /// A follower that hears no leader stands for election after this long at the latest.
+    pub fn election_timeout_max(self) -> Duration {
+        Duration::from_millis(self.timing().2)
+    }
 }
 
 pub struct Options {

@@ -6,8 +6,9 @@ pub(crate) mod service;
 
 pub(crate) use restore::{UNBORN, settle};
 
+use crate::output::Format;
 use crate::verbs::{self, Where};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Subcommand;
 use objects::{Timestamp, json, registry};
 use protos::cluster as pb;
@@ -33,8 +34,8 @@ pub(crate) enum Verb {
     Inspect {
         /// - reads standard input.
         file: PathBuf,
-        #[arg(short, long, default_value = "text")]
-        output: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
     },
     /// Makes a new group of one master, of a new epoch, from a backup, on this machine's empty data folder;
     /// other masters join it with a token.
@@ -53,7 +54,7 @@ pub(crate) enum Verb {
 pub(crate) fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::Save { file, at } => save(&file, &at),
-        Verb::Inspect { file, output } => inspect(&file, &output),
+        Verb::Inspect { file, output } => inspect(&file, output),
         Verb::Restore { file, config, skip_revisions } => restore::run(&file, &config, skip_revisions),
     }
 }
@@ -189,19 +190,19 @@ fn open(file: &Path) -> Result<Box<dyn Read>> {
     })
 }
 
-fn inspect(file: &Path, output: &str) -> Result<()> {
+fn inspect(file: &Path, output: Format) -> Result<()> {
     let summary = read_all(open(file)?).with_context(|| {
         format!("{} cannot be restored from; take another backup, or use an older one", file.display())
     })?;
     let m = &summary.manifest;
     match output {
-        "json" => {
+        Format::Json => {
             let told = json!({
                 "manifest": m, "sha256": summary.sha256, "bytes": summary.n_bytes, "objects": summary.by_kind,
             });
             println!("{}", serde_json::to_string_pretty(&told)?);
         }
-        "text" => {
+        Format::Text => {
             println!("cluster   {}, epoch {}, masters {}", m.cluster_id, m.epoch, m.members.join(", "));
             println!("taken     {}", Timestamp(m.taken_at_ms).rfc3339());
             println!("holds     {}", summary.line());
@@ -210,7 +211,6 @@ fn inspect(file: &Path, output: &str) -> Result<()> {
                 println!("{n:>9} {kind}");
             }
         }
-        other => bail!("-o {other}: use text or json"),
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ mod world;
 
 use crate::dev::Cluster;
 use crate::kubeconfig;
+use crate::output::Format;
 use anyhow::{Context, Result, bail};
 use chaos::lines::Run;
 use chaos::{Planned, Report, Scenario, schedule};
@@ -59,16 +60,14 @@ pub(crate) enum Verb {
         /// Without it no cluster but a development cluster is harmed.
         #[arg(long)]
         allow_production: bool,
-        /// text or json.
-        #[arg(short, long, default_value = "text")]
-        output: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
     },
     /// Judges a report again, from its files.
     Check {
         report: PathBuf,
-        /// text or json.
-        #[arg(short, long, default_value = "text")]
-        output: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
     },
 }
 
@@ -77,7 +76,6 @@ pub(crate) fn run(verb: Verb) -> Result<u8> {
     let (report, output) = match verb {
         Verb::Check { report, output } => (report, output),
         Verb::Run { scenario, seed, report, dir, kubeconfig, commands, allow_production, output } => {
-            check_output(&output)?;
             let text = std::fs::read_to_string(&scenario).with_context(|| format!("reading {}", scenario.display()))?;
             let parsed = Scenario::parse(&text).map_err(|why| anyhow::anyhow!("{}: {why}", scenario.display()))?;
             let seed = seed.unwrap_or_else(crate::seed);
@@ -99,23 +97,15 @@ pub(crate) fn run(verb: Verb) -> Result<u8> {
             (report, output)
         }
     };
-    check_output(&output)?;
     let report = Folder::open(&report).judge()?;
-    show(&report, &output)?;
+    show(&report, output)?;
     Ok(report.verdict.exit_code())
 }
 
-fn check_output(output: &str) -> Result<()> {
+fn show(report: &Report, output: Format) -> Result<()> {
     match output {
-        "text" | "json" => Ok(()),
-        other => bail!("-o {other}: use text or json"),
-    }
-}
-
-fn show(report: &Report, output: &str) -> Result<()> {
-    match output {
-        "json" => println!("{}", serde_json::to_string_pretty(report)?),
-        _ => crate::output::print(format_args!("{}", report.text())),
+        Format::Json => println!("{}", serde_json::to_string_pretty(report)?),
+        Format::Text => crate::output::print(format_args!("{}", report.text())),
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ mod readiness;
 mod topology;
 mod up;
 
+use crate::output::Format;
 use crate::{kubeconfig, verbs};
 use anyhow::{Result, bail};
 use clap::Subcommand;
@@ -50,14 +51,15 @@ pub(crate) enum Verb {
     Status {
         #[arg(long, default_value = ".balsa")]
         dir: PathBuf,
-        #[arg(short, long, default_value = "text")]
-        output: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
     },
     /// Ends a member's process at once.
     Kill {
         name: String,
-        #[arg(long, default_value_t = 9)]
-        signal: i32,
+        /// A name or a number: KILL, SIGSTOP, 15.
+        #[arg(long, default_value = "KILL", value_parser = signal_of)]
+        signal: Signal,
         #[arg(long, default_value = ".balsa")]
         dir: PathBuf,
     },
@@ -124,8 +126,8 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
         Verb::Up { masters, workers, master_disk, runtime, dir } => {
             up::up(&up::Size { masters, workers, master_disk }, &runtime, &dir)
         }
-        Verb::Status { dir, output } => status(&Cluster::open(&dir)?, &output),
-        Verb::Kill { name, signal, dir } => send(&dir, &name, Signal::try_from(signal)?),
+        Verb::Status { dir, output } => status(&Cluster::open(&dir)?, output),
+        Verb::Kill { name, signal, dir } => send(&dir, &name, signal),
         Verb::Start { name, dir } => start(&Cluster::open(&dir)?, &name),
         Verb::Cut { names, dir } => {
             let cluster = Cluster::open(&dir)?;
@@ -150,6 +152,13 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
         Verb::Resume { name, dir } => send(&dir, &name, Signal::SIGCONT),
         Verb::Down { dir } => down::down(&dir),
     }
+}
+
+fn signal_of(text: &str) -> Result<Signal, String> {
+    let name = text.to_uppercase();
+    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
+    let by_number = text.parse::<i32>().ok().and_then(|number| Signal::try_from(number).ok());
+    by_number.or_else(|| name.parse().ok()).ok_or_else(|| "not a signal; say KILL, TERM, STOP, or a number as 9".into())
 }
 
 fn tell_cuts(groups: &[Vec<String>]) {
@@ -194,11 +203,11 @@ fn shell_word(word: &str) -> String {
     }
 }
 
-fn status(cluster: &Cluster, output: &str) -> Result<()> {
+fn status(cluster: &Cluster, output: Format) -> Result<()> {
     let access = kubeconfig::read(&cluster.dir.join("kubeconfig"))?;
     let told = verbs::cluster_status(&access);
     let state = |name: &str| cluster.activity(name).name();
-    if output == "json" {
+    if output == Format::Json {
         let mut value = match &told {
             Ok(status) => verbs::status_json(status),
             Err(error) => objects::json!({"leader": "", "term": 0, "members": [], "error": format!("{error:#}")}),
@@ -216,14 +225,25 @@ fn status(cluster: &Cluster, output: &str) -> Result<()> {
         println!("{name:<12} {:<9} {role}", state(&name));
     }
     if let Err(error) = told {
-        println!("no master answers: {error:#}");
+        println!("{error:#}");
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::shell_word;
+    use super::{shell_word, signal_of};
+    use nix::sys::signal::Signal;
+
+    #[test]
+    fn a_signal_has_a_name_or_a_number() {
+        for text in ["9", "KILL", "SIGKILL", "kill"] {
+            assert_eq!(signal_of(text), Ok(Signal::SIGKILL), "{text}");
+        }
+        for text in ["0", "-1", "99", "", "SIG", "HUMBUG"] {
+            assert!(signal_of(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn what_is_printed_can_be_pasted() {

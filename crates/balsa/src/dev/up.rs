@@ -181,7 +181,13 @@ fn up_again(cluster: &Cluster, dir: &Path, started: Instant) -> Result<()> {
     wait_until_ready(cluster, &names, &access)?;
     let n_masters = names.iter().filter(|name| name.starts_with("master-")).count();
     let n_workers = cluster.workers().len();
-    println!("{n_masters} masters and {n_workers} workers are ready after {:.1} s.", started.elapsed().as_secs_f64());
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    println!(
+        "{} and {} are ready after {:.1} s.",
+        count(n_masters, "master"),
+        count(n_workers, "worker"),
+        started.elapsed().as_secs_f64()
+    );
     println!("  export KUBECONFIG={}", shell_word(&cluster.dir.join("kubeconfig").to_string_lossy()));
     println!("  balsa dev status --dir {}", shell_word(&dir.to_string_lossy()));
     Ok(())

@@ -5,13 +5,15 @@ mod service;
 
 pub(crate) use service::{Changing, end_changes};
 
+use crate::output::Format;
 use crate::verbs::{self, Where};
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use client::Access;
-use objects::json;
+use objects::{ValueExt, json};
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,8 +26,8 @@ pub(crate) enum Verb {
     List {
         #[command(flatten)]
         at: Where,
-        #[arg(short, long, default_value = "text")]
-        output: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
     },
     /// Prints the configuration with which a new master joins: run `balsa master --config` with it.
     Add {
@@ -54,16 +56,16 @@ pub(crate) enum Verb {
         name: String,
         #[command(flatten)]
         at: Where,
-        #[arg(short, long, default_value = "text")]
-        output: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
     },
     /// Takes a member out. Refused when those that are left would have no quorum.
     Remove {
         name: String,
         #[command(flatten)]
         at: Where,
-        #[arg(short, long, default_value = "text")]
-        output: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
     },
     /// Puts a learner in the place of a voter, in one change.
     Replace {
@@ -75,8 +77,8 @@ pub(crate) enum Verb {
         force: bool,
         #[command(flatten)]
         at: Where,
-        #[arg(short, long, default_value = "text")]
-        output: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
     },
     /// Hands leadership over: to a member, or to the one whose log is nearest.
     Transfer {
@@ -84,14 +86,14 @@ pub(crate) enum Verb {
         to: String,
         #[command(flatten)]
         at: Where,
-        #[arg(short, long, default_value = "text")]
-        output: String,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
     },
 }
 
 pub(crate) fn run(verb: Verb) -> Result<()> {
     match verb {
-        Verb::List { at, output } => list(&at, &output),
+        Verb::List { at, output } => list(&at, output),
         Verb::Add { name, address, api_port, peer_port, data_dir, learner, replaces, at } => {
             let status = verbs::cluster_status(&at.access()?)?;
             let known = |name: &str| status.members.iter().any(|member| member.name == name);
@@ -119,28 +121,28 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
             let done = verbs::call_within(&at.access()?, PATIENCE, async |channel| {
                 ClusterClient::new(channel).promote_member(pb::PromoteMemberRequest { name: name.clone() }).await
             })?;
-            tell(&output, &format!("{name} votes"), &done.warning)
+            tell(output, &format!("{name} votes"), &done.warning)
         }
         Verb::Remove { name, at, output } => {
             let done = verbs::call_within(&at.access()?, PATIENCE, async |channel| {
                 ClusterClient::new(channel).remove_member(pb::RemoveMemberRequest { name: name.clone() }).await
             })?;
-            tell(&output, &format!("{name} is no longer a member"), &done.warning)
+            tell(output, &format!("{name} is no longer a member"), &done.warning)
         }
         Verb::Replace { old, new, force, at, output } => {
             let done = verbs::call_within(&at.access()?, PATIENCE, async |channel| {
                 let request = pb::ReplaceMemberRequest { old: old.clone(), new: new.clone(), force };
                 ClusterClient::new(channel).replace_member(request).await
             })?;
-            tell(&output, &format!("{new} votes in the place of {old}"), &done.warning)
+            tell(output, &format!("{new} votes in the place of {old}"), &done.warning)
         }
         Verb::Transfer { to, at, output } => {
             let done = verbs::call(&at.access()?, async |channel| {
                 ClusterClient::new(channel).transfer_leader(pb::TransferLeaderRequest { to: to.clone() }).await
             })?;
-            match output.as_str() {
-                "json" => println!("{}", json!({"leader": done.leader, "tookMs": done.took_ms})),
-                _ => println!("{} leads, after {} ms", done.leader, done.took_ms),
+            match output {
+                Format::Json => println!("{}", json!({"leader": done.leader, "tookMs": done.took_ms})),
+                Format::Text => println!("{} leads, after {} ms", done.leader, done.took_ms),
             }
             Ok(())
         }
@@ -148,27 +150,42 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
 }
 
 /// The members as the leader tells of them, who alone knows their lag; as any master does when that does
-/// not answer.
-fn told_by_leader(access: Access) -> Result<pb::StatusResponse> {
-    let status = verbs::cluster_status(&access)?;
-    let leader = status.members.iter().find(|member| member.leader && member.name != status.answered_by);
-    let Some(leader) = leader else { return Ok(status) };
-    Ok(verbs::cluster_status(&access.at(&leader.api_addr)).unwrap_or(status))
+/// not answer. With the names of those who answered it.
+fn told_by_leader(access: Access) -> Result<(pb::StatusResponse, BTreeSet<String>)> {
+    let mut status = verbs::cluster_status(&access)?;
+    let of = |member: &pb::Member| access.at(&member.api_addr);
+    let leader = status.members.iter().find(|member| member.leader && member.name != status.answered_by).map(of);
+    if let Some(leader) = leader
+        && let Ok(told) = verbs::cluster_status(&leader)
+    {
+        status = told;
+    }
+    let teller = status.members.iter().find(|member| member.name == status.answered_by).map_or(access.clone(), of);
+    let health = verbs::health(&teller)?;
+    let answering = health.members.into_iter().filter(|member| member.answers).map(|member| member.name).collect();
+    Ok((status, answering))
 }
 
-pub(crate) fn list(at: &Where, output: &str) -> Result<()> {
-    let status = told_by_leader(at.access()?)?;
+pub(crate) fn list(at: &Where, output: Format) -> Result<()> {
+    let (status, answering) = told_by_leader(at.access()?)?;
     match output {
-        "json" => println!("{}", serde_json::to_string_pretty(&verbs::status_json(&status)["members"])?),
-        _ => verbs::print_members(&status),
+        Format::Json => {
+            let mut members = verbs::status_json(&status)["members"].take();
+            for member in members.as_array_mut().into_iter().flatten() {
+                let answers = answering.contains(member.text("name"));
+                member.set("answers", answers);
+            }
+            println!("{}", serde_json::to_string_pretty(&members)?);
+        }
+        Format::Text => verbs::print_members(&status, Some(&answering)),
     }
     Ok(())
 }
 
-fn tell(output: &str, done: &str, warning: &str) -> Result<()> {
+fn tell(output: Format, done: &str, warning: &str) -> Result<()> {
     match output {
-        "json" => println!("{}", json!({"done": done, "warning": warning})),
-        _ => {
+        Format::Json => println!("{}", json!({"done": done, "warning": warning})),
+        Format::Text => {
             println!("{done}");
             if !warning.is_empty() {
                 eprintln!("warning: {warning}");

@@ -26,12 +26,12 @@ use tokio::time::Instant;
 /// How often the holder says so. Neighbours ignore a change within a second of the last, and a frozen
 /// holder may answer beside the new one until it wakes.
 const ANNOUNCE_EVERY: Duration = Duration::from_millis(500);
-/// Without a leader the first master in the list looks after this long, longer than an election; each
-/// next one a step later, longer than the look. With two of three masters dead the last one in the list
-/// holds the address before a user's patience ends.
-const LEADERLESS_FIRST: Duration = Duration::from_millis(700);
-const LEADERLESS_STEP: Duration = Duration::from_millis(300);
-const PROBE_MAX: Duration = Duration::from_millis(300);
+/// Without a leader the first master in the list looks after this many longest election timeouts, in
+/// which one is elected; each next one a step later, longer than the look. With two of three masters dead
+/// the last one in the list holds the address before a user's patience ends.
+const LEADERLESS_ELECTIONS: u32 = 2;
+const LEADERLESS_STEP: Duration = Duration::from_millis(200);
+const PROBE_MAX: Duration = Duration::from_millis(150);
 /// Connections at the address are ended this long before it goes, so that their last segments leave
 /// under it.
 const PARTING: Duration = Duration::from_millis(30);
@@ -47,14 +47,19 @@ enum Claim {
 
 /// The leader holds it. While there is none, whoever has it keeps it (it still answers stale reads and
 /// says what is wrong); if nobody has it, the first of the masters that are left takes it.
-fn claim(now: &Leadership, own: &str, holding: bool, leaderless: Duration, rank: u32) -> Claim {
+fn claim(now: &Leadership, own: &str, holding: bool, leaderless: Duration, turn: Duration) -> Claim {
     match &now.leader {
         _ if now.active.is_some() => Claim::Hold,
         Some(leader) if leader != own => Claim::Leave,
         _ if holding => Claim::Hold,
-        _ if leaderless >= LEADERLESS_FIRST + LEADERLESS_STEP * rank => Claim::HoldIfFree,
+        _ if leaderless >= turn => Claim::HoldIfFree,
         _ => Claim::Leave,
     }
+}
+
+/// How long there must be no leader before the master of this rank looks after the address.
+fn turn(election: Duration, rank: u32) -> Duration {
+    election * LEADERLESS_ELECTIONS + LEADERLESS_STEP * rank
 }
 
 async fn hold(vip: &Vip, seat: &mut Seat) -> Result<Announcer> {
@@ -69,12 +74,20 @@ async fn is_served(address: SocketAddr) -> bool {
     matches!(tokio::time::timeout(PROBE_MAX, tokio::net::TcpStream::connect(address)).await, Ok(Ok(_)))
 }
 
+/// The address, and the master that may hold it.
+pub(crate) struct Place {
+    pub(crate) vip: Vip,
+    pub(crate) port: u16,
+    /// The master's name.
+    pub(crate) own: String,
+    /// The longest election timeout of the group.
+    pub(crate) election: Duration,
+}
+
 /// Keeps the address where it belongs, for ever. `rank` counts this master among the members by name.
 /// `leaving` tells the listener whose connections to end.
 pub(crate) async fn keep(
-    vip: Vip,
-    port: u16,
-    own: String,
+    Place { vip, port, own, election }: Place,
     store: Store,
     rank: impl Fn() -> u32,
     mut seat: Seat,
@@ -104,7 +117,8 @@ pub(crate) async fn keep(
             None => leaderless_since.or(Some(Instant::now())),
         };
         let leaderless = leaderless_since.map_or(Duration::ZERO, |since| since.elapsed());
-        let wanted = match claim(&now, &own, held.is_some(), leaderless, rank()) {
+        let turn = turn(election, rank());
+        let wanted = match claim(&now, &own, held.is_some(), leaderless, turn) {
             Claim::Hold => true,
             Claim::HoldIfFree => !is_served((address, port).into()).await,
             Claim::Leave => false,
@@ -137,7 +151,10 @@ pub(crate) async fn keep(
             (Some(announcer), true) => announcer.announce(),
             (None, false) => {}
         }
-        let tick = tokio::time::sleep(ANNOUNCE_EVERY);
+        // Its turn may come earlier than the next announcement.
+        let wait = leaderless_since.map(|since| (since + turn).saturating_duration_since(Instant::now()));
+        let tick =
+            tokio::time::sleep(wait.filter(|wait| !wait.is_zero()).unwrap_or(ANNOUNCE_EVERY).min(ANNOUNCE_EVERY));
         let answer = async {
             match &held {
                 Some(announcer) => announcer.answer().await,
@@ -163,19 +180,21 @@ mod tests {
     #[test]
     fn the_leader_holds_it_and_nobody_else_does() {
         let zero = Duration::ZERO;
-        assert_eq!(claim(&leadership(Some("a"), true), "a", false, zero, 0), Claim::Hold);
-        assert_eq!(claim(&leadership(Some("b"), false), "a", true, zero, 0), Claim::Leave);
-        assert_eq!(claim(&leadership(Some("a"), false), "a", false, zero, 0), Claim::Leave, "not yet in office");
+        assert_eq!(claim(&leadership(Some("a"), true), "a", false, zero, zero), Claim::Hold);
+        assert_eq!(claim(&leadership(Some("b"), false), "a", true, zero, zero), Claim::Leave);
+        assert_eq!(claim(&leadership(Some("a"), false), "a", false, zero, zero), Claim::Leave, "not yet in office");
     }
 
     #[test]
     fn without_a_leader_it_stays_or_goes_to_the_first_that_looks() {
         let none = leadership(None, false);
-        assert_eq!(claim(&none, "a", true, Duration::from_secs(9), 0), Claim::Hold);
-        assert_eq!(claim(&none, "a", false, Duration::from_millis(100), 0), Claim::Leave, "an election may be on");
-        assert_eq!(claim(&none, "a", false, Duration::from_secs(1), 0), Claim::HoldIfFree);
-        assert_eq!(claim(&none, "b", false, Duration::from_millis(900), 1), Claim::Leave);
-        assert_eq!(claim(&none, "b", false, Duration::from_millis(1_000), 1), Claim::HoldIfFree);
-        assert_eq!(claim(&none, "c", false, Duration::from_millis(1_300), 2), Claim::HoldIfFree);
+        let ms = Duration::from_millis;
+        let turn = |rank| turn(ms(180), rank);
+        assert_eq!(claim(&none, "a", true, ms(9_000), turn(0)), Claim::Hold);
+        assert_eq!(claim(&none, "a", false, ms(100), turn(0)), Claim::Leave, "an election may be on");
+        assert_eq!(claim(&none, "a", false, ms(360), turn(0)), Claim::HoldIfFree);
+        assert_eq!(claim(&none, "b", false, ms(500), turn(1)), Claim::Leave, "the first of them looks");
+        assert_eq!(claim(&none, "b", false, ms(560), turn(1)), Claim::HoldIfFree);
+        assert_eq!(claim(&none, "c", false, ms(760), turn(2)), Claim::HoldIfFree);
     }
 }
