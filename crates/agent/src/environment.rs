@@ -1,10 +1,9 @@
-//! What a container is given besides volumes: environment variables, names, identity, from the pod and
-//! what it refers to.
+//! What a container is given besides volumes and names: environment variables and identity, from the pod
+//! and what it refers to.
 
 use crate::sources::{Missing, Sources, texts};
 use objects::{Quantity, Value, ValueExt};
-use runtime::{ContainerSpec, Dns, Mount};
-use std::io;
+use runtime::{AppArmor, ContainerSpec};
 use std::path::Path;
 
 /// `$(NAME)` stands for an earlier variable; `$$(NAME)` for itself.
@@ -73,52 +72,6 @@ pub(crate) fn variables(sources: &Sources, container: &Value) -> Result<Vec<(Str
     Ok(env)
 }
 
-/// The pod's own /etc/hosts, unless the container mounts one or the pod is on the host's network.
-pub(crate) fn hosts(pod: &Value, container: &Value, dir: &Path, pod_ip: &str) -> Result<Option<Mount>, Missing> {
-    let own = container.items("volumeMounts").iter().any(|mount| mount.text("mountPath") == "/etc/hosts");
-    if own || pod.at("spec.hostNetwork") == true {
-        return Ok(None);
-    }
-    let hostname = Some(pod.text("spec.hostname")).filter(|name| !name.is_empty()).unwrap_or(pod.text("metadata.name"));
-    let mut text = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{pod_ip}\t{hostname}\n");
-    for alias in pod.items("spec.hostAliases") {
-        let names: Vec<&str> = alias.items("hostnames").iter().filter_map(Value::as_str).collect();
-        text.push_str(&format!("{}\t{}\n", alias.text("ip"), names.join("\t")));
-    }
-    let failed = |error: io::Error| format!("making /etc/hosts failed: {error}");
-    std::fs::create_dir_all(dir).map_err(failed)?;
-    let host = dir.join(".hosts");
-    // Written in place: a running container has this very file mounted.
-    std::fs::write(&host, text).map_err(failed)?;
-    Ok(Some(Mount { host, container: "/etc/hosts".into(), read_only: false }))
-}
-
-/// What the pod's resolv.conf says. There is no cluster DNS in this version: `ClusterFirst` is the
-/// node's own, as `Default`.
-pub(crate) fn dns(pod: &Value, resolv_conf: &str) -> Dns {
-    let mut dns = Dns::default();
-    if pod.text("spec.dnsPolicy") != "None" {
-        for line in resolv_conf.lines() {
-            let mut words = line.split_whitespace().map(ToString::to_string);
-            match words.next().as_deref() {
-                Some("nameserver") => dns.servers.extend(words.next()),
-                Some("search") => dns.searches = words.collect(),
-                Some("options") => dns.options = words.collect(),
-                _ => {}
-            }
-        }
-    }
-    let texts = |field: &str| pod.items(field).iter().filter_map(Value::as_str).map(ToString::to_string);
-    dns.servers.extend(texts("spec.dnsConfig.nameservers"));
-    dns.searches.extend(texts("spec.dnsConfig.searches"));
-    let option = |option: &Value| match option.text("value") {
-        "" => option.text("name").to_string(),
-        value => format!("{}:{value}", option.text("name")),
-    };
-    dns.options.extend(pod.items("spec.dnsConfig.options").iter().map(option));
-    dns
-}
-
 pub(crate) fn must_not_be_root(pod: &Value, container: &Value) -> bool {
     let said = |at: &Value| at.at("securityContext.runAsNonRoot").as_bool();
     said(container).or(said(pod.at("spec"))).unwrap_or(false)
@@ -135,8 +88,9 @@ pub(crate) fn check_not_root(user: &str) -> Result<(), Missing> {
     }
 }
 
-/// The security context of a container: its own, else the pod's.
-pub(crate) fn security(pod: &Value, container: &Value) -> Result<ContainerSpec, Missing> {
+/// The security context of a container: its own, else the pod's. The node's own seccomp profiles lie below
+/// `profiles`.
+pub(crate) fn security(pod: &Value, container: &Value, profiles: &Path) -> Result<ContainerSpec, Missing> {
     let (own, shared) = (container.at("securityContext"), pod.at("spec.securityContext"));
     let number = |field: &str| own.at(field).as_i64().or(shared.at(field).as_i64());
     let user = number("runAsUser");
@@ -145,8 +99,8 @@ pub(crate) fn security(pod: &Value, container: &Value) -> Result<ContainerSpec, 
     }
     let texts =
         |field: &str| own.items(field).iter().filter_map(Value::as_str).map(ToString::to_string).collect::<Vec<_>>();
-    let profile =
-        if own.at("seccompProfile").is_null() { shared.at("seccompProfile") } else { own.at("seccompProfile") };
+    let either = |field: &str| if own.at(field).is_null() { shared.at(field) } else { own.at(field) };
+    let seccomp = either("seccompProfile");
     let groups = shared.items("supplementalGroups").iter().filter_map(Value::as_i64);
     Ok(ContainerSpec {
         privileged: own.at("privileged") == true,
@@ -156,10 +110,15 @@ pub(crate) fn security(pod: &Value, container: &Value) -> Result<ContainerSpec, 
         add_capabilities: texts("capabilities.add"),
         drop_capabilities: texts("capabilities.drop"),
         no_new_privileges: own.at("allowPrivilegeEscalation") == false,
-        seccomp: match profile.text("type") {
+        seccomp: match seccomp.text("type") {
             "Unconfined" => "unconfined".into(),
-            "Localhost" => profile.text("localhostProfile").into(),
+            "Localhost" => profiles.join(seccomp.text("localhostProfile")).display().to_string(),
             _ => String::new(),
+        },
+        app_armor: match either("appArmorProfile").text("type") {
+            "Unconfined" => AppArmor::Unconfined,
+            "RuntimeDefault" => AppArmor::RuntimeDefault,
+            _ => AppArmor::Unsaid,
         },
         read_only_root: own.at("readOnlyRootFilesystem") == true,
         ..ContainerSpec::default()
@@ -188,17 +147,6 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn names_are_resolved_as_the_pod_says() {
-        let conf = "nameserver 10.0.0.2\nsearch a.example b.example\noptions ndots:2\n";
-        let own = json!({"nameservers": ["1.2.3.4"], "options": [{"name": "ndots", "value": "5"}, {"name": "edns0"}]});
-        let mixed = dns(&json!({"spec": {"dnsPolicy": "Default", "dnsConfig": own.clone()}}), conf);
-        assert_eq!(mixed.servers, ["10.0.0.2", "1.2.3.4"]);
-        assert_eq!(mixed.options, ["ndots:2", "ndots:5", "edns0"]);
-        let none = dns(&json!({"spec": {"dnsPolicy": "None", "dnsConfig": own}}), conf);
-        assert_eq!((none.servers.len(), none.searches.len()), (1, 0));
-    }
-
-    #[test]
     fn out_of_memory_the_unpromised_go_first() {
         let pod = |resources: Value| json!({"spec": {"containers": [{"name": "c", "resources": resources}]}});
         let score = |pod: &Value| oom_score(pod, &pod.items("spec.containers")[0], 1000);
@@ -210,10 +158,16 @@ mod tests {
 
     #[test]
     fn a_containers_own_security_goes_before_the_pods() {
-        let pod = json!({"spec": {"securityContext": {"runAsUser": 5, "fsGroup": 7, "runAsNonRoot": true}}});
-        let spec = security(&pod, &json!({"securityContext": {"capabilities": {"drop": ["ALL"]}}})).unwrap();
+        let profile = json!({"type": "Localhost", "localhostProfile": "deny.json"});
+        let pod = json!({"spec": {"securityContext": {"runAsUser": 5, "fsGroup": 7, "runAsNonRoot": true,
+            "seccompProfile": profile, "appArmorProfile": {"type": "RuntimeDefault"}}}});
+        let security = |own: Value| security(&pod, &json!({"securityContext": own}), Path::new("/profiles"));
+        let spec = security(json!({"capabilities": {"drop": ["ALL"]}})).unwrap();
         assert_eq!((spec.run_as_user, spec.groups, spec.drop_capabilities), (Some(5), vec![7], vec!["ALL".into()]));
-        let error = security(&pod, &json!({"securityContext": {"runAsUser": 0}})).unwrap_err();
+        assert_eq!((spec.seccomp.as_str(), spec.app_armor), ("/profiles/deny.json", AppArmor::RuntimeDefault));
+        let spec = security(json!({"appArmorProfile": {"type": "Unconfined"}})).unwrap();
+        assert_eq!(spec.app_armor, AppArmor::Unconfined);
+        let error = security(json!({"runAsUser": 0})).unwrap_err();
         assert!(error.contains("non-root"), "{error}");
     }
 

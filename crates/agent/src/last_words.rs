@@ -35,7 +35,7 @@ pub(crate) fn mount(container: &Value, log: &Path) -> io::Result<Option<Mount>> 
     std::fs::File::create(&host)?;
     // Whoever it runs as.
     std::fs::set_permissions(&host, std::fs::Permissions::from_mode(0o666))?;
-    Ok(Some(Mount { host, container: path.into(), read_only: false }))
+    Ok(Some(Mount { host, container: path.into(), ..Mount::default() }))
 }
 
 /// The last words of an attempt that ended with `code`; `log` is its log.

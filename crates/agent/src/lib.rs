@@ -10,6 +10,7 @@ mod images;
 mod last_words;
 mod logs;
 mod masters;
+mod names;
 mod network;
 mod node;
 mod pod;

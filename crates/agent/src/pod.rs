@@ -373,18 +373,20 @@ impl Task<'_> {
     async fn perform(&mut self, action: Action, world: &World) -> bool {
         let runtime = self.shared.options.runtime.clone();
         match action {
-            Action::StartSandbox { attempt } => match runtime.start_sandbox(&self.sandbox_spec(attempt)).await {
-                Ok(_) => drop(self.memory.failures.remove("")),
-                Err(error) => {
-                    self.note(
-                        "Warning",
-                        "FailedCreatePodSandBox",
-                        format!("Failed to create pod sandbox: {error}"),
-                        "",
-                    );
-                    self.fail("", "SandboxError", error.to_string());
+            Action::StartSandbox { attempt } => {
+                let started = match self.sandbox_spec(attempt) {
+                    Ok(spec) => runtime.start_sandbox(&spec).await.map_err(|error| error.to_string()),
+                    Err(why) => Err(why),
+                };
+                match started {
+                    Ok(_) => drop(self.memory.failures.remove("")),
+                    Err(why) => {
+                        let message = format!("Failed to create pod sandbox: {why}");
+                        self.note("Warning", "FailedCreatePodSandBox", message, "");
+                        self.fail("", "SandboxError", why);
+                    }
                 }
-            },
+            }
             Action::RemoveSandbox { id } => self.warn("removing a sandbox", runtime.remove_sandbox(&id).await),
             Action::StopSandbox { id } => self.warn("stopping a sandbox", runtime.stop_sandbox(&id).await),
             Action::RemoveContainer { id } => {

@@ -3,37 +3,34 @@
 use crate::pod::{Refused, Task, log_dir, log_file};
 use crate::sources::{Missing, Sources};
 use crate::volumes::Place;
-use crate::{environment, last_words, volumes};
+use crate::{environment, last_words, names, volumes};
 use objects::{Quantity, Value, ValueExt};
 use podlife::World;
 use runtime::{ContainerSpec, Mount, SandboxSpec};
 use std::path::Path;
 
 impl Task<'_> {
-    pub(crate) fn sandbox_spec(&self, attempt: u32) -> SandboxSpec {
+    /// Why there can be none is told where one is asked for.
+    pub(crate) fn sandbox_spec(&self, attempt: u32) -> Result<SandboxSpec, String> {
         let pod = &self.assignment.pod;
         let privileged = |container: &Value| container.at("securityContext").at("privileged") == true;
         let all = || pod.items("spec.containers").iter().chain(pod.items("spec.initContainers"));
         let sysctl = |item: &Value| (item.text("name").to_string(), item.text("value").to_string());
-        let hostname = match pod.text("spec.hostname") {
-            "" => pod.text("metadata.name"),
-            hostname => hostname,
-        };
-        SandboxSpec {
+        Ok(SandboxSpec {
             uid: self.uid.clone(),
             name: pod.text("metadata.name").into(),
             namespace: pod.text("metadata.namespace").into(),
             attempt,
-            hostname: hostname.chars().take(63).collect(),
+            hostname: names::hostname(pod)?,
             host_network: pod.at("spec.hostNetwork") == true,
             host_pid: pod.at("spec.hostPID") == true,
             host_ipc: pod.at("spec.hostIPC") == true,
             share_pid: pod.at("spec.shareProcessNamespace") == true,
             privileged: all().any(privileged),
             log_dir: log_dir(self.shared, &self.uid),
-            dns: environment::dns(pod, &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+            dns: names::dns(pod, &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
             sysctls: pod.items("spec.securityContext.sysctls").iter().map(sysctl).collect(),
-        }
+        })
     }
 
     pub(crate) fn place<'a>(&self, dir: &'a Path) -> Place<'a> {
@@ -54,7 +51,7 @@ impl Task<'_> {
         let dir = self.volumes();
         let log = log_dir(self.shared, &self.uid).join(log_file(name, attempt));
         let mut mounts = volumes::mounts(sources, container, &self.place(&dir))?;
-        mounts.extend(environment::hosts(&self.assignment.pod, container, &dir, sources.pod_ip)?);
+        mounts.extend(names::hosts(&self.assignment.pod, container, &dir, sources.pod_ip)?);
         let words = last_words::mount(container, &log);
         mounts.extend(words.map_err(|error| format!("making the file of last words failed: {error}"))?);
         Ok(mounts)
@@ -72,7 +69,8 @@ impl Task<'_> {
         let sources = Sources { assignment: &self.assignment, host_ip: &address, pod_ip: &ip };
         let env = environment::variables(&sources, &container).map_err(config)?;
         let mounts = self.mounts(&sources, &container, attempt).map_err(config)?;
-        let security = environment::security(&self.assignment.pod, &container).map_err(config)?;
+        let profiles = self.shared.options.dir.join("seccomp");
+        let security = environment::security(&self.assignment.pod, &container, &profiles).map_err(config)?;
         self.image(name, &image, container.text("imagePullPolicy")).await?;
         if environment::must_not_be_root(&self.assignment.pod, &container) && security.run_as_user.is_none() {
             let user = self.inspect(&image).await?.unwrap_or_default().user;
@@ -105,7 +103,7 @@ impl Task<'_> {
             env,
             ..security
         };
-        let pod = self.sandbox_spec(sandbox.attempt);
+        let pod = self.sandbox_spec(sandbox.attempt).map_err(config)?;
         let started = runtime.start_container(&sandbox.id, &pod, &spec).await;
         started.map_err(|error| ("RunContainerError", error.to_string()))?;
         self.note("Normal", "Created", "Container created".into(), name);

@@ -5,8 +5,8 @@
 
 use crate::sources::{Missing, Sources, entries};
 use objects::{Quantity, Value, ValueExt};
-use runtime::Mount;
 use runtime::files::Owned;
+use runtime::{Mount, Propagation};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -304,7 +304,12 @@ pub(crate) fn mounts(sources: &Sources, container: &Value, place: &Place) -> Res
         // What is made from objects is theirs: a container only reads it.
         let from_objects = !["hostPath", "emptyDir"].contains(&source.as_str());
         let read_only = from_objects || mount.at("readOnly") == true;
-        mounts.push(Mount { host, container: mount.text("mountPath").into(), read_only });
+        let propagation = match mount.text("mountPropagation") {
+            "HostToContainer" => Propagation::HostToContainer,
+            "Bidirectional" => Propagation::Bidirectional,
+            _ => Propagation::Private,
+        };
+        mounts.push(Mount { host, container: mount.text("mountPath").into(), read_only, propagation });
     }
     Ok(mounts)
 }

@@ -73,11 +73,32 @@ pub struct Dns {
     pub options: Vec<String>,
 }
 
+/// Who sees what is mounted later below a mount: nobody on the other side, the container, or both sides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Propagation {
+    #[default]
+    Private,
+    HostToContainer,
+    Bidirectional,
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Mount {
     pub host: PathBuf,
     pub container: String,
     pub read_only: bool,
+    pub propagation: Propagation,
+}
+
+/// What a container asks of AppArmor. Where the node has none, only what was said makes a difference: a
+/// container that asks for a profile does not start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppArmor {
+    /// The runtime's own profile where there is AppArmor, nothing where there is none.
+    #[default]
+    Unsaid,
+    RuntimeDefault,
+    Unconfined,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -107,6 +128,7 @@ pub struct ContainerSpec {
     pub no_new_privileges: bool,
     /// Empty for the runtime's default profile, `unconfined`, or the path of a profile.
     pub seccomp: String,
+    pub app_armor: AppArmor,
     pub read_only_root: bool,
     pub tty: bool,
     pub stdin: bool,

@@ -33,7 +33,9 @@ const RESOURCE_FIELDS: &[&str] = &[
     "requests.memory",
 ];
 const PORT: (i64, i64) = (1, 65535);
-const IDS: (i64, i64) = (0, i32::MAX as i64);
+
+/// What Linux takes as a host's name.
+const HOST_NAME_BYTES_MAX: usize = 64;
 
 /// What a container's rules need to know of its pod.
 pub(super) struct Surroundings<'a> {
@@ -334,6 +336,25 @@ fn environment(container: &Value, base: &str, errors: &mut FieldErrors) {
 
 // ---- mounts ----
 
+/// No runtime here makes what is mounted below a read-only mount read-only as well.
+fn recursive_read_only(mount: &Value, path: &str, errors: &mut FieldErrors) {
+    let field = "recursiveReadOnly";
+    let at = format!("{path}.{field}");
+    one_of(mount, path, field, &["Disabled", "Enabled", "IfPossible"], errors);
+    if ["", "Disabled"].contains(&mount.text(field)) {
+        return;
+    }
+    if mount.at("readOnly") != true {
+        errors.forbidden(at.clone(), "may only be specified when readOnly is true");
+    }
+    if !["", "None"].contains(&mount.text("mountPropagation")) {
+        errors.forbidden(at.clone(), "may only be specified when mountPropagation is None or not specified");
+    }
+    if mount.text(field) == "Enabled" {
+        errors.forbidden(at, "mounts that are read-only all the way down are not supported here; use IfPossible");
+    }
+}
+
 fn mounts(container: &Value, base: &str, around: &Surroundings, errors: &mut FieldErrors) {
     let mut mount_paths = BTreeSet::new();
     for (i, mount) in container.items("volumeMounts").iter().enumerate() {
@@ -359,21 +380,10 @@ fn mounts(container: &Value, base: &str, around: &Surroundings, errors: &mut Fie
             let why = "Bidirectional mount propagation is available only to privileged containers";
             errors.forbidden(format!("{path}.mountPropagation"), why);
         }
+        recursive_read_only(mount, &path, errors);
     }
     if !container.items("volumeDevices").is_empty() {
         errors.forbidden(format!("{base}.volumeDevices"), "block devices are not supported here");
-    }
-}
-
-pub(super) fn security_ids(context: &Value, path: &str, errors: &mut FieldErrors) {
-    for field in ["runAsUser", "runAsGroup", "fsGroup"] {
-        in_range(context, path, field, IDS, errors);
-    }
-    for (i, group) in context.items("supplementalGroups").iter().enumerate() {
-        if group.as_i64().is_some_and(|id| !(IDS.0..=IDS.1).contains(&id)) {
-            let why = format!("must be between {} and {}, inclusive", IDS.0, IDS.1);
-            errors.invalid(format!("{path}.supplementalGroups[{i}]"), group, &why);
-        }
     }
 }
 
@@ -400,7 +410,7 @@ fn container(container: &Value, base: &str, around: &Surroundings, errors: &mut 
     for field in ["livenessProbe", "readinessProbe", "startupProbe"] {
         probe(container, field, base, errors);
     }
-    security_ids(container.at("securityContext"), &format!("{base}.securityContext"), errors);
+    super::security::of_container(container.at("securityContext"), &format!("{base}.securityContext"), errors);
 }
 
 /// All containers of a spec, init containers first.
@@ -492,9 +502,20 @@ pub(super) fn host_names(spec: &Value, base: &str, errors: &mut FieldErrors) {
             dns_label(spec.at(field), &format!("{base}.{field}"), errors);
         }
     }
-    let full = spec.text("hostnameOverride");
-    if full.len() > 64 {
-        errors.invalid(format!("{base}.hostnameOverride"), &json!(full), &too_many_bytes(64));
+    let (field, full) = (format!("{base}.hostnameOverride"), spec.text("hostnameOverride"));
+    if !full.is_empty() {
+        for problem in crate::validate::dns_subdomain_problems(full) {
+            errors.invalid(field.clone(), &json!(full), &problem);
+        }
+        if full.len() > HOST_NAME_BYTES_MAX {
+            errors.invalid(field.clone(), &json!(full), &too_many_bytes(HOST_NAME_BYTES_MAX));
+        }
+        if spec.at("setHostnameAsFQDN") == true {
+            errors.forbidden(field.clone(), "may not be specified when `setHostnameAsFQDN` is true");
+        }
+        if spec.at("hostNetwork") == true {
+            errors.forbidden(field, "may not be specified when `hostNetwork` is true");
+        }
     }
     for (key, value) in spec.at("nodeSelector").as_object().into_iter().flatten() {
         qualified_name(key, &format!("{base}.nodeSelector"), errors);

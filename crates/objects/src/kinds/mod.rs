@@ -6,6 +6,7 @@ pub mod node;
 mod placement;
 pub mod pod;
 pub mod rbac;
+mod security;
 mod volume;
 pub mod workload;
 

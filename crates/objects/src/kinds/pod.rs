@@ -3,7 +3,7 @@
 //! Rules: kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1.
 
 use super::container::{self, Surroundings};
-use super::{age, node, or_none, placement, volume};
+use super::{age, node, or_none, placement, security, volume};
 use crate::json::differences;
 use crate::validate::{in_range, non_negative, one_of};
 use crate::{FieldErrors, Map, Quantity, Timestamp, Value, ValueExt, json, time, validate};
@@ -140,6 +140,7 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("resourceClaims", "resource claims are not supported here"),
     ("resources", "resources of the pod as a whole are not supported here; set them per container"),
     ("runtimeClassName", "runtime classes are not supported here"),
+    ("schedulingGroup", "pods that are scheduled as a group are not supported here"),
 ];
 
 /// Validates a pod spec at `base` (`spec`, or `spec.template.spec`).
@@ -163,7 +164,13 @@ pub fn validate_spec(spec: &Value, base: &str, errors: &mut FieldErrors) {
             errors.required(format!("{base}.imagePullSecrets[{i}].name"), "");
         }
     }
-    container::security_ids(spec.at("securityContext"), &format!("{base}.securityContext"), errors);
+    security::of_pod(spec.at("securityContext"), &format!("{base}.securityContext"), errors);
+    if spec.at("hostUsers") == false {
+        errors.forbidden(
+            format!("{base}.hostUsers"),
+            "user namespaces are not supported here; leave it out, or set it to true",
+        );
+    }
     container::host_names(spec, base, errors);
     container::name_resolution(spec, base, errors);
     placement::affinity(spec.at("affinity"), &format!("{base}.affinity"), errors);

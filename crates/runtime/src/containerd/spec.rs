@@ -2,7 +2,7 @@
 
 use super::cri;
 use super::{CONTAINER_NAME, ContainerdRuntime, IMAGE, POD_NAME, POD_NAMESPACE, POD_UID, WORKER};
-use crate::{ContainerSpec, SandboxSpec};
+use crate::{AppArmor, ContainerSpec, Propagation, SandboxSpec};
 use std::collections::HashMap;
 
 /// The period over which a CPU limit is measured, in microseconds: the kernel's default.
@@ -88,6 +88,11 @@ impl ContainerdRuntime {
             "" => profile(ProfileType::RuntimeDefault, ""),
             path => profile(ProfileType::Localhost, path),
         };
+        let app_armor = match spec.app_armor {
+            AppArmor::Unsaid => None,
+            AppArmor::RuntimeDefault => Some(profile(ProfileType::RuntimeDefault, "")),
+            AppArmor::Unconfined => Some(profile(ProfileType::Unconfined, "")),
+        };
         let paths = |paths: &[&str]| match spec.privileged {
             true => Vec::new(),
             false => paths.iter().map(ToString::to_string).collect(),
@@ -96,7 +101,12 @@ impl ContainerdRuntime {
             container_path: mount.container.clone(),
             host_path: mount.host.display().to_string(),
             readonly: mount.read_only,
-            propagation: cri::MountPropagation::PropagationPrivate.into(),
+            propagation: match mount.propagation {
+                Propagation::Private => cri::MountPropagation::PropagationPrivate,
+                Propagation::HostToContainer => cri::MountPropagation::PropagationHostToContainer,
+                Propagation::Bidirectional => cri::MountPropagation::PropagationBidirectional,
+            }
+            .into(),
         };
         let limit_cpu = spec.cpu_limit_milli.filter(|milli| *milli > 0);
         cri::ContainerConfig {
@@ -142,6 +152,7 @@ impl ContainerdRuntime {
                     masked_paths: paths(&MASKED),
                     readonly_paths: paths(&READ_ONLY),
                     seccomp: Some(seccomp),
+                    apparmor: app_armor,
                 }),
             }),
         }
