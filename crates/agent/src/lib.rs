@@ -6,6 +6,7 @@
 mod assignments;
 mod environment;
 mod events;
+mod http_get;
 mod images;
 mod last_words;
 mod logs;

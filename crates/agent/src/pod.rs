@@ -4,7 +4,7 @@ use crate::images::{PULLING, Pull};
 use crate::sources::Sources;
 use crate::{Assignment, Shared, events, last_words, logs, probe, usage, volumes};
 use objects::{Value, ValueExt};
-use podlife::{Action, Failure, Memory, Note, Observed, ProbeKind, Sandbox, State, Step, World};
+use podlife::{Action, Answer, Failure, Memory, Note, Observed, ProbeKind, Sandbox, State, Step, World};
 use protos::dispatch as pb;
 use runtime::{ContainerInfo, ContainerState, Error, SandboxInfo};
 use std::collections::BTreeMap;
@@ -39,7 +39,7 @@ enum Wake {
     Assigned,
     World,
     Timer,
-    Answered(String, String, ProbeKind, Result<(), String>),
+    Answered(String, String, ProbeKind, Answer),
     /// An image, and what became of its pull.
     Pulled(String, Result<(), String>),
     /// It is time to look at the volumes.
@@ -60,7 +60,7 @@ pub(crate) struct Task<'a> {
     memory: Memory,
     sequence: u64,
     reported: Option<(Value, bool)>,
-    answers: mpsc::Sender<(String, String, ProbeKind, Result<(), String>)>,
+    answers: mpsc::Sender<(String, String, ProbeKind, Answer)>,
     /// By image. A pull may take minutes, in which the pod must still be probed, and stopped.
     pub(crate) pulls: BTreeMap<String, Pull>,
     pub(crate) pulled: mpsc::Sender<(String, Result<(), String>)>,

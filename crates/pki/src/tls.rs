@@ -113,9 +113,16 @@ pub async fn connect_unverified(addr: &str) -> Result<tokio_rustls::client::TlsS
     let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host).trim_matches(['[', ']']).to_string();
     let stream =
         tokio::net::TcpStream::connect(addr).await.map_err(|e| read(format!("cannot connect to {addr}: {e}")))?;
-    let name = ServerName::try_from(host).map_err(|error| read(error.to_string()))?;
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(unverified_client()));
-    connector.connect(name, stream).await.map_err(|e| read(format!("TLS with {addr}: {e}")))
+    handshake_unverified(stream, &host).await.map_err(|e| read(format!("TLS with {addr}: {e}")))
+}
+
+/// Turns a connection into a TLS one with whoever answers: the certificate is not verified.
+pub async fn handshake_unverified(
+    stream: tokio::net::TcpStream,
+    host: &str,
+) -> std::io::Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
+    let name = ServerName::try_from(host.to_string()).map_err(std::io::Error::other)?;
+    tokio_rustls::TlsConnector::from(Arc::new(unverified_client())).connect(name, stream).await
 }
 
 /// Takes the last certificate of the chain that `addr` shows, and returns it as PEM if its digest is

@@ -12,7 +12,7 @@ mod tests;
 
 pub use admission::{Node, Rejection, admit, holds_its_place, is_admitted, seal};
 pub use images::{Collection, Disk, ImageMemory, StoredImage, Thresholds, collect};
-pub use probes::{ProbeKind, ProbeState, answered};
+pub use probes::{Answer, ProbeKind, ProbeState, answered};
 pub use status::MESSAGE_MAX;
 
 use objects::{Quantity, Timestamp, Value, ValueExt};

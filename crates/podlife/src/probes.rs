@@ -41,30 +41,33 @@ pub struct ProbeState {
     in_flight: bool,
 }
 
-/// An answer that came back, with the probe's words on failure.
-pub fn answered(
-    container: &Value,
-    id: &str,
-    kind: ProbeKind,
-    answer: Result<(), String>,
-    memory: &mut Memory,
-) -> Option<Note> {
+/// What a probe found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Passed,
+    /// It counts as passed, and somebody should know why it nearly did not.
+    Warned(String),
+    Failed(String),
+}
+
+/// An answer that came back.
+pub fn answered(container: &Value, id: &str, kind: ProbeKind, answer: Answer, memory: &mut Memory) -> Option<Note> {
     let probe = container.at(kind.field());
     let state = memory.probes.entry((id.to_string(), kind)).or_default();
     state.in_flight = false;
-    let ok = answer.is_ok();
+    let ok = !matches!(answer, Answer::Failed(_));
     state.in_a_row = if state.last == Some(ok) { state.in_a_row + 1 } else { 1 };
     state.last = Some(ok);
     let threshold = probe.at(if ok { "successThreshold" } else { "failureThreshold" }).as_u64();
     if u64::from(state.in_a_row) >= threshold.unwrap_or(if ok { 1 } else { 3 }) {
         state.passed = Some(ok);
     }
-    answer.err().map(|why| Note {
-        ty: "Warning",
-        reason: "Unhealthy",
-        message: format!("{} probe failed: {why}", kind.title()),
-        container: container.text("name").into(),
-    })
+    let (reason, message) = match answer {
+        Answer::Passed => return None,
+        Answer::Warned(why) => ("ProbeWarning", format!("{} probe warning: {why}", kind.title())),
+        Answer::Failed(why) => ("Unhealthy", format!("{} probe failed: {why}", kind.title())),
+    };
+    Some(Note { ty: "Warning", reason, message, container: container.text("name").into() })
 }
 
 /// Whether a probe lets the container count; `missing` when there is no such probe.

@@ -133,9 +133,12 @@ impl Life {
 
     /// The answer of the first container's probe.
     fn answer(&mut self, kind: ProbeKind, ok: bool) -> &mut Life {
+        self.answer_with(kind, if ok { Answer::Passed } else { Answer::Failed("refused".into()) })
+    }
+
+    fn answer_with(&mut self, kind: ProbeKind, answer: Answer) -> &mut Life {
         let container = self.pod.items("spec.containers")[0].clone();
         let id = self.world.latest(container.text("name")).unwrap().id.clone();
-        let answer = if ok { Ok(()) } else { Err("refused".into()) };
         let note = answered(&container, &id, kind, answer, &mut self.memory);
         self.notes.extend(note.map(|note| format!("{} {}: {}", note.ty, note.reason, note.message)));
         self

@@ -183,3 +183,11 @@ fn a_restarted_container_is_probed_afresh() {
         life.trace
     );
 }
+
+#[test]
+fn a_probe_that_is_led_elsewhere_passes_with_a_warning() {
+    let mut life = Life::new(probed("readinessProbe", json!({})));
+    life.settle().answer_with(ProbeKind::Readiness, Answer::Warned("Probe terminated redirects".into())).settle();
+    assert!(life.trace.contains("Running c:ready#0"), "{}", life.trace);
+    assert_eq!(life.notes, ["Warning ProbeWarning: Readiness probe warning: Probe terminated redirects"]);
+}
