@@ -184,7 +184,7 @@ mod tests {
             {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
             {"name": "N", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
         ]});
-        let sources = Sources { assignment: &assignment, host_ip: "h", pod_ip: "i" };
+        let sources = Sources { assignment: &assignment, host_ip: "h", pod_ip: "i", allocatable: &Value::Null };
         let env = variables(&sources, &container).unwrap();
         let text: Vec<String> = env.iter().map(|(key, value)| format!("{key}={value}")).collect();
         assert_eq!(text, ["C_k=v", "A=1", "B=1$(A)$(Z)", "S=top", "N=w"]);

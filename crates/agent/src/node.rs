@@ -118,7 +118,7 @@ pub(crate) fn node(shared: &Shared) -> Value {
 }
 
 /// What pods may have of the machine.
-fn allocatable(options: &NodeOptions) -> Value {
+pub(crate) fn allocatable(options: &NodeOptions) -> Value {
     json!({
         "cpu": format!("{}m", (options.machine.n_cpus * 1000 - options.reserved_cpu_milli).max(0)),
         "memory": format!("{}Ki", options.memory_for_pods() / 1024),

@@ -2,7 +2,7 @@
 
 use crate::images::{PULLING, Pull};
 use crate::sources::Sources;
-use crate::{Assignment, Shared, events, last_words, logs, probe, usage, volumes};
+use crate::{Assignment, Shared, events, last_words, logs, node, probe, usage, volumes};
 use objects::{Value, ValueExt};
 use podlife::{Action, Answer, Failure, Memory, Note, Observed, ProbeKind, Sandbox, State, Step, World};
 use protos::dispatch as pb;
@@ -311,8 +311,10 @@ impl Task<'_> {
     fn refresh_volumes(&self, world: &World) {
         let Some(sandbox) = world.sandbox.as_ref().filter(|_| self.shared.options.can_mount) else { return };
         let (address, ip) = (&self.shared.options.node.address, sandbox.ips.first().cloned().unwrap_or_default());
+        let allocatable = node::allocatable(&self.shared.options.node);
+        let sources =
+            Sources { assignment: &self.assignment, host_ip: address, pod_ip: &ip, allocatable: &allocatable };
         for container in self.assignment.pod.items("spec.containers") {
-            let sources = Sources { assignment: &self.assignment, host_ip: address, pod_ip: &ip };
             let made = volumes::mounts(&sources, container, &self.place(&self.volumes()));
             if let Err(why) = made {
                 // What is missing now was there when the container started: it keeps what it has.

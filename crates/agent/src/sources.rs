@@ -14,6 +14,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) assignment: &'a Assignment,
     pub(crate) host_ip: &'a str,
     pub(crate) pod_ip: &'a str,
+    /// What pods may have of the node, as its status says.
+    pub(crate) allocatable: &'a Value,
 }
 
 impl Sources<'_> {
@@ -61,14 +63,26 @@ impl Sources<'_> {
         }
     }
 
+    /// A request or limit of a container, in units of the divisor, rounded up. A container without a limit
+    /// may have what the node has for pods: that is the value of the limit.
+    ///
+    /// Rule: kubernetes.io/docs/concepts/workloads/pods/downward-api, "Fallback information for resource
+    /// limits".
     pub(crate) fn resource(&self, container: &Value, reference: &Value) -> String {
-        let resource = reference.text("resource");
-        let named = reference.text("containerName");
-        let containers = self.assignment.pod.items("spec.containers");
-        let container = containers.iter().find(|c| !named.is_empty() && c.text("name") == named).unwrap_or(container);
-        let amount = Quantity::parse(container.at("resources").text(resource)).unwrap_or_default();
-        let divisor = Quantity::parse(reference.text("divisor")).map_or(1000, Quantity::milli).max(1);
-        (amount.milli().saturating_add(divisor - 1) / divisor).to_string()
+        let (resource, named) = (reference.text("resource"), reference.text("containerName"));
+        let lists = ["spec.containers", "spec.initContainers"].map(|list| self.assignment.pod.items(list));
+        let other = lists.into_iter().flatten().find(|c| !named.is_empty() && c.text("name") == named);
+        let own = Quantity::parse(other.unwrap_or(container).at("resources").text(resource)).unwrap_or_default();
+        let amount = match resource.strip_prefix("limits.") {
+            Some(limited) if own.milli() == 0 => {
+                Quantity::parse(self.allocatable.text(limited)).unwrap_or_default().milli()
+            }
+            _ => own.milli(),
+        };
+        // No divisor is written as 0 too.
+        let divisor = Quantity::parse(reference.text("divisor")).map(Quantity::milli).filter(|divisor| *divisor > 0);
+        let divisor = divisor.unwrap_or(1000);
+        (amount.saturating_add(divisor - 1) / divisor).to_string()
     }
 }
 
@@ -91,4 +105,37 @@ pub(crate) fn texts(object: &Value) -> BTreeMap<String, Vec<u8>> {
     };
     let data = object.at("data").as_object().into_iter().flatten();
     data.map(|(key, value)| (key.clone(), bytes(value.as_str().unwrap_or("")))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_limit_that_is_not_set_is_what_the_node_has() {
+        let containers = json!([
+            {"name": "free"},
+            {"name": "held", "resources": {"limits": {"cpu": "250m", "memory": "1Gi"}, "requests": {"cpu": "100m"}}}]);
+        let pod = json!({"spec": {"containers": containers, "initContainers": [
+            {"name": "first", "resources": {"limits": {"cpu": "3"}}}]}});
+        let assignment = Assignment { pod, ..Assignment::default() };
+        let allocatable = json!({"cpu": "1900m", "memory": "2048Ki", "pods": "110"});
+        let sources = Sources { assignment: &assignment, host_ip: "h", pod_ip: "i", allocatable: &allocatable };
+        let of = |name: &str, resource: &str, divisor: &str| {
+            let reference = json!({"containerName": name, "resource": resource, "divisor": divisor});
+            sources.resource(&Value::Null, &reference)
+        };
+        assert_eq!((of("free", "limits.cpu", "0"), of("free", "limits.cpu", "1m")), ("2".into(), "1900".into()));
+        assert_eq!(
+            (of("free", "limits.memory", ""), of("free", "limits.memory", "1Mi")),
+            ("2097152".into(), "2".into())
+        );
+        assert_eq!((of("held", "limits.cpu", "1m"), of("held", "limits.memory", "1Mi")), ("250".into(), "1024".into()));
+        assert_eq!((of("held", "requests.cpu", "1"), of("free", "requests.cpu", "1")), ("1".into(), "0".into()));
+        assert_eq!(
+            (of("first", "limits.cpu", "1"), of("free", "limits.ephemeral-storage", "1")),
+            ("3".into(), "0".into())
+        );
+    }
 }

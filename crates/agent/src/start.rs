@@ -3,7 +3,7 @@
 use crate::pod::{Refused, Task, log_dir, log_file};
 use crate::sources::{Missing, Sources};
 use crate::volumes::Place;
-use crate::{environment, last_words, names, volumes};
+use crate::{environment, last_words, names, node, volumes};
 use objects::{Quantity, Value, ValueExt};
 use podlife::World;
 use runtime::{ContainerSpec, Mount, SandboxSpec};
@@ -64,9 +64,11 @@ impl Task<'_> {
         let image = container.text("image").to_string();
         let sandbox = world.sandbox.as_ref().ok_or(("RunContainerError", "the sandbox is gone".to_string()))?;
         let ip = sandbox.ips.first().cloned().unwrap_or_default();
-        let address = self.shared.options.node.address.clone();
+        let node = &self.shared.options.node;
+        let (address, allocatable) = (node.address.clone(), node::allocatable(node));
         let config = |message: String| ("CreateContainerConfigError", message);
-        let sources = Sources { assignment: &self.assignment, host_ip: &address, pod_ip: &ip };
+        let sources =
+            Sources { assignment: &self.assignment, host_ip: &address, pod_ip: &ip, allocatable: &allocatable };
         let env = environment::variables(&sources, &container).map_err(config)?;
         let mounts = self.mounts(&sources, &container, attempt).map_err(config)?;
         let profiles = self.shared.options.dir.join("seccomp");

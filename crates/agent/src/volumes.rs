@@ -392,7 +392,7 @@ mod tests {
             json!({"kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "dG9w"}}),
         ];
         let assignment = Assignment { pod: json!({"metadata": {"name": "p"}}), objects, ..Assignment::default() };
-        let sources = Sources { assignment: &assignment, host_ip: "h", pod_ip: "i" };
+        let sources = Sources { assignment: &assignment, host_ip: "h", pod_ip: "i", allocatable: &Value::Null };
         let made = |source: &str, spec: Value| files(&sources, source, &spec, 0o644);
         let items = json!([{"key": "k", "path": "a/b", "mode": 0o400}, {"key": "l", "path": "c"}]);
         assert_eq!(
@@ -460,7 +460,7 @@ mod tests {
             {"name": "e", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}]}});
         let objects = vec![json!({"kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "dG9w"}})];
         let assignment = Assignment { pod, objects, ..Assignment::default() };
-        let sources = Sources { assignment: &assignment, host_ip: "h", pod_ip: "i" };
+        let sources = Sources { assignment: &assignment, host_ip: "h", pod_ip: "i", allocatable: &Value::Null };
         let volumes = dir.path().join("volumes");
         let place = Place { dir: &volumes, can_mount_memory: true, node_memory: 1 << 30 };
         let container = json!({"volumeMounts": [{"name": "s", "mountPath": "/s"}, {"name": "e", "mountPath": "/e"}]});
