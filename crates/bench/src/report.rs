@@ -241,6 +241,11 @@ impl Report {
         rows.push(Row::new("largest RSS, MiB", (self.rss(0), self.rss(peer)), Some(Target::AtMost(1.0))));
         let _: std::fmt::Result = writeln!(out, "\n{:<20} {:<19} {name:<19} ratio target", "", "Balsa");
         rows.iter().for_each(|row| row.write(out));
+        let judged: Vec<bool> = rows.iter().filter_map(Row::met).collect();
+        if !judged.is_empty() {
+            let n_met = judged.iter().filter(|met| **met).count();
+            let _: std::fmt::Result = writeln!(out, "-- {n_met} of {} targets met", judged.len());
+        }
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -277,12 +282,19 @@ enum Target {
 }
 
 impl Target {
+    fn met(self, ratio: f64) -> bool {
+        match self {
+            Target::AtLeast(bound) => ratio >= bound,
+            Target::AtMost(bound) => ratio <= bound,
+        }
+    }
+
     fn text(self, ratio: f64) -> String {
-        let (sign, bound, met) = match self {
-            Target::AtLeast(bound) => (">=", bound, ratio >= bound),
-            Target::AtMost(bound) => ("<=", bound, ratio <= bound),
+        let (sign, bound) = match self {
+            Target::AtLeast(bound) => (">=", bound),
+            Target::AtMost(bound) => ("<=", bound),
         };
-        format!("{sign} {bound:.1} {}", if met { "met" } else { "MISSED" })
+        format!("{sign} {bound:.1} {}", if self.met(ratio) { "met" } else { "MISSED" })
     }
 }
 
@@ -302,6 +314,17 @@ impl Row {
         Row { title: title.into(), figures: Some(figures), target }
     }
 
+    /// Of the medians, where both systems have one.
+    fn ratio(&self) -> Option<f64> {
+        let (ours, theirs) = self.figures?;
+        Some(ours?.median / theirs.filter(|theirs| theirs.median > 0.0)?.median)
+    }
+
+    /// Whether the target is met, where there is one.
+    fn met(&self) -> Option<bool> {
+        Some(self.target?.met(self.ratio()?))
+    }
+
     fn write(&self, out: &mut String) {
         let Some((ours, theirs)) = self.figures else {
             let _: std::fmt::Result =
@@ -309,8 +332,7 @@ impl Row {
             return;
         };
         let text = |spread: Option<Spread>| spread.map_or_else(String::new, Spread::text);
-        let ratio = ours.zip(theirs).filter(|(_, theirs)| theirs.median > 0.0);
-        let ratio = ratio.map(|(ours, theirs)| ours.median / theirs.median);
+        let ratio = self.ratio();
         let judged = ratio.zip(self.target).map_or_else(String::new, |(ratio, target)| target.text(ratio));
         let ratio = ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
         let line = format!("{:<20} {:<19} {:<19} {ratio:>5} {judged}", self.title, text(ours), text(theirs));

@@ -43,6 +43,7 @@ fn medians_and_their_ratio_are_judged() {
         lag p99, ms, 10/s    0.0                 0.0
         -- memory ----------------------------------------------------------------------
         largest RSS, MiB     200                 200                  1.00 <= 1.0 met
+        -- 4 of 5 targets met
     "#]]
     .assert_eq(&body(&report(&["Balsa", "etcd 3.4.23"], &rates)));
 }
