@@ -106,7 +106,7 @@ fn quorumless(cluster: &Cluster) {
     });
 }
 
-/// A master keeps 20,000 entries behind its last checkpoint, which it makes every 10,000.
+/// A master keeps 20,000 entries behind its last checkpoint, which it makes every 25,000.
 const ENTRIES: usize = 31_000;
 const WRITERS: usize = 64;
 

@@ -1,6 +1,7 @@
 //! Carries the API brain's steps out: reads, proposals, retries. Both faces and the dispatcher stand
 //! on it, so that a request means the same through each.
 
+mod gathered;
 pub mod listen;
 pub mod workers;
 

@@ -1,5 +1,6 @@
 //! Listening: TLS, HTTP/1.1 and HTTP/2 on one port, with the caller's identity attached.
 
+use crate::gathered::Gathered;
 use authz::Identity;
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -98,7 +99,7 @@ async fn connection(
     builder.http2().max_concurrent_streams(1000).keep_alive_interval(Some(Duration::from_secs(10)));
     builder.http2().timer(hyper_util::rt::TokioTimer::new());
     builder.http1().timer(hyper_util::rt::TokioTimer::new());
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(Gathered::new(stream)), service);
     tokio::pin!(serving);
     tokio::select! {
         result = serving.as_mut() => {

@@ -13,6 +13,7 @@ mod log;
 mod machine;
 mod network;
 mod node;
+mod pipe;
 mod remains;
 mod rounds;
 mod server;

@@ -29,6 +29,8 @@ pub(crate) struct Log {
 struct Shared {
     vote: Option<Vote>,
     committed: Option<LogId>,
+    /// Whether `committed` has moved since it was last written.
+    committed_moved: bool,
     purged: Option<LogId>,
     last: Option<LogId>,
     tail: Tail,
@@ -137,13 +139,11 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        self.shared.lock().committed = committed;
-        if let Some(committed) = committed {
-            let mut batch = Batch::default();
-            batch.put(disk::COMMITTED, codec::log_id_to_bytes(&committed));
-            // A hint for the next start: losing it only means that start waits for the leader.
-            self.writer.submit(Job { batch, sync: false, done: Box::new(drop) });
-        }
+        // A hint for the next start: losing it only means that start waits for the leader. It goes with the next
+        // entries, as a write of its own would wake the writer once more for each batch.
+        let mut shared = self.shared.lock();
+        shared.committed = committed;
+        shared.committed_moved = true;
         Ok(())
     }
 
@@ -164,6 +164,11 @@ impl RaftLogStorage<TypeConfig> for Log {
                 shared.last = Some(entry.log_id);
                 shared.tail.push(entry.log_id.index, bytes.clone());
                 batch.put(log_key(entry.log_id.index), bytes);
+            }
+            if std::mem::take(&mut shared.committed_moved)
+                && let Some(committed) = &shared.committed
+            {
+                batch.put(disk::COMMITTED, codec::log_id_to_bytes(committed));
             }
         }
         let done = Box::new(move |result| callback.io_completed(result));

@@ -2,8 +2,11 @@
 
 use crate::aside::aside;
 use crate::codec;
-use crate::transport::{Lane, PeerReply, PeerRequest, Transport, TransportError};
+use crate::pipe::{Opening, Pipe};
+use crate::transport::{APPEND_TIMEOUT, Lane, PeerReply, PeerRequest, Transport, TransportError};
 use crate::types::{Member, Snapshot, SnapshotData, TypeConfig, Vote};
+use futures::{Stream, StreamExt};
+use openraft::OptionalSend;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
@@ -14,8 +17,6 @@ use protos::raft as pb;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Replication may take longer than the heartbeat interval (openraft's hint): 4 MiB and an fsync.
-const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// A gigabyte at 20 MB/s.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -26,10 +27,10 @@ pub(crate) struct Network {
 }
 
 pub(crate) struct Peer {
-    network: Network,
+    pub(crate) network: Network,
     lane: Lane,
     id: u64,
-    addr: String,
+    pub(crate) addr: String,
 }
 
 impl Peer {
@@ -38,11 +39,34 @@ impl Peer {
     }
 
     async fn call(&self, request: PeerRequest, timeout: Duration) -> Result<PeerReply, RPCError<TypeConfig>> {
-        let reply = self.network.transport.call(self.lane, &self.addr, request, timeout).await;
-        reply.map_err(|error| match error {
-            TransportError::Unreachable(why) => RPCError::Unreachable(Unreachable::from_string(why)),
-            TransportError::Failed(why) => RPCError::Network(NetworkError::from_string(why)),
-        })
+        self.network.transport.call(self.lane, &self.addr, request, timeout).await.map_err(rpc_error)
+    }
+
+    pub(crate) fn append_request(&self, rpc: &AppendEntriesRequest<TypeConfig>) -> pb::AppendRequest {
+        pb::AppendRequest {
+            to: self.to(),
+            vote: Some(codec::vote_to_pb(&rpc.vote)),
+            prev_log_id: rpc.prev_log_id.as_ref().map(codec::log_id_to_pb),
+            entries: rpc.entries.iter().map(|entry| codec::entry_to_bytes(entry).into()).collect(),
+            leader_commit: rpc.leader_commit.as_ref().map(codec::log_id_to_pb),
+        }
+    }
+}
+
+pub(crate) fn rpc_error(error: TransportError) -> RPCError<TypeConfig> {
+    match error {
+        TransportError::Unreachable(why) => RPCError::Unreachable(Unreachable::from_string(why)),
+        TransportError::Failed(why) => RPCError::Network(NetworkError::from_string(why)),
+    }
+}
+
+pub(crate) fn append_response(reply: pb::AppendResponse) -> AppendEntriesResponse<TypeConfig> {
+    use pb::append_response::Result as Kind;
+    match reply.result() {
+        Kind::Success => AppendEntriesResponse::Success,
+        Kind::PartialSuccess => AppendEntriesResponse::PartialSuccess(reply.matching.map(codec::log_id_from_pb)),
+        Kind::Conflict => AppendEntriesResponse::Conflict,
+        Kind::HigherVote => AppendEntriesResponse::HigherVote(codec::vote_from_pb(reply.vote)),
     }
 }
 
@@ -75,23 +99,19 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let timeout = if rpc.entries.is_empty() { option.hard_ttl() } else { APPEND_TIMEOUT };
-        let request = pb::AppendRequest {
-            to: self.to(),
-            vote: Some(codec::vote_to_pb(&rpc.vote)),
-            prev_log_id: rpc.prev_log_id.as_ref().map(codec::log_id_to_pb),
-            entries: rpc.entries.iter().map(|entry| codec::entry_to_bytes(entry).into()).collect(),
-            leader_commit: rpc.leader_commit.as_ref().map(codec::log_id_to_pb),
-        };
-        let PeerReply::Append(reply) = self.call(PeerRequest::Append(request), timeout).await? else {
-            return Err(unexpected());
-        };
-        use pb::append_response::Result as Kind;
-        Ok(match reply.result() {
-            Kind::Success => AppendEntriesResponse::Success,
-            Kind::PartialSuccess => AppendEntriesResponse::PartialSuccess(reply.matching.map(codec::log_id_from_pb)),
-            Kind::Conflict => AppendEntriesResponse::Conflict,
-            Kind::HigherVote => AppendEntriesResponse::HigherVote(codec::vote_from_pb(reply.vote)),
-        })
+        let request = PeerRequest::Append(self.append_request(&rpc));
+        match self.call(request, timeout).await? {
+            PeerReply::Append(reply) => Ok(append_response(reply)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn stream_append<'s, S>(&'s mut self, input: S, option: RPCOption) -> Opening<'s>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let answers = Pipe::open(self, input.boxed(), option.hard_ttl()).answers();
+        Box::pin(std::future::ready(Ok(answers)))
     }
 
     async fn vote(

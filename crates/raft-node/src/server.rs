@@ -2,6 +2,8 @@
 
 use crate::node::{Error, Node};
 use crate::transport::{MESSAGE_BYTES_MAX, PeerReply, PeerRequest};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use protos::raft as pb;
 use protos::raft::raft_server::{Raft, RaftServer};
 use tonic::{Request, Response, Status, Streaming};
@@ -24,18 +26,22 @@ impl RaftService {
     }
 
     async fn handle(&self, request: PeerRequest) -> Result<PeerReply, Status> {
-        self.node.handle(request).await.map_err(|error| match error {
-            Error::Misdirected { .. } => {
-                let mut status = Status::failed_precondition(error.to_string());
-                if let Ok(group) = self.node.cluster_id().parse() {
-                    status.metadata_mut().insert(GROUP, group);
-                }
-                status
+        self.node.handle(request).await.map_err(|error| status(&self.node, &error))
+    }
+}
+
+fn status(node: &Node, error: &Error) -> Status {
+    match error {
+        Error::Misdirected { .. } => {
+            let mut status = Status::failed_precondition(error.to_string());
+            if let Ok(group) = node.cluster_id().parse() {
+                status.metadata_mut().insert(GROUP, group);
             }
-            Error::NotLeader | Error::Changing => Status::failed_precondition(error.to_string()),
-            Error::Refused(_) | Error::Storage(_) => Status::invalid_argument(format!("{error}")),
-            Error::Fatal(_) | Error::Transport(_) => Status::unavailable(error.to_string()),
-        })
+            status
+        }
+        Error::NotLeader | Error::Changing => Status::failed_precondition(error.to_string()),
+        Error::Refused(_) | Error::Storage(_) => Status::invalid_argument(format!("{error}")),
+        Error::Fatal(_) | Error::Transport(_) => Status::unavailable(error.to_string()),
     }
 }
 
@@ -52,6 +58,19 @@ macro_rules! unary {
 impl Raft for RaftService {
     async fn append(&self, request: Request<pb::AppendRequest>) -> Result<Response<pb::AppendResponse>, Status> {
         unary!(self, request, Append, Append)
+    }
+
+    type AppendStreamStream = BoxStream<'static, Result<pb::AppendResponse, Status>>;
+
+    async fn append_stream(
+        &self,
+        request: Request<Streaming<pb::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStreamStream>, Status> {
+        let node = self.node.clone();
+        // A leader that hangs up has said all it will.
+        let requests = request.into_inner().scan((), |(), request| std::future::ready(request.ok()));
+        let answers = self.node.appends(requests.boxed());
+        Ok(Response::new(answers.map_err(move |error| status(&node, &error)).boxed()))
     }
 
     async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {

@@ -1,7 +1,10 @@
 //! The port to the other masters, and its gRPC implementation.
 
 use async_trait::async_trait;
-use futures::StreamExt;
+use futures::channel::mpsc::Receiver;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use protos::raft as pb;
 use protos::raft::raft_client::RaftClient;
@@ -63,7 +66,27 @@ pub trait Transport: Send + Sync + 'static {
         request: PeerRequest,
         timeout: Duration,
     ) -> Result<PeerReply, TransportError>;
+
+    /// Appends at a peer, one request after another; answers come in the order of the requests, and an error
+    /// is the last. As it stands here each request is a call that waits for the one before; a transport that
+    /// keeps their order on the way need not wait. The caller bounds how long it waits for an answer.
+    fn appends<'a>(
+        &'a self,
+        addr: &'a str,
+        requests: Receiver<pb::AppendRequest>,
+    ) -> BoxStream<'a, Result<pb::AppendResponse, TransportError>> {
+        let answers = requests.then(move |request| async move {
+            match self.call(Lane::Replication, addr, PeerRequest::Append(request), APPEND_TIMEOUT).await? {
+                PeerReply::Append(answer) => Ok(answer),
+                _ => Err(TransportError::Failed("the peer answered something else".into())),
+            }
+        });
+        answers.boxed()
+    }
 }
+
+/// An append may take longer than the heartbeat interval: 4 MiB and an fsync.
+pub(crate) const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// gRPC with mutual TLS; one connection per peer and lane, made on first use.
 pub struct TonicTransport {
@@ -107,6 +130,12 @@ impl TonicTransport {
         let client = RaftClient::new(channels[&key].clone());
         Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
+
+    fn failed(&self, status: &tonic::Status) -> TransportError {
+        let group = status.metadata().get(crate::server::GROUP);
+        group.and_then(|group| group.to_str().ok()).inspect(|group| (self.met)(group));
+        from_status(status)
+    }
 }
 
 #[async_trait]
@@ -148,13 +177,23 @@ impl Transport for TonicTransport {
         };
         match tokio::time::timeout(timeout, call).await {
             Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(status)) => {
-                let group = status.metadata().get(crate::server::GROUP);
-                group.and_then(|group| group.to_str().ok()).inspect(|group| (self.met)(group));
-                Err(from_status(&status))
-            }
+            Ok(Err(status)) => Err(self.failed(&status)),
             Err(_) => Err(TransportError::Failed(format!("no answer within {} ms", timeout.as_millis()))),
         }
+    }
+
+    fn appends<'a>(
+        &'a self,
+        addr: &'a str,
+        requests: Receiver<pb::AppendRequest>,
+    ) -> BoxStream<'a, Result<pb::AppendResponse, TransportError>> {
+        type Answers<'a> = BoxStream<'a, Result<pb::AppendResponse, TransportError>>;
+        let opened: BoxFuture<'a, Result<Answers<'a>, TransportError>> = Box::pin(async move {
+            let mut client = self.client(addr, Lane::Replication)?;
+            let answers = client.append_stream(requests).await.map_err(|status| self.failed(&status))?;
+            Ok(answers.into_inner().map_err(|status| self.failed(&status)).boxed())
+        });
+        stream::once(opened).try_flatten().boxed()
     }
 }
 
