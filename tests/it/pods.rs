@@ -84,13 +84,13 @@ fn mounted_volumes(cluster: &Cluster) -> Vec<String> {
     mounts.lines().filter(ours).map(ToString::to_string).collect()
 }
 
+fn apply_map(cluster: &Cluster, data: Value) {
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": data});
+    assert!(cluster.apply(&map.to_string()));
+}
+
 fn volumes_have_their_modes_owners_and_limits(cluster: &Cluster) {
-    assert!(
-        cluster.apply(
-            &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"a": "1", "b": "2"}})
-                .to_string()
-        )
-    );
+    apply_map(cluster, json!({"a": "1", "b": "2"}));
     assert!(cluster.apply(
         &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"token": "s3cret"}})
             .to_string()
@@ -127,6 +127,10 @@ fn volumes_have_their_modes_owners_and_limits(cluster: &Cluster) {
     let full = inside(cluster, "vols", "dd if=/dev/zero of=/memory/f bs=1M count=2 2>/dev/null || echo full");
     assert_eq!(full, "full\n");
     assert_eq!(mounted_volumes(cluster).len(), 3, "{:?}", mounted_volumes(cluster));
+    // What they are made from changes: they follow, as a whole.
+    apply_map(cluster, json!({"a": "3", "b": "4"}));
+    cluster.wait("the volume to follow", PATIENCE, || inside(cluster, "vols", "cat /map/x/a /map/b") == "34");
+    assert_eq!(inside(cluster, "vols", "readlink /map/b; ls -A /map | grep -c ^[.][.]20"), "..data/b\n1\n");
     // The next worker finds them, and mounts nothing twice.
     cluster.dev(&["kill", "worker-1"]);
     cluster.dev(&["start", "worker-1"]);

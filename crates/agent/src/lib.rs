@@ -16,6 +16,7 @@ mod network;
 mod node;
 mod pod;
 mod probe;
+mod published;
 mod session;
 mod sources;
 mod start;

@@ -158,7 +158,11 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
         match wake {
             Wake::Assigned => {
                 let news = assigned.borrow_and_update().clone();
-                let referred = news.objects != task.assignment.objects;
+                let told = |assignment: &Assignment| {
+                    let metadata = assignment.pod.at("metadata");
+                    (metadata.at("labels").clone(), metadata.at("annotations").clone())
+                };
+                let referred = news.objects != task.assignment.objects || told(&news) != told(&task.assignment);
                 task.forget_failures_of_other_images(&news);
                 task.assignment = news;
                 if referred {
@@ -306,20 +310,17 @@ impl Task<'_> {
         self.shared.save();
     }
 
-    /// Brings the files of ConfigMaps and Secrets up to date under running containers; environment
-    /// variables stay as they were, as in Kubernetes.
+    /// Brings the files of ConfigMaps, Secrets and the pod's own metadata up to date under running
+    /// containers; environment variables stay as they were, as in Kubernetes.
     fn refresh_volumes(&self, world: &World) {
         let Some(sandbox) = world.sandbox.as_ref().filter(|_| self.shared.options.can_mount) else { return };
-        let (address, ip) = (&self.shared.options.node.address, sandbox.ips.first().cloned().unwrap_or_default());
-        let allocatable = node::allocatable(&self.shared.options.node);
+        let node = &self.shared.options.node;
+        let (pod_ip, allocatable) = (sandbox.ips.first().map_or("", String::as_str), node::allocatable(node));
         let sources =
-            Sources { assignment: &self.assignment, host_ip: address, pod_ip: &ip, allocatable: &allocatable };
-        for container in self.assignment.pod.items("spec.containers") {
-            let made = volumes::mounts(&sources, container, &self.place(&self.volumes()));
-            if let Err(why) = made {
-                // What is missing now was there when the container started: it keeps what it has.
-                tracing::debug!(pod = %self.uid, why, "a volume is left as it was");
-            }
+            Sources { assignment: &self.assignment, host_ip: &node.address, pod_ip, allocatable: &allocatable };
+        for why in volumes::refresh(&sources, &self.place(&self.volumes())) {
+            // What is missing now was there when the container started: it keeps what it has.
+            tracing::debug!(pod = %self.uid, why, "a volume is left as it was");
         }
     }
 

@@ -35,7 +35,12 @@ impl Task<'_> {
 
     pub(crate) fn place<'a>(&self, dir: &'a Path) -> Place<'a> {
         let options = &self.shared.options;
-        Place { dir, can_mount_memory: nix::unistd::geteuid().is_root(), node_memory: options.node.memory_for_pods() }
+        Place {
+            dir,
+            can_mount_memory: nix::unistd::geteuid().is_root(),
+            node_memory: options.node.memory_for_pods(),
+            now: self.shared.now(),
+        }
     }
 
     /// Everything that is mounted into an attempt at a container.

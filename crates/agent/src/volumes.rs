@@ -3,12 +3,12 @@
 //! Rules: kubernetes.io/docs/concepts/storage/volumes and …/projected-volumes; fsGroup: …/tasks/
 //! configure-pod-container/security-context.
 
+use crate::published::{File, give, give_to_readers, newest, publish};
 use crate::sources::{Missing, Sources, entries};
-use objects::{Quantity, Value, ValueExt};
-use runtime::files::Owned;
+use objects::{Quantity, Timestamp, Value, ValueExt};
 use runtime::{Mount, Propagation};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Where a pod's volumes are made.
@@ -18,20 +18,10 @@ pub(crate) struct Place<'a> {
     pub(crate) can_mount_memory: bool,
     /// Bytes of memory that pods may have on this node.
     pub(crate) node_memory: i64,
+    pub(crate) now: Timestamp,
 }
 
-/// A file of a volume, relative to it.
-#[derive(Clone, Debug, PartialEq)]
-struct File {
-    path: String,
-    bytes: Vec<u8>,
-    mode: u32,
-}
-
-/// What fsGroup adds to what a group may do with files that are only read, and with folders.
-const GROUP_READS: u32 = 0o440;
-const GROUP_ENTERS: u32 = 0o2550;
-/// The same for what it may write.
+/// What fsGroup adds to what a group may do with folders that it may write to.
 const GROUP_WRITES: u32 = 0o2770;
 
 fn fs_group(pod: &Value) -> Option<u32> {
@@ -96,55 +86,6 @@ fn files(sources: &Sources, source: &str, spec: &Value, mode: u32) -> Result<Vec
         }
         other => Err(format!("the volume type {other} is not supported")),
     }
-}
-
-/// Makes the folders on the way to a file, for the group where there is one.
-fn make_parents(dir: &Path, file: &str, group: Option<u32>) -> io::Result<()> {
-    let mut path = dir.to_path_buf();
-    let parts: Vec<&str> = file.split('/').filter(|part| !part.is_empty()).collect();
-    for part in &parts[..parts.len().saturating_sub(1)] {
-        path.push(part);
-        if !path.is_dir() {
-            std::fs::create_dir(&path)?;
-            give(&path, 0o755, group.map(|group| (group, GROUP_ENTERS)))?;
-        }
-    }
-    Ok(())
-}
-
-/// Sets a folder's mode, and hands it to a group with more rights.
-fn give(path: &Path, mode: u32, group: Option<(u32, u32)>) -> io::Result<()> {
-    if let Some((group, _)) = group {
-        chown(path, None, Some(group))?;
-    }
-    // After the owner, as a change of that takes the setgid bit away.
-    let more = group.map_or(0, |(_, more)| more);
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode | more))
-}
-
-/// Makes a volume hold these files and no others.
-fn fill(dir: &Path, files: &[File], group: Option<u32>) -> io::Result<()> {
-    for File { path: name, bytes, mode } in files {
-        let path = dir.join(name);
-        let mode = mode | group.map_or(0, |_| GROUP_READS);
-        let same = std::fs::metadata(&path)
-            .is_ok_and(|meta| meta.mode() & 0o777 == mode && group.is_none_or(|group| meta.gid() == group));
-        if !same || std::fs::read(&path).is_ok_and(|old| old != *bytes) {
-            make_parents(dir, name, group)?;
-            // A container never reads half a file.
-            runtime::files::replace_as(&path, bytes, Owned { mode, group })?;
-        }
-    }
-    for entry in std::fs::read_dir(dir)?.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let wanted = files.iter().any(|file| file.path.split('/').next() == Some(&name));
-        match entry.path().is_dir() {
-            _ if wanted => {}
-            true => std::fs::remove_dir_all(entry.path())?,
-            false => std::fs::remove_file(entry.path())?,
-        }
-    }
-    Ok(())
 }
 
 /// A path inside a volume, made where it is missing. A container that had the volume before may have
@@ -245,9 +186,9 @@ fn made(sources: &Sources, source: &str, spec: &Value, path: &Path, place: &Plac
         mount_memory(path, "mode=755", flags).map_err(failed)?;
     }
     if group.is_some_and(|group| path.metadata().is_ok_and(|meta| meta.gid() != group)) {
-        give(path, 0o755, group.map(|group| (group, GROUP_ENTERS))).map_err(failed)?;
+        give_to_readers(path, group).map_err(failed)?;
     }
-    fill(path, &files, group).map_err(failed)
+    publish(path, &files, group, place.now).map_err(failed)
 }
 
 fn host_path(spec: &Value) -> Result<PathBuf, Missing> {
@@ -272,6 +213,31 @@ fn host_path(spec: &Value) -> Result<PathBuf, Missing> {
     }
 }
 
+/// What a volume stands for: the name of its source, and the source.
+fn source(volume: &Value) -> Option<(&str, &Value)> {
+    let mut fields = volume.as_object().into_iter().flatten();
+    fields.find(|(field, value)| *field != "name" && !value.is_null()).map(|(field, value)| (field.as_str(), value))
+}
+
+fn is_from_objects(source: &str) -> bool {
+    !["hostPath", "emptyDir"].contains(&source)
+}
+
+/// Brings the volumes that are made from objects, and are there, up to date; returns why some stay as they
+/// are.
+pub(crate) fn refresh(sources: &Sources, place: &Place) -> Vec<Missing> {
+    let mut left = Vec::new();
+    for volume in sources.assignment.pod.items("spec.volumes") {
+        let path = place.dir.join(volume.text("name"));
+        if let Some((source, spec)) = source(volume).filter(|(source, _)| is_from_objects(source))
+            && path.is_dir()
+        {
+            left.extend(made(sources, source, spec, &path, place).err());
+        }
+    }
+    left
+}
+
 /// Makes the volumes that one container mounts, and the mounts into them.
 pub(crate) fn mounts(sources: &Sources, container: &Value, place: &Place) -> Result<Vec<Mount>, Missing> {
     let pod = &sources.assignment.pod;
@@ -282,11 +248,9 @@ pub(crate) fn mounts(sources: &Sources, container: &Value, place: &Place) -> Res
         let name = mount.text("name");
         let volume = pod.items("spec.volumes").iter().find(|volume| volume.text("name") == name);
         let Some(volume) = volume else { return Err(format!("volume {name:?} not found")) };
-        let source =
-            volume.as_object().into_iter().flatten().find(|(field, value)| *field != "name" && !value.is_null());
-        let Some((source, spec)) = source else { return Err(format!("volume {name:?} has no source")) };
+        let Some((source, spec)) = source(volume) else { return Err(format!("volume {name:?} has no source")) };
         let own = place.dir.join(name);
-        let host = match source.as_str() {
+        let host = match source {
             "hostPath" => host_path(spec)?,
             "emptyDir" => {
                 empty_dir(pod, spec, &own, place).map_err(|error| format!("making a volume failed: {error}"))?;
@@ -299,11 +263,15 @@ pub(crate) fn mounts(sources: &Sources, container: &Value, place: &Place) -> Res
         };
         let host = match mount.text("subPath") {
             "" => host,
+            // The file as it is now: it does not follow its source.
+            sub if is_from_objects(source) => {
+                let failed = |error: io::Error| format!("failed to prepare subPath {sub:?}: {error}");
+                beneath(&newest(&host).map_err(failed)?.unwrap_or(host), sub)?
+            }
             sub => beneath(&host, sub)?,
         };
         // What is made from objects is theirs: a container only reads it.
-        let from_objects = !["hostPath", "emptyDir"].contains(&source.as_str());
-        let read_only = from_objects || mount.at("readOnly") == true;
+        let read_only = is_from_objects(source) || mount.at("readOnly") == true;
         let propagation = match mount.text("mountPropagation") {
             "HostToContainer" => Propagation::HostToContainer,
             "Bidirectional" => Propagation::Bidirectional,
@@ -328,6 +296,7 @@ mod tests {
     use super::*;
     use crate::Assignment;
     use serde_json::json;
+    use std::os::unix::fs::PermissionsExt;
 
     fn file(path: &str, text: &str, mode: u32) -> File {
         File { path: path.into(), bytes: text.as_bytes().to_vec(), mode }
@@ -349,33 +318,36 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_follows_its_source() {
+    fn a_sub_path_is_a_file_as_it_is_and_the_volume_follows_its_source() {
         let dir = tempfile::tempdir().unwrap();
-        let names = || {
-            let entries = std::fs::read_dir(dir.path()).unwrap().flatten();
-            let mut names: Vec<String> =
-                entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-            names.sort();
-            names
+        let pod = json!({"metadata": {"name": "p"}, "spec": {"volumes": [{"name": "m", "configMap": {"name": "m"}}]}});
+        let map = |value: &str| json!({"kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"k": value}});
+        let assignment = |objects: Vec<Value>| Assignment { pod: pod.clone(), objects, ..Assignment::default() };
+        let place = Place { dir: dir.path(), can_mount_memory: false, node_memory: 0, now: Timestamp(0) };
+        let container = json!({"volumeMounts": [
+            {"name": "m", "mountPath": "/all"}, {"name": "m", "mountPath": "/one", "subPath": "k"}]});
+        let with = |assignment: &Assignment, then: &dyn Fn(&Sources)| {
+            then(&Sources { assignment, host_ip: "h", pod_ip: "i", allocatable: &Value::Null });
         };
-        fill(dir.path(), &[file("a", "1", 0o644), file("sub/b", "2", 0o400)], None).unwrap();
-        assert_eq!(names(), ["a", "sub"]);
-        assert_eq!((mode(&dir.path().join("a")), mode(&dir.path().join("sub/b"))), (0o644, 0o400));
-        fill(dir.path(), &[file("a", "3", 0o644), file("c", "4", 0o644)], None).unwrap();
-        assert_eq!(names(), ["a", "c"]);
-        assert_eq!(std::fs::read_to_string(dir.path().join("a")).unwrap(), "3");
-        // A mode that changes is followed too.
-        fill(dir.path(), &[file("a", "3", 0o600)], None).unwrap();
-        assert_eq!((names(), mode(&dir.path().join("a"))), (vec!["a".to_string()], 0o600));
+        let one = std::cell::RefCell::new(PathBuf::new());
+        with(&assignment(vec![map("1")]), &|sources| {
+            let mounts = mounts(sources, &container, &place).unwrap();
+            assert!(!mounts[1].host.symlink_metadata().unwrap().is_symlink(), "{:?}", mounts[1]);
+            *one.borrow_mut() = mounts[1].host.clone();
+        });
+        let open = std::fs::File::open(one.into_inner()).unwrap();
+        with(&assignment(vec![map("2")]), &|sources| assert_eq!(refresh(sources, &place), Vec::<String>::new()));
+        assert_eq!(std::io::read_to_string(open).unwrap(), "1");
+        assert_eq!(std::fs::read_to_string(dir.path().join("m/k")).unwrap(), "2");
+        // What it is made from goes: it stays.
+        with(&assignment(Vec::new()), &|sources| assert_eq!(refresh(sources, &place), ["configmap \"m\" not found"]));
+        assert_eq!(std::fs::read_to_string(dir.path().join("m/k")).unwrap(), "2");
     }
 
     #[test]
-    fn a_group_reads_what_is_made_and_writes_what_is_empty() {
+    fn a_group_writes_what_is_empty() {
         let dir = tempfile::tempdir().unwrap();
         let own = nix::unistd::getegid().as_raw();
-        fill(dir.path(), &[file("sub/a", "1", 0o400)], Some(own)).unwrap();
-        assert_eq!(mode(&dir.path().join("sub/a")), 0o440);
-        assert_eq!(mode(&dir.path().join("sub")), 0o2755);
         let scratch = dir.path().join("scratch");
         make_scratch(&scratch, Some(own)).unwrap();
         assert_eq!(mode(&scratch), 0o2777);
@@ -462,7 +434,7 @@ mod tests {
         let assignment = Assignment { pod, objects, ..Assignment::default() };
         let sources = Sources { assignment: &assignment, host_ip: "h", pod_ip: "i", allocatable: &Value::Null };
         let volumes = dir.path().join("volumes");
-        let place = Place { dir: &volumes, can_mount_memory: true, node_memory: 1 << 30 };
+        let place = Place { dir: &volumes, can_mount_memory: true, node_memory: 1 << 30, now: Timestamp(0) };
         let container = json!({"volumeMounts": [{"name": "s", "mountPath": "/s"}, {"name": "e", "mountPath": "/e"}]});
         // Twice: a worker that comes back finds what it mounted.
         for _ in 0..2 {

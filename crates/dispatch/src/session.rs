@@ -240,10 +240,11 @@ fn fingerprint(pod: &Value, objects: &[Arc<Record>]) -> String {
     let revisions: Vec<String> =
         objects.iter().map(|record| format!("{}@{}", record.key, record.header.revision)).collect();
     format!(
-        "{}{}{}{}",
+        "{}{}{}{}{}",
         pod.at("spec"),
         pod.at("metadata.deletionTimestamp"),
         pod.at("metadata.labels"),
+        pod.at("metadata.annotations"),
         revisions.join(",")
     )
 }
