@@ -172,6 +172,31 @@ fn last_words_are_told(cluster: &Cluster) {
     }
 }
 
+fn hooks_run_and_are_told_when_they_fail(cluster: &Cluster) {
+    let dir = cluster.dir.join("hooks");
+    let said = || std::fs::read_to_string(dir.join("said")).unwrap_or_default();
+    let hook = |script: &str| json!({"exec": {"command": ["sh", "-c", script]}});
+    let with = |lifecycle: Value| {
+        let script = "trap 'echo term >> /h/said; exit 0' TERM; while :; do sleep 0.1; done";
+        json!({"terminationGracePeriodSeconds": 20,
+            "volumes": [{"name": "h", "hostPath": {"path": dir, "type": "DirectoryOrCreate"}}],
+            "containers": [{"name": "c", "image": IMAGE, "command": ["sh", "-c", script], "lifecycle": lifecycle,
+                "volumeMounts": [{"name": "h", "mountPath": "/h"}]}]})
+    };
+    let (start, stop) = (hook("echo start >> /h/said"), hook("sleep 1; echo stop >> /h/said"));
+    make(cluster, "hooked", with(json!({"postStart": start, "preStop": stop})));
+    wait_ready(cluster, "hooked");
+    assert_eq!(said(), "start\n");
+    cluster.ok(&["delete", "pod", "hooked"]);
+    cluster.wait("the container to end", PATIENCE, || said() == "start\nstop\nterm\n");
+    make(cluster, "unhooked", with(json!({"postStart": hook("exit 7"), "preStop": hook("exit 8")})));
+    cluster.wait("both failures to be told", PATIENCE, || {
+        let told = cluster.ok(&["get", "events"]);
+        told.contains("FailedPostStartHook") && told.contains("FailedPreStopHook")
+    });
+    cluster.ok(&["delete", "pod", "unhooked"]);
+}
+
 fn images_are_named_by_digest_and_what_is_none_is_told(cluster: &Cluster) {
     let pod = |image: &str, policy: &str| {
         json!({"containers": [{"name": "c", "image": image, "imagePullPolicy": policy,
@@ -206,6 +231,7 @@ fn workers_do_with_pods_what_kubelets_do() {
     }
     volumes_have_their_modes_owners_and_limits(&cluster);
     last_words_are_told(&cluster);
+    hooks_run_and_are_told_when_they_fail(&cluster);
     images_are_named_by_digest_and_what_is_none_is_told(&cluster);
     cluster.dev(&["down"]);
     cluster.left_nothing();

@@ -6,6 +6,7 @@
 mod assignments;
 mod environment;
 mod events;
+mod hook;
 mod http_get;
 mod images;
 mod last_words;
@@ -20,6 +21,7 @@ mod published;
 mod session;
 mod sources;
 mod start;
+mod stop;
 mod streams;
 mod usage;
 mod volumes;

@@ -2,9 +2,10 @@
 
 use crate::images::{PULLING, Pull};
 use crate::sources::Sources;
-use crate::{Assignment, Shared, events, last_words, logs, node, probe, usage, volumes};
+use crate::stop::Stop;
+use crate::{Assignment, Shared, events, hook, last_words, logs, node, probe, usage, volumes};
 use objects::{Value, ValueExt};
-use podlife::{Action, Answer, Failure, Memory, Note, Observed, ProbeKind, Sandbox, State, Step, World};
+use podlife::{Action, Answer, Failure, HookKind, Memory, Note, Observed, ProbeKind, Sandbox, State, Step, World};
 use protos::dispatch as pb;
 use runtime::{ContainerInfo, ContainerState, Error, SandboxInfo};
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 /// How often volumes with a limit are measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(10);
 /// After an action the brain looks again this soon: long enough that a failing one does not spin.
-const AGAIN: Duration = Duration::from_millis(50);
+pub(crate) const AGAIN: Duration = Duration::from_millis(50);
 
 pub(crate) fn volumes_dir(shared: &Shared) -> PathBuf {
     shared.options.dir.join("volumes")
@@ -40,6 +41,9 @@ enum Wake {
     World,
     Timer,
     Answered(String, String, ProbeKind, Answer),
+    Hooked(Hooked),
+    /// A container that was asked to stop has, or could not be.
+    Stopped(String),
     /// An image, and what became of its pull.
     Pulled(String, Result<(), String>),
     /// It is time to look at the volumes.
@@ -49,6 +53,9 @@ enum Wake {
     /// The sender of assignments is gone: the worker is stopping.
     Ended,
 }
+
+/// A hook that ended: of which container, by name and id, and how.
+type Hooked = (String, String, HookKind, Result<(), String>);
 
 /// Why a container was not started: the reason of its waiting, and a sentence.
 pub(crate) type Refused = (&'static str, String);
@@ -61,6 +68,10 @@ pub(crate) struct Task<'a> {
     sequence: u64,
     reported: Option<(Value, bool)>,
     answers: mpsc::Sender<(String, String, ProbeKind, Answer)>,
+    hooked: mpsc::Sender<Hooked>,
+    /// By container id.
+    pub(crate) stops: BTreeMap<String, Stop>,
+    pub(crate) stopped: mpsc::Sender<String>,
     /// By image. A pull may take minutes, in which the pod must still be probed, and stopped.
     pub(crate) pulls: BTreeMap<String, Pull>,
     pub(crate) pulled: mpsc::Sender<(String, Result<(), String>)>,
@@ -76,6 +87,8 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
     let assignment = assigned.borrow_and_update().clone();
     let uid = assignment.uid();
     let (answers, mut answered) = mpsc::channel(16);
+    let (hooked, mut hooks) = mpsc::channel(16);
+    let (stopped, mut stops) = mpsc::channel(16);
     let (pulled, mut pulls) = mpsc::channel(16);
     let (measured, mut measures) = mpsc::channel(1);
     let mut measure = tokio::time::interval(MEASURE_EVERY);
@@ -88,6 +101,9 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
         sequence: 0,
         reported: None,
         answers,
+        hooked,
+        stops: BTreeMap::new(),
+        stopped,
         pulls: BTreeMap::new(),
         pulled,
         last_words: BTreeMap::new(),
@@ -119,18 +135,7 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
             task.clean_volumes();
         }
         let mut acted = false;
-        // Containers are stopped together; a shorter grace that comes meanwhile is decided on anew.
-        let (stops, rest): (Vec<Action>, Vec<Action>) =
-            step.actions.into_iter().partition(|action| matches!(action, Action::StopContainer { .. }));
-        if !stops.is_empty() {
-            acted = true;
-            tokio::select! {
-                () = task.stop(stops) => {}
-                changed = assigned.changed() => if changed.is_ok() { assigned.mark_changed() },
-            }
-            shared.refresh().await;
-        }
-        for action in rest {
+        for action in step.actions {
             if task.perform(action, &world).await {
                 acted = true;
                 shared.refresh().await;
@@ -151,6 +156,8 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
             _ = worlds.changed() => Wake::World,
             () = timer => Wake::Timer,
             Some((container, id, kind, answer)) = answered.recv() => Wake::Answered(container, id, kind, answer),
+            Some(hooked) = hooks.recv() => Wake::Hooked(hooked),
+            Some(id) = stops.recv() => Wake::Stopped(id),
             Some((image, result)) = pulls.recv() => Wake::Pulled(image, result),
             _ = measure.tick(), if !rests && task.has_limits() => Wake::Measure,
             Some(usage) = measures.recv() => Wake::Measured(usage),
@@ -174,6 +181,15 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
                 if let Some(note) = podlife::answered(&spec, &id, kind, answer, &mut task.memory) {
                     task.tell(&note);
                 }
+            }
+            Wake::Hooked((container, id, kind, result)) => {
+                if let Some(note) = podlife::hooked(&container, &id, kind, result, &mut task.memory) {
+                    task.tell(&note);
+                }
+            }
+            Wake::Stopped(id) => {
+                task.stops.remove(&id);
+                shared.refresh().await;
             }
             Wake::Pulled(image, result) => {
                 if let Some(pull) = task.pulls.get_mut(&image) {
@@ -399,7 +415,10 @@ impl Task<'_> {
                 }
                 self.warn("removing a container", removed);
             }
-            Action::StopContainer { .. } => self.stop(vec![action]).await,
+            Action::StopContainer { id, grace_s, .. } => {
+                self.stop(id, grace_s);
+                return false;
+            }
             Action::StartContainer { name, attempt } => match self.start(&name, attempt, world).await {
                 Ok(()) => drop(self.memory.failures.remove(&name)),
                 Err((PULLING, _)) => return false,
@@ -409,12 +428,19 @@ impl Task<'_> {
                 }
             },
             Action::Probe { container, id, kind } => {
-                let (spec, answers) = (self.container(&container), self.answers.clone());
-                let ip = world.sandbox.as_ref().and_then(|s| s.ips.first().cloned());
-                let ip = ip.unwrap_or_else(|| self.shared.options.node.address.clone());
+                let (spec, answers, ip) = (self.container(&container), self.answers.clone(), self.ip(world));
                 tokio::spawn(async move {
                     let answer = probe::ask(&*runtime, &spec, &id, kind, &ip).await;
                     drop(answers.send((container, id, kind, answer)).await);
+                });
+                return false;
+            }
+            Action::Hook { container, id, kind, within_s } => {
+                let (spec, hooked, ip) = (self.container(&container), self.hooked.clone(), self.ip(world));
+                let within = Duration::from_secs(u64::try_from(within_s).unwrap_or(0));
+                tokio::spawn(async move {
+                    let result = hook::carry_out(&*runtime, &spec, &id, (kind, within), &ip).await;
+                    drop(hooked.send((container, id, kind, result)).await);
                 });
                 return false;
             }
@@ -422,15 +448,10 @@ impl Task<'_> {
         true
     }
 
-    /// Stops containers side by side.
-    async fn stop(&self, stops: Vec<Action>) {
-        let runtime = &self.shared.options.runtime;
-        let one = async |action: Action| {
-            let Action::StopContainer { id, grace_s, .. } = action else { return };
-            let grace = Duration::from_secs(u64::try_from(grace_s).unwrap_or(0));
-            self.warn("stopping a container", runtime.stop_container(&id, grace).await);
-        };
-        futures::future::join_all(stops.into_iter().map(one)).await;
+    /// Where the pod is reached: the node's address, where it has none of its own.
+    fn ip(&self, world: &World) -> String {
+        let own = world.sandbox.as_ref().and_then(|sandbox| sandbox.ips.first().cloned());
+        own.unwrap_or_else(|| self.shared.options.node.address.clone())
     }
 
     /// A failed clean-up is tried again by the next step, which still sees what is left.

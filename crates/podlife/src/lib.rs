@@ -4,6 +4,7 @@
 //! Pure. The states and who may move what stand in docs/design/pod-life.md.
 
 mod admission;
+mod hooks;
 mod images;
 mod probes;
 mod status;
@@ -11,6 +12,7 @@ mod status;
 mod tests;
 
 pub use admission::{Node, Rejection, admit, holds_its_place, is_admitted, seal};
+pub use hooks::{HookKind, hook, hooked};
 pub use images::{Collection, Disk, ImageMemory, StoredImage, Thresholds, collect};
 pub use probes::{Answer, ProbeKind, ProbeState, answered};
 pub use status::MESSAGE_MAX;
@@ -98,8 +100,10 @@ pub struct Memory {
     pub probes: BTreeMap<(String, ProbeKind), ProbeState>,
     /// By container name: attempts up to here are forgiven.
     forgiven: BTreeMap<String, u32>,
-    /// Containers being stopped because a probe failed.
-    condemned: Vec<String>,
+    /// By container id and kind.
+    hooks: BTreeMap<(String, HookKind), hooks::HookState>,
+    /// Containers that are being let go of, by id: until when they have time.
+    ending: BTreeMap<String, Timestamp>,
     started: Option<Timestamp>,
     /// Why the pod must end, when it took more than it was given.
     evicted: Option<String>,
@@ -137,6 +141,13 @@ pub enum Action {
         container: String,
         id: String,
         kind: ProbeKind,
+    },
+    /// Runs a lifecycle hook beside the pod's life, for at most so many seconds.
+    Hook {
+        container: String,
+        id: String,
+        kind: HookKind,
+        within_s: i64,
     },
 }
 
@@ -176,24 +187,29 @@ fn containers(pod: &Value) -> impl Iterator<Item = (&Value, bool)> {
 pub fn step(pod: &Value, removed: bool, world: &World, memory: &mut Memory, now: Timestamp, host_ip: &str) -> Step {
     let mut step = Step::default();
     memory.started.get_or_insert_with(|| Timestamp::parse(pod.text("status.startTime")).unwrap_or(now));
+    // Of attempts that are gone nothing is remembered.
+    let known = |id: &String| world.containers.iter().any(|container| container.id == *id);
+    memory.probes.retain(|(id, _), _| known(id));
+    memory.hooks.retain(|(id, _), _| known(id));
+    memory.ending.retain(|id, _| known(id));
     let deleting = removed || !pod.at("metadata.deletionTimestamp").is_null();
     let phase_was = pod.text("status.phase");
     let terminal = ["Succeeded", "Failed"].contains(&phase_was);
     if deleting {
-        stop(pod, removed, world, now, &mut step);
+        stop(pod, removed, world, memory, now, &mut step);
     } else if terminal {
-        rest(world, &mut step);
+        rest(pod, world, memory, now, &mut step);
     } else if memory.evicted.is_some() {
         // It is not asked to end in its own time: it goes on taking meanwhile.
-        stop_all(world, 1, &mut step);
+        stop_all(pod, world, 1, memory, now, &mut step);
     } else if past_deadline(pod, memory, now, &mut step) {
-        stop_all(world, grace(pod), &mut step);
+        stop_all(pod, world, grace(pod), memory, now, &mut step);
     } else {
         run(pod, world, memory, now, &mut step);
     }
     step.status = status::status(pod, world, memory, now, host_ip);
     if !deleting && ["Succeeded", "Failed"].contains(&step.status.text("phase")) && step.actions.is_empty() {
-        rest(world, &mut step);
+        rest(pod, world, memory, now, &mut step);
     }
     step
 }
@@ -206,20 +222,16 @@ fn is_running(container: &Observed) -> bool {
     matches!(container.state, State::Running { .. } | State::Created)
 }
 
-fn stop_all(world: &World, grace_s: i64, step: &mut Step) {
-    for container in world.containers.iter().filter(|container| is_running(container)) {
-        step.notes.push(Note {
-            ty: "Normal",
-            reason: "Killing",
-            message: format!("Stopping container {}", container.name),
-            container: container.name.clone(),
-        });
-        step.actions.push(Action::StopContainer { id: container.id.clone(), name: container.name.clone(), grace_s });
+fn stop_all(pod: &Value, world: &World, grace_s: i64, memory: &mut Memory, now: Timestamp, step: &mut Step) {
+    for running in world.containers.iter().filter(|container| is_running(container)) {
+        let container = containers(pod).map(|(container, _)| container).find(|c| c.text("name") == running.name);
+        let message = format!("Stopping container {}", running.name);
+        hooks::end(container.unwrap_or(&Value::Null), running, (grace_s, message), memory, now, step);
     }
 }
 
 /// The way out: stop what runs, remove what is left, then say so.
-fn stop(pod: &Value, removed: bool, world: &World, now: Timestamp, step: &mut Step) {
+fn stop(pod: &Value, removed: bool, world: &World, memory: &mut Memory, now: Timestamp, step: &mut Step) {
     let own = pod.at("metadata.deletionGracePeriodSeconds").as_i64();
     let left = match Timestamp::parse(pod.text("metadata.deletionTimestamp")) {
         // The deadline is absolute: a worker that was away does not start counting again.
@@ -228,7 +240,7 @@ fn stop(pod: &Value, removed: bool, world: &World, now: Timestamp, step: &mut St
         _ => grace(pod),
     };
     if world.containers.iter().any(is_running) {
-        stop_all(world, left.max(1), step);
+        stop_all(pod, world, left.max(1), memory, now, step);
     } else if let Some(sandbox) = &world.sandbox {
         step.actions.push(Action::RemoveSandbox { id: sandbox.id.clone() });
     } else {
@@ -237,10 +249,10 @@ fn stop(pod: &Value, removed: bool, world: &World, now: Timestamp, step: &mut St
 }
 
 /// A finished pod keeps its containers (for logs) and nothing else.
-fn rest(world: &World, step: &mut Step) {
+fn rest(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &mut Step) {
     if let Some(sandbox) = world.sandbox.as_ref().filter(|sandbox| sandbox.ready) {
         if world.containers.iter().any(is_running) {
-            stop_all(world, 1, step);
+            stop_all(pod, world, 1, memory, now, step);
         } else {
             step.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
         }
@@ -302,11 +314,9 @@ fn run(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &m
             return;
         }
     }
-    // Of attempts that are gone nothing is remembered.
-    let known = |id: &String| world.containers.iter().any(|container| container.id == *id);
-    memory.probes.retain(|(id, _), _| known(id));
-    memory.condemned.retain(known);
     let mut inits_done = true;
+    // A container whose postStart hook is not done holds up those that have yet to start.
+    let mut held = false;
     for (container, is_init) in containers(pod) {
         let name = container.text("name");
         if !is_init && !inits_done {
@@ -317,15 +327,17 @@ fn run(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &m
             Some(running @ Observed { state: State::Running { .. }, .. }) => {
                 if !is_init && running.image != container.text("image") {
                     let message = format!("Container {name} definition changed, will be restarted");
-                    step.notes.push(Note { ty: "Normal", reason: "Killing", message, container: name.into() });
-                    let (id, name) = (running.id.clone(), name.to_string());
-                    step.actions.push(Action::StopContainer { id, name, grace_s: grace(pod) });
+                    hooks::end(container, running, (grace(pod), message), memory, now, step);
                 } else if !is_init {
-                    probes::run(container, running, grace(pod), memory, now, step);
+                    match hooks::begin(pod, container, running, grace(pod), memory, now, step) {
+                        true => probes::run(container, running, grace(pod), memory, now, step),
+                        false => held = true,
+                    }
                 } else {
                     inits_done = false;
                 }
             }
+            _ if held => {}
             // Made and not started: the worker ended in between. The runtime goes on with this attempt.
             Some(created @ Observed { state: State::Created, .. }) => {
                 inits_done &= !is_init;
@@ -348,12 +360,19 @@ fn run(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &m
                 }
             }
         }
+        // A container that is just being started has its hook still before it.
+        held |= starts(name, step) && !hook(container, HookKind::PostStart).is_null();
         // Init containers run one after the other.
         if is_init && !inits_done {
             break;
         }
     }
     sweep(world, step);
+}
+
+/// Whether a step starts a container.
+fn starts(name: &str, step: &Step) -> bool {
+    step.actions.iter().any(|action| matches!(action, Action::StartContainer { name: starts, .. } if starts == name))
 }
 
 fn next_sandbox(pod: &Value) -> u32 {

@@ -2,7 +2,7 @@
 //!
 //! Rules: kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes.
 
-use crate::{Action, Memory, Note, Observed, State, Step};
+use crate::{Action, Memory, Note, Observed, State, Step, hooks};
 use objects::{Timestamp, Value, ValueExt};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,18 +107,14 @@ pub(crate) fn run(
         }
         let state = memory.probes.entry((id.clone(), kind)).or_default();
         if kind != ProbeKind::Readiness && state.passed == Some(false) {
-            // Told once; stopped until it has ended, as a runtime that is down forgets what it was asked.
-            if !memory.condemned.contains(id) {
-                memory.condemned.push(id.clone());
-                let message = format!(
-                    "Container {} failed {} probe, will be restarted",
-                    observed.name,
-                    kind.field().trim_end_matches("Probe")
-                );
-                step.notes.push(Note { ty: "Normal", reason: "Killing", message, container: observed.name.clone() });
-            }
+            let message = format!(
+                "Container {} failed {} probe, will be restarted",
+                observed.name,
+                kind.field().trim_end_matches("Probe")
+            );
             let grace_s = probe.at("terminationGracePeriodSeconds").as_i64().unwrap_or(grace_s);
-            step.actions.push(Action::StopContainer { id: id.clone(), name: observed.name.clone(), grace_s });
+            // Until it has ended, as a runtime that is down forgets what it was asked.
+            hooks::end(container, observed, (grace_s, message), memory, now, step);
             return;
         }
         if state.in_flight {

@@ -2,7 +2,7 @@
 //!
 //! Rules: kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle.
 
-use crate::{BACKOFF, Memory, Observed, State, World, containers, probes, restarts};
+use crate::{BACKOFF, Memory, Observed, State, World, containers, hooks, probes, restarts};
 use objects::{Timestamp, Value, ValueExt, json};
 
 /// What the cluster remembers of a container.
@@ -70,8 +70,8 @@ fn container_status(pod: &Value, container: &Value, is_init: bool, world: &World
         "lastState": {},
     });
     let failure = memory.failures.get(name);
+    let idle = if pod.at("spec.initContainers").is_array() { "PodInitializing" } else { "ContainerCreating" };
     let Some(latest) = latest else {
-        let idle = if pod.at("spec.initContainers").is_array() { "PodInitializing" } else { "ContainerCreating" };
         let ran = old.filter(|old| !old.text("containerID").is_empty());
         status["state"] = match (failure, ran) {
             (Some(failure), _) => failed(failure, container),
@@ -106,6 +106,9 @@ fn container_status(pod: &Value, container: &Value, is_init: bool, world: &World
     }
     match &latest.state {
         State::Created => status["state"] = waiting("ContainerCreating", ""),
+        State::Running { .. } if !hooks::is_begun(pod, container, latest, memory) => {
+            status["state"] = waiting(idle, "")
+        }
         State::Running { started } => {
             status["state"] = json!({"running": {"startedAt": started.rfc3339()}});
             status["started"] = probes::is_started(container, &latest.id, memory).into();

@@ -4,6 +4,7 @@ mod admission;
 mod conditions;
 mod ends;
 mod failures;
+mod hooks;
 mod images;
 mod inits;
 mod probes;
@@ -104,6 +105,7 @@ impl Life {
                 format!("forget {id}")
             }
             Action::Probe { id, kind, .. } => format!("probe {id} {}", kind.field()),
+            Action::Hook { id, kind, within_s, .. } => format!("hook {id} {} within {within_s}s", kind.field()),
         }
     }
 
@@ -140,6 +142,14 @@ impl Life {
         let container = self.pod.items("spec.containers")[0].clone();
         let id = self.world.latest(container.text("name")).unwrap().id.clone();
         let note = answered(&container, &id, kind, answer, &mut self.memory);
+        self.notes.extend(note.map(|note| format!("{} {}: {}", note.ty, note.reason, note.message)));
+        self
+    }
+
+    /// The end of a hook of a container's newest attempt.
+    fn hooked(&mut self, name: &str, kind: HookKind, result: Result<(), String>) -> &mut Life {
+        let id = self.world.latest(name).unwrap().id.clone();
+        let note = hooked(name, &id, kind, result, &mut self.memory);
         self.notes.extend(note.map(|note| format!("{} {}: {}", note.ty, note.reason, note.message)));
         self
     }

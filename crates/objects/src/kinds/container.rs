@@ -1,9 +1,10 @@
-//! Containers of a pod spec: ports, environment, resources, mounts, probes.
+//! Containers of a pod spec: ports, environment, resources, mounts.
 //!
 //! Rules: kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#Container.
 
+use super::handler;
 use super::volume::config_key;
-use crate::validate::{dns_label, in_range, label_value, non_negative, one_of, qualified_name, too_many_bytes};
+use crate::validate::{dns_label, in_range, label_value, one_of, qualified_name, too_many_bytes};
 use crate::{FieldErrors, Quantity, Value, ValueExt, json};
 use std::collections::BTreeSet;
 
@@ -32,7 +33,7 @@ const RESOURCE_FIELDS: &[&str] = &[
     "requests.ephemeral-storage",
     "requests.memory",
 ];
-const PORT: (i64, i64) = (1, 65535);
+pub(super) const PORT: (i64, i64) = (1, 65535);
 
 /// What Linux takes as a host's name.
 const HOST_NAME_BYTES_MAX: usize = 64;
@@ -41,12 +42,14 @@ const HOST_NAME_BYTES_MAX: usize = 64;
 pub(super) struct Surroundings<'a> {
     pub(super) volumes: BTreeSet<&'a str>,
     pub(super) host_network: bool,
+    /// What its containers have to end, in seconds.
+    pub(super) grace_s: i64,
 }
 
 // ---- ports ----
 
 /// What keeps `text` from being the name of a port (an IANA service name).
-fn port_name_problems(text: &str) -> Vec<String> {
+pub(super) fn port_name_problems(text: &str) -> Vec<String> {
     let mut problems = Vec::new();
     if text.len() > 15 {
         problems.push("must be no more than 15 characters".to_string());
@@ -117,66 +120,6 @@ pub(super) fn host_port_conflicts(spec: &Value, base: &str, errors: &mut FieldEr
                 errors.duplicate(format!("{base}.containers[{c}].ports[{p}].hostPort"), &shown);
             }
         }
-    }
-}
-
-// ---- probes ----
-
-fn probe(container: &Value, field: &str, base: &str, errors: &mut FieldErrors) {
-    let probe = container.at(field);
-    if !probe.is_object() {
-        return;
-    }
-    let path = format!("{base}.{field}");
-    let handlers = ["httpGet", "tcpSocket", "exec", "grpc"];
-    let present: Vec<&&str> = handlers.iter().filter(|handler| !probe.at(handler).is_null()).collect();
-    match present.as_slice() {
-        [] => errors.required(path.clone(), "must specify a handler type"),
-        [_] => {}
-        [_, second, ..] => errors.forbidden(format!("{path}.{second}"), "may not specify more than 1 handler type"),
-    }
-    if !probe.at("grpc").is_null() {
-        errors.forbidden(format!("{path}.grpc"), "gRPC probes are not supported here; use httpGet, tcpSocket or exec");
-    }
-    for handler in ["httpGet", "tcpSocket"] {
-        let handler_path = format!("{path}.{handler}");
-        match probe.at(handler).at("port") {
-            _ if probe.at(handler).is_null() => {}
-            Value::Null => errors.required(format!("{handler_path}.port"), ""),
-            Value::String(name) => {
-                for problem in port_name_problems(name) {
-                    errors.invalid(format!("{handler_path}.port"), &json!(name), &problem);
-                }
-            }
-            _ => in_range(probe.at(handler), &handler_path, "port", PORT, errors),
-        }
-    }
-    if !probe.at("httpGet").is_null() {
-        one_of(probe, &path, "httpGet.scheme", &["HTTP", "HTTPS"], errors);
-        for (i, header) in probe.items("httpGet.httpHeaders").iter().enumerate() {
-            let name = header.text("name");
-            if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-                let why = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', \
-                           regex used for validation is '[-A-Za-z0-9]+')";
-                errors.invalid(format!("{path}.httpGet.httpHeaders[{i}].name"), &json!(name), why);
-            }
-        }
-    }
-    if !probe.at("exec").is_null() && probe.items("exec.command").is_empty() {
-        errors.required(format!("{path}.exec.command"), "");
-    }
-    for number in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
-        non_negative(probe, &path, number, errors);
-    }
-    if field != "readinessProbe" && probe.at("successThreshold").as_i64().is_some_and(|n| n != 1) {
-        errors.invalid(format!("{path}.successThreshold"), probe.at("successThreshold"), "must be 1");
-    }
-    let grace = probe.at("terminationGracePeriodSeconds");
-    if field == "readinessProbe" && !grace.is_null() {
-        let why = "must not be set for readinessProbes";
-        errors.invalid(format!("{path}.terminationGracePeriodSeconds"), grace, why);
-    } else if grace.as_i64().is_some_and(|seconds| seconds <= 0) {
-        errors.invalid(format!("{path}.terminationGracePeriodSeconds"), grace, "must be greater than 0");
     }
 }
 
@@ -408,7 +351,7 @@ fn container(container: &Value, base: &str, around: &Surroundings, errors: &mut 
     resources(container, base, errors);
     mounts(container, base, around, errors);
     for field in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        probe(container, field, base, errors);
+        handler::probe(container, field, base, errors);
     }
     super::security::of_container(container.at("securityContext"), &format!("{base}.securityContext"), errors);
 }
@@ -432,6 +375,9 @@ pub(super) fn containers(spec: &Value, base: &str, around: &Surroundings, errors
                 }
             }
             container(one, &path, around, errors);
+            if list == "containers" {
+                handler::lifecycle(one.at("lifecycle"), &format!("{path}.lifecycle"), around.grace_s, errors);
+            }
             what_the_list_forbids(one, list, &path, errors);
         }
     }
@@ -440,9 +386,6 @@ pub(super) fn containers(spec: &Value, base: &str, around: &Surroundings, errors
 
 fn what_the_list_forbids(container: &Value, list: &str, path: &str, errors: &mut FieldErrors) {
     if list == "containers" {
-        if !container.at("lifecycle").is_null() {
-            errors.forbidden(format!("{path}.lifecycle"), "lifecycle hooks are not supported here");
-        }
         if !container.at("restartPolicy").is_null() {
             errors.forbidden(format!("{path}.restartPolicy"), "may not be set for non-init containers");
         }

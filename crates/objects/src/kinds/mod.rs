@@ -2,6 +2,7 @@
 
 mod container;
 pub mod core;
+mod handler;
 pub mod node;
 mod placement;
 pub mod pod;

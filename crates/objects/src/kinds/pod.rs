@@ -24,9 +24,14 @@ fn default_probe(probe: &mut Value) {
     {
         probe.default_to(field, default);
     }
-    if probe.get("httpGet").is_some_and(Value::is_object) {
-        probe.default_to("httpGet.path", "/");
-        probe.default_to("httpGet.scheme", "HTTP");
+    default_http_get(probe);
+}
+
+/// Of a probe or a lifecycle hook.
+fn default_http_get(handler: &mut Value) {
+    if handler.get("httpGet").is_some_and(Value::is_object) {
+        handler.default_to("httpGet.path", "/");
+        handler.default_to("httpGet.scheme", "HTTP");
     }
 }
 
@@ -54,6 +59,12 @@ fn default_container(container: &mut Value) {
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(probe) = container.get_mut(probe).filter(|probe| probe.is_object()) {
             default_probe(probe);
+        }
+    }
+    for hook in ["postStart", "preStop"] {
+        let lifecycle = container.get_mut("lifecycle").and_then(|lifecycle| lifecycle.get_mut(hook));
+        if let Some(hook) = lifecycle.filter(|hook| hook.is_object()) {
+            default_http_get(hook);
         }
     }
 }
@@ -145,8 +156,11 @@ const UNSUPPORTED: &[(&str, &str)] = &[
 
 /// Validates a pod spec at `base` (`spec`, or `spec.template.spec`).
 pub fn validate_spec(spec: &Value, base: &str, errors: &mut FieldErrors) {
-    let around =
-        Surroundings { volumes: volume::volumes(spec, base, errors), host_network: spec.at("hostNetwork") == true };
+    let around = Surroundings {
+        volumes: volume::volumes(spec, base, errors),
+        host_network: spec.at("hostNetwork") == true,
+        grace_s: spec.at("terminationGracePeriodSeconds").as_i64().unwrap_or(30),
+    };
     container::containers(spec, base, &around, errors);
     one_of(spec, base, "restartPolicy", &["Always", "OnFailure", "Never"], errors);
     one_of(spec, base, "dnsPolicy", &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"], errors);

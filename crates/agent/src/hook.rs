@@ -1,0 +1,51 @@
+//! Carrying out lifecycle hooks.
+
+use crate::http_get::{self, Target};
+use crate::probe;
+use objects::{Value, ValueExt};
+use podlife::HookKind;
+use runtime::Runtime;
+use std::time::Duration;
+
+/// How much of what a command said is told when it failed, in bytes.
+const SAID_MAX: usize = 1024;
+
+/// Runs a hook to its end, for at most `within`; `Err` holds why it failed.
+pub(crate) async fn carry_out(
+    runtime: &dyn Runtime,
+    container: &Value,
+    id: &str,
+    (kind, within): (HookKind, Duration),
+    pod_ip: &str,
+) -> Result<(), String> {
+    let hook = podlife::hook(container, kind);
+    if !hook.at("exec").is_null() {
+        return exec(runtime, id, hook.items("exec.command"), within).await;
+    }
+    let done = async {
+        match hook.at("sleep").at("seconds").as_u64() {
+            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+            None => {
+                let get = hook.at("httpGet");
+                let target = Target::new(get, pod_ip, probe::port(container, get.at("port"))?);
+                // That it is answered is all that is asked, as in Kubernetes.
+                http_get::get(target, get.items("httpHeaders")).await?;
+            }
+        }
+        Ok(())
+    };
+    let late = || Err(format!("it was not done within {} s", within.as_secs()));
+    tokio::time::timeout(within, done).await.unwrap_or_else(|_| late())
+}
+
+async fn exec(runtime: &dyn Runtime, id: &str, command: &[Value], within: Duration) -> Result<(), String> {
+    let command: Vec<String> = command.iter().map(|word| word.as_str().unwrap_or("").to_string()).collect();
+    let output = runtime.exec_sync(id, &command, within).await.map_err(|error| error.to_string())?;
+    match output.code {
+        0 => Ok(()),
+        code => {
+            let said = String::from_utf8_lossy(&output.output[..output.output.len().min(SAID_MAX)]).into_owned();
+            Err(format!("command {command:?} exited with {code}: {said}"))
+        }
+    }
+}
