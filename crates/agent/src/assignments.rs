@@ -1,7 +1,7 @@
 //! What this worker is told to run: heard from the masters, admitted, and kept on disk for a restart
 //! without them.
 
-use crate::{Shared, events, node, pod, volumes};
+use crate::{Shared, epoch, events, node, pod, volumes};
 use objects::{Value, ValueExt};
 use protos::dispatch as pb;
 use serde_json::json;
@@ -78,14 +78,19 @@ fn parse_saved(bytes: &[u8]) -> Result<((u64, u64), Vec<Assignment>), String> {
 /// Goes on with what an earlier worker here was told. Where that cannot be read, what runs is left alone
 /// until the masters say what is to run, and the file is put aside for a look.
 pub(crate) fn resume(shared: &Arc<Shared>) {
+    let kept = epoch::kept(&shared.options.dir).unwrap_or_else(|why| {
+        tracing::error!(%why, "the epoch kept on disk is damaged; going by that of the assignments");
+        None
+    });
+    *shared.newest.lock() = epoch::newest(kept, (0, 0));
     let path = shared.assignments_path();
     let read = match std::fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return,
         read => read.map_err(|error| error.to_string()),
     };
     match read.and_then(|bytes| parse_saved(&bytes)) {
-        Ok((newest, assignments)) => {
-            *shared.newest.lock() = newest;
+        Ok((saved, assignments)) => {
+            *shared.newest.lock() = epoch::newest(kept, saved);
             assignments.into_iter().for_each(|assignment| assign(shared, assignment));
         }
         Err(why) => {
@@ -189,14 +194,20 @@ fn hear(changed: &[pb::Assignment]) -> Heard {
 
 /// Acts on assignments from a session; older ones than those acted on are ignored.
 pub(crate) async fn accept(shared: &Arc<Shared>, message: pb::Assignments) {
-    {
+    let is_new_epoch = {
         let mut newest = shared.newest.lock();
         let order = (message.epoch, message.revision);
         if order < *newest {
             tracing::warn!(?order, newest = ?*newest, "older assignments ignored");
             return;
         }
+        let is_new_epoch = order.0 > newest.0;
         *newest = order;
+        is_new_epoch
+    };
+    // Before anything is done for these masters: those they replaced are not to be obeyed any more.
+    if is_new_epoch && let Err(error) = epoch::keep(&shared.options.dir, message.epoch) {
+        tracing::warn!(%error, "the masters' epoch could not be kept on disk");
     }
     if !message.node_labels.is_empty() {
         let labels = message.node_labels.into_iter().map(|(key, value)| (key.into(), value.into()));

@@ -5,6 +5,7 @@
 
 mod assignments;
 mod environment;
+mod epoch;
 mod events;
 mod hook;
 mod http_get;

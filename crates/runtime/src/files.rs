@@ -18,6 +18,19 @@ pub fn replace(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     std::fs::rename(temporary, path)
 }
 
+/// The same, and on the disk before this returns.
+pub fn replace_durably(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+    let temporary = beside(path);
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes.as_ref())?;
+    file.sync_all()?;
+    std::fs::rename(temporary, path)?;
+    match path.parent() {
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
 /// Who may do what with a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Owned {
@@ -26,7 +39,7 @@ pub struct Owned {
     pub group: Option<u32>,
 }
 
-/// The same, for these to use.
+/// Replaces a file for these to use; not synced.
 pub fn replace_as(path: &Path, bytes: impl AsRef<[u8]>, owned: Owned) -> io::Result<()> {
     let temporary = beside(path);
     // Ours alone until it is whole: it may hold a secret.
@@ -48,6 +61,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.json");
         replace(&path, "one").unwrap();
+        replace_durably(&path, "more").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "more");
         replace_as(&path, "two", Owned { mode: 0o600, group: None }).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "two");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
