@@ -64,10 +64,16 @@ impl Balsa {
         }
         let first = format!("127.0.0.1:{}", ports[0]);
         let status = wait("three voters", &mut servers, async || three_voters(&access, &first).await).await?;
-        let leader = status.members.iter().find(|member| member.leader).context("nobody leads")?;
-        let to = raft::To { cluster_id: status.cluster_id.clone(), node_id: leader.id };
-        let (api, peer) = (leader.api_addr.clone(), leader.peer_addr.clone());
+        let (to, api, peer) = leader_in(&status)?;
         Ok(Balsa { binary: binary.into(), dir: dir.into(), ports, servers, access, to, api, peer })
+    }
+
+    /// Finds who leads now: an election between two rows must not cost the second its clients.
+    pub(crate) async fn follow_leader(&mut self) -> Result<()> {
+        let (access, first) = (&self.access, format!("127.0.0.1:{}", self.ports[0]));
+        let led = async || leader_in(&three_voters(access, &first).await?);
+        (self.to, self.api, self.peer) = wait("a leader", &mut self.servers, led).await?;
+        Ok(())
     }
 
     /// The REST and gRPC address of the leader.
@@ -260,6 +266,13 @@ async fn three_voters(access: &Access, addr: &str) -> Result<StatusResponse> {
         bail!("{n_voters} of 3 masters vote; the leader is {:?}", status.leader);
     }
     Ok(status)
+}
+
+/// Whom a proposal to the leader is for, and its API's and peers' addresses.
+fn leader_in(status: &StatusResponse) -> Result<(raft::To, String, String)> {
+    let leader = status.members.iter().find(|member| member.leader).context("nobody leads")?;
+    let to = raft::To { cluster_id: status.cluster_id.clone(), node_id: leader.id };
+    Ok((to, leader.api_addr.clone(), leader.peer_addr.clone()))
 }
 
 fn config_map(name: &str) -> pb::Key {

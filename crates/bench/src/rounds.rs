@@ -77,6 +77,15 @@ struct Measuring<'a> {
 }
 
 impl Measuring<'_> {
+    /// Before each row.
+    async fn ready(&mut self) -> Result<()> {
+        match &mut self.system {
+            System::Balsa(balsa) => balsa.follow_leader().await,
+            // A member of etcd that no longer leads passes requests on.
+            System::Etcd(_) => Ok(()),
+        }
+    }
+
     async fn all(&mut self) -> Result<()> {
         for size in self.options.sizes() {
             for n in self.options.clients.clone() {
@@ -95,6 +104,7 @@ impl Measuring<'_> {
         let (raw, admitted) = (format!("r{size}-{n}"), format!("a{size}-{n}"));
         let (writes, reads) = (self.options.measures(Part::Raw), self.options.measures(Part::Reads));
         let (window, pids) = (self.window, self.system.pids());
+        self.ready().await?;
         match &self.system {
             System::Balsa(balsa) => {
                 // Reads need what the raw row wrote.
@@ -108,6 +118,7 @@ impl Measuring<'_> {
                 self.push(What::Raw, size, n, sample)?;
             }
         }
+        self.ready().await?;
         if let System::Balsa(balsa) = &self.system
             && self.options.measures(Part::Admitted)
         {
@@ -115,6 +126,7 @@ impl Measuring<'_> {
             self.push(What::Admitted, size, n, sample)?;
         }
         if reads {
+            self.ready().await?;
             let sample = match &self.system {
                 System::Balsa(balsa) => load::run(balsa.readers(&raw, n).await?, window, &pids).await?,
                 System::Etcd(etcd) => load::run(etcd.readers(&raw, n).await?, window, &pids).await?,
@@ -125,6 +137,7 @@ impl Measuring<'_> {
     }
 
     async fn batched(&mut self, size: usize) -> Result<()> {
+        self.ready().await?;
         let System::Balsa(balsa) = &self.system else { return Ok(()) };
         if !self.options.measures(Part::Batched) {
             return Ok(());
@@ -154,6 +167,7 @@ impl Measuring<'_> {
 
     async fn watch(&mut self) -> Result<()> {
         let (window, pids, n) = (self.window, self.system.pids(), self.options.watchers);
+        self.ready().await?;
         let sample = match &self.system {
             System::Balsa(balsa) => {
                 let writers = balsa.raw("watched", WATCH_WRITERS, WATCH_BYTES).await?;
