@@ -8,7 +8,7 @@ use crate::types::{Member, Snapshot, SnapshotData, TypeConfig, Vote};
 use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
@@ -110,8 +110,14 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        let answers = Pipe::open(self, input.boxed(), option.hard_ttl()).answers();
-        Box::pin(std::future::ready(Ok(answers)))
+        match self.lane {
+            Lane::Replication => {
+                let answers = Pipe::open(self, input.boxed(), option.hard_ttl()).answers();
+                Box::pin(std::future::ready(Ok(answers)))
+            }
+            // openraft sends each heartbeat as a stream of one: a call is all it takes.
+            Lane::Heartbeat | Lane::Snapshot | Lane::Client => stream_append_sequential(self, input, option),
+        }
     }
 
     async fn vote(
