@@ -64,9 +64,11 @@ impl Rollout {
         let grown = self.sets[newest].replicas + self.room_for_new();
         self.sets[newest].replicas = grown.min(self.replicas);
         let min_available = self.replicas - self.unavailable;
-        let available = self.sum("availableReplicas");
+        // A set that has just been made smaller still tells of pods that are about to go: nobody counts on them.
+        let serving = |set: &Set| set.status("availableReplicas").min(set.spec_replicas());
+        let available: i64 = self.sets.iter().map(serving).sum();
         let new = &self.sets[newest];
-        let new_unavailable = new.spec_replicas() - new.status("availableReplicas");
+        let new_unavailable = new.spec_replicas() - serving(new);
         let mut may_go = (total - min_available - new_unavailable).max(0);
         let olds: Vec<usize> = self.olds().collect();
         // Pods that serve nobody go first.

@@ -352,6 +352,36 @@ fn scaling_in_the_middle_of_a_rollout_is_shared_in_proportion() {
 }
 
 #[test]
+fn pods_that_a_smaller_set_is_about_to_lose_serve_nobody() {
+    let mut cluster = deployed(4, strategy(json!(1), json!(0)));
+    set_image(&mut cluster, "i:2");
+    cluster.settle().run_pods().settle();
+    // From 4 to 2: both sets have been made smaller, and still tell of the pods they had.
+    for key in cluster.keys(registry::REPLICA_SET) {
+        cluster.change(&key, |set| {
+            let is_new = set.at("spec.template.spec.containers")[0].text("image") == "i:2";
+            let (wanted, was) = if is_new { (1, 2) } else { (2, 3) };
+            set.set("spec.replicas", wanted);
+            ["replicas", "readyReplicas", "availableReplicas"]
+                .iter()
+                .for_each(|field| set.set(&format!("status.{field}"), was));
+            set.object("metadata.annotations").insert("deployment.kubernetes.io/desired-replicas".into(), "2".into());
+        });
+    }
+    cluster.change(&web(), |d| d.set("spec.replicas", 2));
+    let plan = cluster.look(&(Controller::Deployment, web()));
+    for action in plan.actions {
+        cluster.perform(action);
+    }
+    // Two are needed: the new set's and one of the old one's.
+    cluster.expect(expect![[r#"
+        i:1 rev=1 1/3/3/3
+        i:2 rev=2 1/2/2/2
+        rev=2 5 replicas, 2 updated, 5 ready, 5 available, 0 unavailable; available True:MinimumReplicasAvailable progressing True:ReplicaSetUpdated
+    "#]]);
+}
+
+#[test]
 fn the_progress_deadline_is_told_and_progress_takes_it_back() {
     let mut cluster = deployed(1, json!({"progressDeadlineSeconds": 10, "minReadySeconds": 0}));
     set_image(&mut cluster, "i:2");
