@@ -9,6 +9,7 @@ mod codec;
 mod disk;
 mod forward;
 mod found;
+mod halting;
 mod log;
 mod machine;
 mod network;

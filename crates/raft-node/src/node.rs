@@ -9,6 +9,7 @@ pub use members::LAG_MAX;
 use crate::codec;
 use crate::disk::Disk;
 use crate::forward::Forwarder;
+use crate::halting::HaltingDisk;
 use crate::log::Log;
 use crate::machine::Machine;
 use crate::network::Network;
@@ -179,9 +180,10 @@ impl Node {
             ..openraft::Config::default()
         };
         let config = Arc::new(config.validate().map_err(|error| Error::Fatal(error.to_string()))?);
-        let machine = Machine::open(options.disk.clone()).map_err(Error::Storage)?;
-        let writer = (options.spawn_writer)(Writer::new(options.disk.clone()));
-        let log = Log::open(options.disk, writer).map_err(Error::Storage)?;
+        let disk: Arc<dyn Disk> = Arc::new(HaltingDisk::new(options.disk));
+        let machine = Machine::open(disk.clone()).map_err(Error::Storage)?;
+        let writer = (options.spawn_writer)(Writer::new(disk.clone()));
+        let log = Log::open(disk, writer).map_err(Error::Storage)?;
         let network = Network { cluster_id: options.cluster_id.clone(), transport: options.transport.clone() };
         let starting = Raft::new(options.node_id, config, network, log, machine.clone());
         let raft = openraft::rt::deterministic_rng::DeterministicRng::<openraft_rt_tokio::TokioRuntime>::scope(

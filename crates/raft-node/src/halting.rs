@@ -1,0 +1,92 @@
+//! A disk that takes no write after one has failed.
+//!
+//! A failed write ends the process, but not at once: what is queued behind it would still be written, and a
+//! disk that has room again, or was only disturbed, would take it. An append without the one before
+//! is a hole in the log, with which no master starts again.
+
+use crate::disk::{Batch, Disk};
+use bytes::Bytes;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub(crate) struct HaltingDisk {
+    disk: Arc<dyn Disk>,
+    failed: AtomicBool,
+}
+
+impl HaltingDisk {
+    pub(crate) fn new(disk: Arc<dyn Disk>) -> HaltingDisk {
+        HaltingDisk { disk, failed: AtomicBool::new(false) }
+    }
+}
+
+impl Disk for HaltingDisk {
+    fn write(&self, batch: Batch, sync: bool) -> io::Result<()> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("an earlier write failed; this master must restart"));
+        }
+        self.disk.write(batch, sync).inspect_err(|_| self.failed.store(true, Ordering::Release))
+    }
+
+    fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+        self.disk.get(key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], max: usize) -> io::Result<Vec<(Bytes, Bytes)>> {
+        self.disk.scan(from, to, max)
+    }
+
+    fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<(Bytes, Bytes)>> {
+        self.disk.last(from, to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::MemoryDisk;
+
+    /// Has no room for the second write, and again for the third.
+    #[derive(Default)]
+    struct FullOnce {
+        disk: MemoryDisk,
+        n_written: std::sync::atomic::AtomicUsize,
+    }
+
+    impl Disk for FullOnce {
+        fn write(&self, batch: Batch, sync: bool) -> io::Result<()> {
+            match self.n_written.fetch_add(1, Ordering::Relaxed) {
+                1 => Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device")),
+                _ => self.disk.write(batch, sync),
+            }
+        }
+
+        fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+            self.disk.get(key)
+        }
+
+        fn scan(&self, from: &[u8], to: &[u8], max: usize) -> io::Result<Vec<(Bytes, Bytes)>> {
+            self.disk.scan(from, to, max)
+        }
+
+        fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<(Bytes, Bytes)>> {
+            self.disk.last(from, to)
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_after_a_failure() {
+        let disk = HaltingDisk::new(Arc::new(FullOnce::default()));
+        let write = |key: &[u8]| {
+            let mut batch = Batch::default();
+            batch.put(key, Bytes::from_static(b"x"));
+            disk.write(batch, true).map_err(|error| error.to_string())
+        };
+        assert_eq!(write(b"1"), Ok(()));
+        assert_eq!(write(b"2"), Err("no space left on device".into()));
+        assert_eq!(write(b"3"), Err("an earlier write failed; this master must restart".into()));
+        let keys: Vec<Bytes> = disk.scan(b"0", b"9", 9).unwrap().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, [Bytes::from_static(b"1")]);
+    }
+}
