@@ -18,9 +18,9 @@ use controllers::{Context, Facts, Plan};
 use front::Front;
 use futures::stream::{FuturesUnordered, StreamExt};
 use objects::Revision;
-use proposals::{Failure, carry_out};
+use proposals::{End, Failure, carry_out, propose};
 use queue::{Item, Queue};
-use state::{LeaderId, View};
+use state::{LeaderId, Txn, View};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -67,16 +67,40 @@ pub async fn run(front: Front, facts: Arc<dyn FactSource>) {
 
 /// Works until another leader is known to be in office.
 async fn lead(front: &Front, facts: &dyn FactSource, leader: LeaderId) {
+    while sit(front, facts, leader).await == End::Unsure {
+        tracing::info!("the outcome of a plan is unknown: everything is looked at again once it is decided");
+    }
+}
+
+/// Waits until all that this leader has proposed before is applied or void. It may have: this master
+/// can lose sight of its quorum and find it again in the same term, and a proposal can outlive
+/// its deadline. Entries are applied in their order, so that one of no effect answers for those before it.
+async fn settle(front: &Front, leader: LeaderId) -> Result<(), End> {
+    loop {
+        match propose(front, leader, Txn::default()).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_fence() => return Err(End::Deposed),
+            Err(error) => tracing::debug!(%error, "earlier plans are not decided yet"),
+        }
+        tokio::time::sleep(BOOTSTRAP_PAUSE).await;
+    }
+}
+
+/// Works from the state as it is, and until it no longer knows what that is.
+async fn sit(front: &Front, facts: &dyn FactSource, leader: LeaderId) -> End {
+    if let Err(end) = settle(front, leader).await {
+        return end;
+    }
     while let Err(error) = bootstrap::ensure(front, leader).await {
         if error.is_fence() {
-            return;
+            return End::Deposed;
         }
         tracing::warn!(%error, "the cluster's own namespaces could not be made yet");
         tokio::time::sleep(BOOTSTRAP_PAUSE).await;
     }
     tokio::select! {
-        () = control(front, facts, leader) => {}
-        () = placing::run(front, leader) => {}
+        end = control(front, facts, leader) => end,
+        end = placing::run(front, leader) => end,
     }
 }
 
@@ -93,7 +117,7 @@ enum Wake {
     Closed,
 }
 
-async fn control(front: &Front, facts: &dyn FactSource, leader: LeaderId) {
+async fn control(front: &Front, facts: &dyn FactSource, leader: LeaderId) -> End {
     let mut revisions = front.store.revisions();
     revisions.borrow_and_update();
     let view = front.store.view();
@@ -132,10 +156,12 @@ async fn control(front: &Front, facts: &dyn FactSource, leader: LeaderId) {
                 wake_keys(&view, position, &mut queue);
                 position = view.revision();
             }
-            Wake::Done(_, Err(error)) if error.is_fence() => return,
-            Wake::Done(item, result) => conclude(&mut queue, item, result),
+            Wake::Done(item, result) => match result.as_ref().err().and_then(Failure::end) {
+                Some(end) => return end,
+                None => conclude(&mut queue, item, result),
+            },
             Wake::Due => {}
-            Wake::Closed => return,
+            Wake::Closed => return End::Deposed,
         }
     }
 }

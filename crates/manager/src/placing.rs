@@ -1,6 +1,6 @@
 //! Carries the scheduler's decisions out: bindings, and the word to those that fit nowhere.
 
-use crate::proposals::{propose_all, transaction};
+use crate::proposals::{End, Failure, propose_all, transaction};
 use front::Front;
 use objects::{Key, Record, Timestamp, Value, ValueExt, json, record, registry};
 use scheduler::{Decision, Model, News, Verdicts};
@@ -37,7 +37,7 @@ enum Next {
 
 /// Places pods whenever something has changed that they could depend on, until the leader is
 /// another.
-pub(crate) async fn run(front: &Front, leader: LeaderId) {
+pub(crate) async fn run(front: &Front, leader: LeaderId) -> End {
     let mut pods = front.store.watch(registry::POD);
     let mut nodes = front.store.watch(registry::NODE);
     let mut namespaces = front.store.watch(registry::NAMESPACE);
@@ -50,7 +50,10 @@ pub(crate) async fn run(front: &Front, leader: LeaderId) {
         let started = Instant::now();
         let decisions = placing.decide(&view);
         let took = started.elapsed();
-        let Some(next) = placing.carry_out(front, leader, &view, decisions).await else { return };
+        let next = match placing.carry_out(front, leader, &view, decisions).await {
+            Ok(next) => next,
+            Err(end) => return end,
+        };
         if next == Next::Now {
             continue;
         }
@@ -72,7 +75,7 @@ pub(crate) async fn run(front: &Front, leader: LeaderId) {
             () = due => false,
         };
         if closed {
-            return;
+            return End::Deposed;
         }
     }
 }
@@ -86,14 +89,14 @@ impl Placing {
         scheduler::place(&mut self.model, ROUND_MAX)
     }
 
-    /// Proposes what was decided; nothing when another leader is in office.
+    /// Proposes what was decided; an error ends the work.
     async fn carry_out(
         &mut self,
         front: &Front,
         leader: LeaderId,
         view: &View,
         decisions: Vec<Decision>,
-    ) -> Option<Next> {
+    ) -> Result<Next, End> {
         let mut next = if decisions.len() >= ROUND_MAX { Next::Now } else { Next::OnChange };
         let (mut txns, mut bound, mut told) = (Vec::new(), Vec::new(), Vec::new());
         for decision in decisions {
@@ -130,8 +133,10 @@ impl Placing {
         let mut failed = false;
         for (pod, answer) in bound.iter().map(Some).chain(about.iter().map(Option::as_ref)).zip(answers) {
             let is_binding = pod.is_some_and(|pod| !self.held.contains_key(pod));
+            if let Some(end) = answer.as_ref().err().and_then(Failure::end) {
+                return Err(end);
+            }
             match (pod, answer) {
-                (_, Err(error)) if error.is_fence() => return None,
                 (Some(pod), Ok(())) if !is_binding => {
                     self.held.remove(pod);
                     self.verdicts.told(pod, now);
@@ -153,7 +158,7 @@ impl Placing {
             let word = soonest_ms.map(|ms| Duration::from_millis(ms as u64));
             next = retry.into_iter().chain(word).min().map_or(Next::OnChange, Next::After);
         }
-        Some(next)
+        Ok(next)
     }
 }
 

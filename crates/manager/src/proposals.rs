@@ -26,7 +26,25 @@ pub(crate) enum Failure {
     Admission(#[from] objects::Status),
 }
 
+/// Why the manager puts all its work down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Another leader is in office: nothing of this one's holds any more.
+    Deposed,
+    /// Something was proposed that may be applied yet: whoever looks before it is would do it twice.
+    Unsure,
+}
+
 impl Failure {
+    /// Whether all work ends with it.
+    pub(crate) fn end(&self) -> Option<End> {
+        match self {
+            Failure::Refused(Refusal::Fenced) => Some(End::Deposed),
+            Failure::Store(store::Error::Unknown(_)) => Some(End::Unsure),
+            Failure::Refused(_) | Failure::Store(store::Error::Unavailable(_)) | Failure::Admission(_) => None,
+        }
+    }
+
     /// Another leader is in office: nothing of this one's holds any more.
     pub(crate) fn is_fence(&self) -> bool {
         matches!(self, Failure::Refused(Refusal::Fenced))
@@ -125,7 +143,11 @@ pub(crate) async fn carry_out(front: &Front, leader: LeaderId, actions: Vec<Acti
     }
     for (answer, matters) in propose_all(front, leader, txns).await.into_iter().zip(matters) {
         match answer {
-            Err(error) if matters || error.is_fence() => result = result.and(Err(error)),
+            Err(error) if matters || error.is_fence() => {
+                if result.is_ok() || error.end().is_some() {
+                    result = Err(error);
+                }
+            }
             Err(error) => tracing::debug!(%error, "an event was not written"),
             Ok(()) => {}
         }

@@ -9,7 +9,7 @@ use front::workers::{WorkerStream, Workers};
 use objects::{Key, KindId, Status, Timestamp, Value, ValueExt, json, record, registry};
 use parking_lot::Mutex;
 use state::{Op, Outcome, Refusal, State, Txn};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use store::{Leadership, Proposer, Published, Route, Store};
 use tokio::sync::watch;
 
@@ -27,6 +27,9 @@ struct Fake {
     /// The leader under which entries are appended.
     appends_as: Mutex<LeaderId>,
     n_proposals: AtomicUsize,
+    /// The next proposal that makes a pod is told of as unknown; it is applied before whatever comes after.
+    loses_one: AtomicBool,
+    late: Mutex<Vec<Txn>>,
 }
 
 #[async_trait]
@@ -34,6 +37,13 @@ impl Proposer for Fake {
     async fn propose(&self, txn: Txn, _: Route) -> Result<Outcome, store::Error> {
         self.n_proposals.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(COMMIT).await;
+        let makes_pod = txn.ops.iter().any(|op| matches!(op, Op::Create { key, .. } if key.kind == registry::POD));
+        if makes_pod && self.loses_one.swap(false, Ordering::Relaxed) {
+            self.late.lock().push(txn);
+            return Err(store::Error::Unknown("the leader did not answer in time".into()));
+        }
+        let late = std::mem::take(&mut *self.late.lock());
+        late.iter().for_each(|txn| drop(self.apply(txn)));
         Ok(self.apply(&txn))
     }
 
@@ -98,6 +108,8 @@ impl House {
             leadership,
             appends_as: Mutex::new(LEADER),
             n_proposals: AtomicUsize::new(0),
+            loses_one: AtomicBool::new(false),
+            late: Mutex::default(),
         });
         let store = Store::new(published, fake.clone());
         let front = Front::new(store, Arc::new(NoWorkers), Arc::new(|| Timestamp(1_700_000_000_000)), 7);
@@ -287,6 +299,44 @@ fn plans_of_a_deposed_leader_are_void_and_end_its_work() {
         let n = house.n_proposals();
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(house.n_proposals(), n);
+    });
+}
+
+fn n_made(view: &View) -> usize {
+    let events = view.events_after(registry::POD, Revision(0)).unwrap();
+    events.iter().filter(|event| event.old.is_none()).count()
+}
+
+#[test]
+fn a_plan_of_unknown_outcome_is_not_made_twice() {
+    House::new().run(|house| async move {
+        started(&house).await;
+        house.node("n");
+        house.quiet().await;
+        house.fake.loses_one.store(true, Ordering::Relaxed);
+        house.deployment(2);
+        house.until("two bound pods", |view| House::n_bound(view) == 2).await;
+        house.quiet().await;
+        assert_eq!(n_made(&house.front.store.view()), 2);
+    });
+}
+
+#[test]
+fn a_plan_of_an_earlier_sitting_of_the_same_leader_is_not_made_twice() {
+    House::new().run(|house| async move {
+        started(&house).await;
+        house.node("n");
+        house.quiet().await;
+        house.fake.loses_one.store(true, Ordering::Relaxed);
+        house.deployment(2);
+        house.until("the set", |view| view.list(registry::REPLICA_SET, "", None).count() == 1).await;
+        // It loses sight of its quorum, and finds it again in the same term.
+        house.fake.leads(None);
+        tokio::time::sleep(COMMIT * 2).await;
+        house.fake.leads(Some(LEADER));
+        house.until("two bound pods", |view| House::n_bound(view) == 2).await;
+        house.quiet().await;
+        assert_eq!(n_made(&house.front.store.view()), 2);
     });
 }
 
