@@ -57,7 +57,9 @@ impl Evidence<'_> {
                 if happened.iter().any(|(_, first)| !late(first)) {
                     return Some(format!("was told {refusal:?}, and was applied at {revisions:?}"));
                 }
-                let (first, last) = (self.known.before(operation.invoked), self.applied.at(operation.answered));
+                // What had been told of before had been applied, even if it is of objects that nobody judges.
+                let first = self.known.before(operation.invoked);
+                let last = self.applied.at(operation.answered).max(first);
                 let due = (first..=last).any(|at| is_due(&self.past, write, refusal, at));
                 (!due).then(|| format!("was told {refusal:?}, which was so at no revision from {first} to {last}"))
             }

@@ -1,7 +1,7 @@
 //! Those who use the masters: clients that write and read, watchers, and the manager on each leader.
 
 use crate::cluster::{Asked, Cluster};
-use crate::history::{name_of, refusal, sight, sights};
+use crate::history::{is_clients, name_of, refusal, sight, sights};
 use crate::world::Phase;
 use crate::{KINDS, NAMESPACE, Twin};
 use judge::{Assumed, Change, End, Operation, Shown, What, Write, fenced};
@@ -58,7 +58,8 @@ impl Client {
         let invoked = self.cluster.trace.note(format_args!("{} reads at {i}", self.name));
         let skips_the_barrier = self.cluster.twin == Some(Twin::StaleRead);
         let patience = self.patience();
-        let asked = self.cluster.ask(i, patience, move |store| async move {
+        let asked = self.cluster.ask(i, patience, move |host| async move {
+            let store = host.node.store();
             match skips_the_barrier {
                 true => Ok(store.view()),
                 false => store.read().await,
@@ -79,7 +80,8 @@ impl Client {
         // A look at the present, at any master: it may be stale.
         let i = self.any_master();
         let patience = self.patience();
-        let Asked::Answered(view) = self.cluster.ask(i, patience, |store| async move { store.view() }).await else {
+        let Asked::Answered(view) = self.cluster.ask(i, patience, |host| async move { host.node.store().view() }).await
+        else {
             return false;
         };
         self.n_written += 1;
@@ -102,9 +104,12 @@ impl Client {
                 txn.client_request = Some(request + u128::from(n_try));
             }
             let i = self.any_master();
+            if self.cluster.twin == Some(Twin::LostUpdate) {
+                self.cluster.assume_the_present(i, &mut txn);
+            }
             let patience = self.patience();
             tried = self.cluster.trace.note(format_args!("{} tries {value} at {i}", self.name));
-            let asked = self.cluster.ask(i, patience, |store| async move { store.propose(txn).await }).await;
+            let asked = self.cluster.ask(i, patience, |host| async move { host.node.store().propose(txn).await }).await;
             match asked {
                 Asked::Answered(Ok(Outcome::Applied(revisions))) => {
                     end = applied(revisions);
@@ -265,13 +270,13 @@ fn look(view: &View, kind: KindId, position: &mut Option<Revision>) -> Vec<Shown
                 name: name_of(&event.key),
                 value: event.new.as_ref().map(|record| sight(record).value),
             };
-            events.iter().map(shown).collect()
+            events.iter().filter(|event| is_clients(&event.key)).map(shown).collect()
         }
         // This master is behind the one before: wait for it.
         Some(Err(ListError::Future { .. })) => Vec::new(),
         None | Some(Err(ListError::Compacted { .. })) => {
             *position = Some(view.revision());
-            let seen = view.list(kind, "", None).map(|record| sight(record)).collect();
+            let seen = view.list(kind, NAMESPACE, None).map(|record| sight(record)).collect();
             vec![Shown::Listed { at: view.revision().0, seen }]
         }
     }

@@ -1,20 +1,24 @@
 //! The masters of a run: started, crashed, wiped, and asked by clients.
 
-use crate::disk::Mount;
-use crate::mix::Mix;
+use crate::chronicle::Chronicle;
+use crate::disk::{Mount, Trip};
+use crate::mix::{CLOCK_MS_MAX, Mix, Weather};
 use crate::network::{Host, Link, Network};
+use crate::office::Office;
+use crate::points::{Edge, Points, Subject};
 use crate::trace::Trace;
+use crate::workers::Workers;
 use crate::{Twin, history};
 use judge::{History, Span};
 use objects::{Revision, Timestamp};
 use parking_lot::Mutex;
 use raft_node::{Member, MemoryDisk, Node, Options, Profile, spawn_task};
+use state::{EventKind, ListError, Op, Txn};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use stdx::Rng;
-use store::Store;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -25,16 +29,20 @@ const ANSWER_MAX: Duration = Duration::from_millis(2_000);
 /// One try at a change of members.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
 /// 2025-01-01, so that stamps look like stamps.
-const EPOCH_MS: i64 = 1_735_689_600_000;
+pub(crate) const EPOCH_MS: i64 = 1_735_689_600_000;
 
 pub(crate) struct Cluster {
     pub(crate) mix: Mix,
     pub(crate) trace: Arc<Trace>,
     pub(crate) network: Arc<Network>,
     pub(crate) history: Mutex<History>,
+    pub(crate) chronicle: Mutex<Chronicle>,
+    pub(crate) workers: Workers,
     pub(crate) twin: Option<Twin>,
     started: Instant,
     disk_ms_max: Arc<AtomicU64>,
+    /// Everything has been healed.
+    calm: AtomicBool,
     rng: Mutex<Rng>,
     masters: Vec<Mutex<Master>>,
 }
@@ -42,7 +50,11 @@ pub(crate) struct Cluster {
 struct Master {
     id: u64,
     disk: Arc<MemoryDisk>,
-    skew_ms: i64,
+    /// Its disk has no room.
+    full: Arc<AtomicBool>,
+    /// Half of a sync takes so long, at most; on top of what all disks take.
+    slow_ms_max: Arc<AtomicU64>,
+    skew_ms: Arc<AtomicI64>,
     n_boots: u64,
     /// Taken in as a member; a wiped master is not, until it has joined again.
     member: bool,
@@ -80,16 +92,18 @@ pub(crate) enum Asked<T> {
 }
 
 /// A short loss of power.
-fn trip(cluster: Weak<Cluster>) -> impl Fn(usize) {
+fn trip(cluster: Weak<Cluster>) -> impl Fn(usize) -> bool {
     move |i| {
-        let Some(cluster) = cluster.upgrade() else { return };
-        if cluster.crash(i) {
-            let back_in = Duration::from_millis(cluster.fork_rng().below(100));
+        let Some(cluster) = cluster.upgrade() else { return false };
+        let crashed = cluster.crash(i);
+        if crashed {
+            let back_in = Duration::from_millis(cluster.fork_rng().below(300));
             tokio::spawn(async move {
                 sleep(back_in).await;
                 cluster.start(i).await;
             });
         }
+        crashed
     }
 }
 
@@ -103,20 +117,31 @@ impl Cluster {
         let master = |i: usize| Master {
             id: i as u64 + 1,
             disk: Arc::default(),
-            skew_ms: rng.below(mix.skew_ms_max + 1) as i64,
+            full: Arc::default(),
+            slow_ms_max: Arc::default(),
+            skew_ms: Arc::new(AtomicI64::new(rng.below(mix.skew_ms_max + 1) as i64)),
             n_boots: 0,
             member: false,
             state: State::Down,
         };
         let masters = (0..mix.n_masters).map(master).map(Mutex::new).collect();
         Arc::new_cyclic(|cluster: &Weak<Cluster>| Cluster {
-            network: Network::new(mix.n_masters, trace.clone(), Rng::new(rng.next_u64()), trip(cluster.clone())),
+            network: Network::new(
+                mix.n_masters,
+                trace.clone(),
+                Rng::new(rng.next_u64()),
+                Arc::new(Points::new(&mix.armed)),
+                trip(cluster.clone()),
+            ),
+            workers: Workers::new(&mix, cluster.clone()),
+            chronicle: Mutex::default(),
             mix,
             trace,
             history: Mutex::default(),
             twin,
             started: Instant::now(),
             disk_ms_max: Arc::default(),
+            calm: AtomicBool::new(false),
             rng: Mutex::new(rng),
             masters,
         })
@@ -128,6 +153,27 @@ impl Cluster {
 
     pub(crate) fn fork_rng(&self) -> Rng {
         Rng::new(self.rng.lock().next_u64())
+    }
+
+    /// How many of a thousand calls of a runtime fail, and how many ms one takes, at most.
+    pub(crate) fn runtime_luck(&self) -> (u64, u64) {
+        match self.calm.load(Relaxed) {
+            true => (0, 20),
+            false => (self.mix.runtime_fails, self.mix.runtime_ms_max),
+        }
+    }
+
+    /// No fault from here on: weather, disks, points and runtimes.
+    pub(crate) fn calm_down(&self) {
+        self.calm.store(true, Relaxed);
+        self.network.points.arm(false);
+        self.network.set_weather(Weather { delay_ms_max: 2, ..Weather::default() });
+        self.set_disk_ms_max(2);
+        for i in 0..self.n_masters() {
+            self.set_full(i, false);
+            self.set_slow(i, 0);
+            self.network.stall(i, Instant::now());
+        }
     }
 
     /// How long a disk takes for half a sync, at most.
@@ -168,30 +214,62 @@ impl Cluster {
             }
             master.state = State::Starting;
             master.n_boots += 1;
-            let mount = Mount::new(master.disk.clone(), self.twin);
+            let trip: Trip = {
+                let network = self.network.clone();
+                Box::new(move |point| network.pass(i, point.0, point.1))
+            };
+            let mount = Mount::new(master.disk.clone(), self.twin, master.full.clone(), trip);
             let boot = master.n_boots;
             (self.options(&master, i, mount.clone()), mount, boot)
         };
         let (options, life) = options;
+        let clock = options.clock.clone();
         self.trace.note(format_args!("{} starts, id {}, boot {boot}", label(i), options.node_id));
         let node = match Node::start(options).await {
             Ok(node) => node,
-            Err(error) => return self.problem(format!("{} cannot start: {error:?}", label(i))),
+            Err(error) => {
+                // It has a full disk, as was ordered, or is wrong.
+                if !mount.was_failed() {
+                    self.problem(format!("{} cannot start: {error:?}", label(i)));
+                }
+                self.masters[i].lock().state = State::Down;
+                let cluster = self.clone();
+                tokio::spawn(async move {
+                    sleep(Duration::from_millis(500)).await;
+                    cluster.start_again(i).await;
+                });
+                return;
+            }
         };
-        let host_life = life.subscribe();
-        let told = node.store().view().revision();
-        self.network.join(i, boot, node.clone(), host_life);
+        // Entries may have been applied already: only what the checkpoint held is known from before.
+        let view = node.store().view();
+        let told = match view.events_after(crate::KINDS[0], Revision(0)) {
+            Ok(_) => Revision(0),
+            Err(ListError::Compacted { oldest, .. }) => oldest,
+            Err(ListError::Future { .. }) => view.revision(),
+        };
+        let office = (self.mix.n_workers > 0).then(|| Office::open(self, i, &node, clock));
+        let host = Host::new(boot, node.clone(), office.clone(), life.subscribe());
+        self.network.join(i, host.clone());
         self.masters[i].lock().state = State::Up(Up { boot, node, mount, life, told });
-        let host = self.network.host(i).expect("it has just joined");
+        if let Some(office) = office {
+            tokio::spawn(office.keep(host.clone()));
+        }
         tokio::spawn(self.clone().record(i, host.clone()));
         tokio::spawn(self.clone().supervise(i, host));
     }
 
     fn options(self: &Arc<Self>, master: &Master, i: usize, mount: Arc<Mount>) -> (Options, watch::Sender<bool>) {
-        let (started, skew_ms) = (self.started, master.skew_ms);
+        let (started, skew_ms) = (self.started, master.skew_ms.clone());
         let life = watch::Sender::new(false);
-        let (mut rng, pause_ms_max) = (self.fork_rng(), self.disk_ms_max.clone());
-        let pauses = move || [(); 2].map(|()| Duration::from_millis(rng.below(pause_ms_max.load(Relaxed) + 1)));
+        let (mut rng, pause_ms_max, slow_ms_max) =
+            (self.fork_rng(), self.disk_ms_max.clone(), master.slow_ms_max.clone());
+        let network = self.network.clone();
+        let pauses = move || {
+            let most = pause_ms_max.load(Relaxed) + slow_ms_max.load(Relaxed);
+            let [before, after] = [(); 2].map(|()| Duration::from_millis(rng.below(most + 1)));
+            [before + network.stalled_for(i), after]
+        };
         let options = Options {
             cluster_id: "sim".into(),
             node_id: master.id,
@@ -202,7 +280,7 @@ impl Cluster {
             disk: mount,
             transport: Arc::new(Link { network: self.network.clone(), from: i, life: life.subscribe() }),
             spawn_writer: spawn_task(pauses),
-            clock: Arc::new(move || Timestamp(EPOCH_MS + skew_ms + started.elapsed().as_millis() as i64)),
+            clock: Arc::new(move || Timestamp(EPOCH_MS + skew_ms.load(Relaxed) + started.elapsed().as_millis() as i64)),
         };
         (options, life)
     }
@@ -211,7 +289,13 @@ impl Cluster {
     pub(crate) fn crash(&self, i: usize) -> bool {
         self.tell(i);
         let mut master = self.masters[i].lock();
-        let State::Up(up) = std::mem::replace(&mut master.state, State::Down) else { return false };
+        let up = match std::mem::replace(&mut master.state, State::Down) {
+            State::Up(up) => up,
+            other => {
+                master.state = other;
+                return false;
+            }
+        };
         self.network.leave(i);
         up.life.send_replace(true);
         let mut rng = self.fork_rng();
@@ -249,17 +333,57 @@ impl Cluster {
             self.problem(format!("{} went back from revision {} to {}", label(i), up.told, view.revision()));
         }
         let mut events = Vec::new();
-        for kind in crate::KINDS {
+        for kind in objects::kinds() {
             // An error: a snapshot came in between, and others know its events.
-            events.extend(view.events_after(kind, up.told).into_iter().flatten());
+            events.extend(view.events_after(kind.id, up.told).into_iter().flatten());
         }
         events.sort_by_key(|event| event.revision);
-        for event in events {
-            let now = self.trace.note(format_args!("{} applied {} {}", label(i), event.revision, event.key.name));
-            let span = Span::at(now);
-            self.history.lock().learn(&label(i), event.revision.0, history::fact(&event), span);
+        for event in &events {
+            let now = self.trace.note(format_args!("{} applied {} {}", label(i), event.revision, event.key));
+            self.chronicle.lock().learn(&label(i), event, self.trace.now_ms());
+            if history::is_clients(&event.key) {
+                let span = Span::at(now);
+                self.history.lock().learn(&label(i), event.revision.0, history::fact(event), span);
+            }
         }
         up.told = view.revision();
+        drop(master);
+        for event in events {
+            let subject = match event.kind() {
+                EventKind::Added => Subject::Creation,
+                EventKind::Modified => Subject::Change,
+                EventKind::Deleted => Subject::Deletion,
+            };
+            if self.network.pass(i, subject, Edge::After) {
+                return;
+            }
+        }
+    }
+
+    /// Sets a master's clock to somewhere within what all clocks stay in.
+    pub(crate) fn set_clock(&self, i: usize, rng: &mut Rng) {
+        let skew_ms = rng.below(CLOCK_MS_MAX) as i64;
+        self.trace.note(format_args!("{} has its clock {skew_ms} ms ahead", label(i)));
+        self.masters[i].lock().skew_ms.store(skew_ms, Relaxed);
+    }
+
+    /// The planted fault `LostUpdate`: updates assume whatever stands there.
+    pub(crate) fn assume_the_present(&self, i: usize, txn: &mut Txn) {
+        let Some(host) = self.network.host(i) else { return };
+        let view = host.node.store().view();
+        for op in &mut txn.ops {
+            if let Op::Update { key, assumed, .. } = op {
+                *assumed = view.get(key).map_or(*assumed, |record| record.header.revision);
+            }
+        }
+    }
+
+    pub(crate) fn set_full(&self, i: usize, full: bool) {
+        self.masters[i].lock().full.store(full, Relaxed);
+    }
+
+    pub(crate) fn set_slow(&self, i: usize, ms_max: u64) {
+        self.masters[i].lock().slow_ms_max.store(ms_max, Relaxed);
     }
 
     async fn record(self: Arc<Self>, i: usize, host: Host) {
@@ -304,7 +428,7 @@ impl Cluster {
         self: &Arc<Self>,
         i: usize,
         patience: Duration,
-        question: impl FnOnce(Store) -> F + Send + 'static,
+        question: impl FnOnce(Host) -> F + Send + 'static,
     ) -> Asked<T>
     where
         F: Future<Output = T> + Send + 'static,
@@ -317,10 +441,19 @@ impl Cluster {
             if !self.network.cross().await {
                 std::future::pending::<()>().await;
             }
+            self.network.thaw(i).await;
+            if self.network.pass(i, Subject::Client, Edge::Received) {
+                return None;
+            }
             let host = self.network.host(i)?;
             // A task of its own: the master works on when the client has given up.
             let answering = tokio::spawn(self.clone().answer(i, host, question));
             let answer = answering.await.ok()??;
+            if self.network.pass(i, Subject::Client, Edge::After) {
+                return None;
+            }
+            self.network.pass(i, Subject::Client, Edge::Replied);
+            self.network.thaw(i).await;
             if !self.network.cross().await {
                 std::future::pending::<()>().await;
             }
@@ -336,15 +469,16 @@ impl Cluster {
         self: Arc<Self>,
         i: usize,
         host: Host,
-        question: impl FnOnce(Store) -> F,
+        question: impl FnOnce(Host) -> F,
     ) -> Option<T> {
         let asked = Instant::now();
         let answer = tokio::select! {
             biased;
             () = host.ended() => return None,
-            answer = question(host.node.store()) => answer,
+            answer = question(host.clone()) => answer,
         };
-        if asked.elapsed() > ANSWER_MAX {
+        // What the front does may take several of the store's answers.
+        if host.office.is_none() && asked.elapsed() > ANSWER_MAX {
             self.problem(format!("{} took {:?} to answer", label(i), asked.elapsed()));
         }
         self.tell(i);

@@ -1,16 +1,27 @@
 //! One boot's hold on a master's disk: writes take time, can fail, and end with the boot.
 
 use crate::Twin;
+use crate::points::{Edge, Point, Subject};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use raft_node::{Batch, Disk, MemoryDisk};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// Asked at each point of a disk; true when the machine has just lost its power.
+pub(crate) type Trip = Box<dyn Fn(Point) -> bool + Send + Sync>;
 
 pub(crate) struct Mount {
     disk: Arc<MemoryDisk>,
     twin: Option<Twin>,
     health: Mutex<Health>,
+    /// A write of this boot has failed, as was ordered. The next would not: it is the product that must
+    /// write no more.
+    was_failed: AtomicBool,
+    /// The disk has no room, whichever boot writes.
+    full: Arc<AtomicBool>,
+    trip: Trip,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -20,22 +31,37 @@ enum Health {
     Failing {
         reached: bool,
     },
-    /// A write has failed, or the power is off.
+    /// The power is off.
     Over,
 }
 
+/// What a batch is about; `disk.rs` of raft-node says what stands under which key.
+fn subject(batch: &Batch) -> Subject {
+    let puts = |prefix: &[u8]| batch.puts.iter().any(|(key, _)| key.starts_with(prefix));
+    let cuts = |prefix: u8| batch.delete_ranges.iter().any(|(from, _)| from.first() == Some(&prefix));
+    match () {
+        () if cuts(b'O') => Subject::Install,
+        () if puts(b"Mcheckpoint") => Subject::Checkpoint,
+        () if puts(b"Mpurged") => Subject::Purge,
+        () if cuts(b'L') => Subject::Truncate,
+        () if puts(b"Mvote") => Subject::Vote,
+        () => Subject::Append,
+    }
+}
+
 impl Mount {
-    pub(crate) fn new(disk: Arc<MemoryDisk>, twin: Option<Twin>) -> Arc<Mount> {
-        Arc::new(Mount { disk, twin, health: Mutex::new(Health::Fine) })
+    pub(crate) fn new(disk: Arc<MemoryDisk>, twin: Option<Twin>, full: Arc<AtomicBool>, trip: Trip) -> Arc<Mount> {
+        Arc::new(Mount { disk, twin, health: Mutex::new(Health::Fine), was_failed: AtomicBool::default(), full, trip })
     }
 
+    /// Of a boot that has power.
     pub(crate) fn fail_next_write(&self, reached: bool) {
         *self.health.lock() = Health::Failing { reached };
     }
 
     /// Whether a failure was ordered, so that the end of its master is no surprise.
     pub(crate) fn was_failed(&self) -> bool {
-        *self.health.lock() != Health::Fine
+        self.was_failed.load(Relaxed) || *self.health.lock() != Health::Fine
     }
 
     /// Power off. `keep` draws how many of so many unsynced writes had reached the disk.
@@ -50,23 +76,45 @@ impl Mount {
             Health::Fine | Health::Failing { .. } => Ok(()),
         }
     }
+
+    /// Passes a point; an error when the power went.
+    fn pass(&self, subject: Subject, edge: Edge) -> io::Result<()> {
+        match (self.trip)(Point(subject, edge)) {
+            true => Err(io::Error::other("the power is off")),
+            false => Ok(()),
+        }
+    }
 }
 
 impl Disk for Mount {
     fn write(&self, batch: Batch, sync: bool) -> io::Result<()> {
         self.alive()?;
-        let health = std::mem::replace(&mut *self.health.lock(), Health::Over);
-        match health {
-            Health::Failing { reached: false } => Err(io::Error::other("a bad sector")),
-            Health::Failing { reached: true } => {
-                self.disk.write(batch, false)?;
-                Err(io::Error::other("the sync failed"))
-            }
-            Health::Fine | Health::Over => {
-                *self.health.lock() = health;
-                self.disk.write(batch, sync && self.twin != Some(Twin::LyingDisk))
-            }
+        let subject = subject(&batch);
+        self.pass(subject, Edge::Before)?;
+        if self.full.load(Relaxed) {
+            self.was_failed.store(true, Relaxed);
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device"));
         }
+        let reached = match *self.health.lock() {
+            Health::Failing { reached } => Some(reached),
+            Health::Fine | Health::Over => None,
+        };
+        if let Some(reached) = reached {
+            *self.health.lock() = Health::Fine;
+            self.was_failed.store(true, Relaxed);
+            if reached {
+                self.disk.write(batch, false)?;
+                return Err(io::Error::other("the sync failed"));
+            }
+            return Err(io::Error::other("a bad sector"));
+        }
+        let sync = sync && self.twin != Some(Twin::LyingDisk);
+        self.disk.write(batch, false)?;
+        if sync {
+            self.pass(subject, Edge::Unsynced)?;
+            self.disk.write(Batch::default(), true)?;
+        }
+        self.pass(subject, Edge::After)
     }
 
     fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {

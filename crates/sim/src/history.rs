@@ -17,9 +17,14 @@ pub(crate) fn sight(record: &Record) -> Sight {
     }
 }
 
-/// Everything of the kinds clients write.
+/// Whether an object is one of those that the clients of the store write.
+pub(crate) fn is_clients(key: &Key) -> bool {
+    crate::KINDS.contains(&key.kind) && key.namespace == crate::NAMESPACE
+}
+
+/// Everything that the clients of the store write.
 pub(crate) fn sights(view: &View) -> Vec<Sight> {
-    crate::KINDS.iter().flat_map(|kind| view.list(*kind, "", None)).map(|record| sight(record)).collect()
+    crate::KINDS.iter().flat_map(|kind| view.list(*kind, crate::NAMESPACE, None)).map(|record| sight(record)).collect()
 }
 
 pub(crate) fn fact(event: &Event) -> Fact {

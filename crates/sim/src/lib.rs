@@ -1,68 +1,54 @@
-//! The deterministic simulator: a few masters, their clients, watchers and managers, in one task
-//! queue under virtual time, tormented and then judged.
+//! The deterministic simulator: masters and workers, their clients and watchers, in one task queue under
+//! virtual time, tormented, healed and judged.
 //!
-//! Under test are `state`, `store` and `raft-node` as they ship, openraft included; faked are the
-//! disk, the network, the clock and the source of randomness. `cargo run --release -p sim -- 17` plays
-//! seed 17, `1..=1000` a range, `--trace` prints what happens. `mix.rs` says what can go wrong, the
-//! files of `judge` what must hold all the same, `Twin` how we know that they would notice.
+//! Under test are `state`, `store`, `raft-node` (openraft included), `api`, `front`, `manager` with
+//! `scheduler` and `controllers`, `dispatch`, and `agent` with `podlife`, as they ship; faked are what
+//! stands behind their ports: disk, network, clock, randomness, the container runtime.
+//! `cargo run --release -p sim -- 17` plays seed 17, `--seeds 1000 --from 1` so many, `--trace` prints
+//! what happens; `--catch` plants each fault of `twin.rs`. `mix.rs` says what can go wrong, `points.rs` where power can be lost, the files of
+//! `judge` and `invariants/` what must hold all the same, `twin.rs` how we know that they would notice.
 //!
 //! What is replayed: everything. A run is a process of its own with one thread; time is tokio's
 //! paused clock; every draw comes from the seed, the ones inside openraft through its runtime port, the
 //! ones inside tokio and of the standard library's hash maps through `entropy.rs`. A test holds the traces of
-//! two runs of one seed against each other. What is not simulated: gRPC and TLS (`TonicTransport` and
-//! `RaftService`), RocksDB, threads that race, a machine that pauses, bytes that rot.
+//! two runs of one seed against each other. What is not simulated: gRPC and TLS, log and exec streams,
+//! RocksDB (raft-disk's tests), threads that race, bytes that rot. A stalled master is cut off from
+//! network and disk, but its timers go on.
 
 mod batch;
+mod catch;
+mod chronicle;
 mod client;
 mod cluster;
+mod desk;
 mod disk;
 mod history;
+mod hollow;
+mod invariants;
 mod mix;
 mod network;
+mod office;
+mod onlookers;
+pub mod points;
+mod tenants;
 mod trace;
+mod twin;
+mod workers;
 mod world;
 
-pub use batch::{Batch, batch};
+pub use batch::{Batch, FIRED, PASSED, WRONG, batch, first_wrong};
+pub use catch::{Caught, catch};
+pub use points::Point;
+pub use twin::Twin;
 
 use objects::{KindId, registry};
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 
 /// What clients write: two kinds, so that events of one are not mistaken for the other's.
 const KINDS: [KindId; 2] = [registry::CONFIG_MAP, registry::SECRET];
-const NAMESPACE: &str = "default";
-
-/// A build of the world with one planted fault, which the judgement has to find.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Twin {
-    /// The disk says that it has synced and has not.
-    LyingDisk,
-    /// A master that crashed comes back empty under its old id.
-    Amnesia,
-    /// A linearizable read takes the local view.
-    StaleRead,
-    /// A retry is not recognised as one.
-    Forgetful,
-    /// The manager's plans carry no fence and are forwarded.
-    Unfenced,
-    /// A watch resumes on another master at that one's revision.
-    SkippingWatch,
-}
-
-impl Twin {
-    pub const ALL: [Twin; 6] =
-        [Twin::LyingDisk, Twin::Amnesia, Twin::StaleRead, Twin::Forgetful, Twin::Unfenced, Twin::SkippingWatch];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Twin::LyingDisk => "lying-disk",
-            Twin::Amnesia => "amnesia",
-            Twin::StaleRead => "stale-read",
-            Twin::Forgetful => "forgetful",
-            Twin::Unfenced => "unfenced",
-            Twin::SkippingWatch => "skipping-watch",
-        }
-    }
-}
+/// A place of their own, which the orchestrator does not know of.
+const NAMESPACE: &str = "raw";
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
@@ -80,6 +66,9 @@ pub struct Report {
     pub trace: u64,
     /// In figures.
     pub story: String,
+    /// The failpoints passed, and those at which power was lost.
+    pub passed: BTreeSet<Point>,
+    pub fired: BTreeSet<Point>,
     pub wrong: Vec<String>,
 }
 
@@ -87,7 +76,10 @@ static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Plays one seed. Once in a process: what is left of one run would show in the next.
 pub fn play(options: Options) -> Report {
-    std::panic::set_hook(Box::new(|panic| PANICS.lock().push(panic.to_string())));
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("{panic}");
+        PANICS.lock().push(panic.to_string());
+    }));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime of one thread needs nothing that could be missing");
     let mut report = runtime.block_on(world::play(options));

@@ -1,6 +1,7 @@
 //! The mix of faults of one run. Each seed draws its own, and many kinds are absent from it, so that
 //! some runs are about one fault alone and others about all of them together.
 
+use crate::points::{self, Point};
 use raft_node::Checkpoints;
 use stdx::Rng;
 
@@ -25,9 +26,27 @@ pub(crate) enum Fault {
     Wipe,
     /// One master is removed from the group, and joins again, empty, under a new id.
     Remove,
+    /// Nothing gets into or out of one master for a while; then all of it does.
+    Stall,
+    /// One disk takes up to seconds for a sync, for a while.
+    SlowDisk,
+    /// One disk has no room, for a while.
+    FullDisk,
+    /// One master's clock is set, up to a minute either way.
+    ClockJump,
+    /// All masters are stopped and started again, one after the other, as for an upgrade.
+    Upgrade,
+    /// One worker's process ends; its containers go on.
+    WorkerCrash,
+    /// One worker's machine starts again, and its containers are gone.
+    WorkerReboot,
+    /// One worker no longer reaches some masters, or any.
+    WorkerCut,
+    /// A container ends by itself.
+    Exit,
 }
 
-const FAULTS: [Fault; 9] = [
+const FAULTS: [Fault; 14] = [
     Fault::Crash,
     Fault::Blackout,
     Fault::Stop,
@@ -37,7 +56,19 @@ const FAULTS: [Fault; 9] = [
     Fault::BadDisk,
     Fault::Wipe,
     Fault::Remove,
+    Fault::Stall,
+    Fault::SlowDisk,
+    Fault::FullDisk,
+    Fault::ClockJump,
+    Fault::Upgrade,
 ];
+
+/// Those of clusters with workers.
+const WORKER_FAULTS: [Fault; 4] = [Fault::WorkerCrash, Fault::WorkerReboot, Fault::WorkerCut, Fault::Exit];
+
+/// Masters' clocks stay within this of the truth: well below the five minutes of history, or the
+/// judgement would miss events, too.
+pub(crate) const CLOCK_MS_MAX: u64 = 60_000;
 
 /// How messages fare. Rates are of a thousand.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,10 +78,6 @@ pub(crate) struct Weather {
     pub(crate) delay_ms_max: u64,
     /// Messages that may take as long as `LATE_MS_MAX`.
     pub(crate) late: u64,
-    /// Answers, and granted votes, whose sender loses power in the moment after: the worst one for a
-    /// promise that was not written down.
-    pub(crate) trips: u64,
-    pub(crate) vote_trips: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -70,6 +97,17 @@ pub(crate) struct Mix {
     pub(crate) calm_ms_max: u64,
     /// With their weights.
     pub(crate) faults: Vec<(Fault, u64)>,
+    /// Failpoints, each with the pass at which it fires.
+    pub(crate) armed: Vec<(Point, u32)>,
+    /// None where only the store is played.
+    pub(crate) n_workers: usize,
+    /// Who ask for Deployments and pods.
+    pub(crate) n_tenants: usize,
+    /// Between two requests of a tenant, at most.
+    pub(crate) tenant_ms_max: u64,
+    /// Calls of a runtime that fail, of a thousand, and how long one takes, at most.
+    pub(crate) runtime_fails: u64,
+    pub(crate) runtime_ms_max: u64,
 }
 
 pub(crate) fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
@@ -83,8 +121,6 @@ impl Weather {
             doubled: pick(rng, &[0, 0, 20]),
             delay_ms_max: pick(rng, &[1, 2, 5, 20, 60]),
             late: pick(rng, &[0, 0, 5, 20]),
-            trips: pick(rng, &[0, 0, 2]),
-            vote_trips: pick(rng, &[0, 0, 300]),
         }
     }
 }
@@ -92,18 +128,28 @@ impl Weather {
 impl Mix {
     pub(crate) fn draw(rng: &mut Rng) -> Mix {
         let every = pick(rng, &[10, 30, 100, 10_000]);
+        let n_workers = pick(rng, &[0, 0, 3, 3, 4, 5]);
+        let mut faults = FAULTS.map(|fault| (fault, pick(rng, &[0, 0, 1, 3]))).to_vec();
+        if n_workers > 0 {
+            faults.extend(WORKER_FAULTS.map(|fault| (fault, pick(rng, &[0, 1, 3]))));
+        }
         Mix {
             n_masters: pick(rng, &[3, 3, 3, 5]),
-            n_clients: pick(rng, &[2, 4, 8, 8, 16, 60]),
+            n_clients: if n_workers > 0 { pick(rng, &[0, 2, 4]) } else { pick(rng, &[2, 4, 8, 8, 16, 60]) },
             n_keys: pick(rng, &[2, 5, 8]),
             think_ms_max: pick(rng, &[2, 10, 50]),
             checkpoints: Checkpoints { every, kept: pick(rng, &[0, 5, 20]) },
             disk_ms_max: pick(rng, &[0, 1, 5, 20, 100]),
-            // Well below the five minutes of history, or the judgement would miss events, too.
-            skew_ms_max: pick(rng, &[0, 2_000, 60_000]),
+            skew_ms_max: pick(rng, &[0, 2_000, CLOCK_MS_MAX]),
             weather: Weather::draw(rng),
             calm_ms_max: pick(rng, &[200, 1_000, 3_000]),
-            faults: FAULTS.map(|fault| (fault, pick(rng, &[0, 0, 1, 3]))).to_vec(),
+            faults,
+            armed: points::draw(rng),
+            n_workers,
+            n_tenants: if n_workers > 0 { pick(rng, &[1, 2, 3]) } else { 0 },
+            tenant_ms_max: pick(rng, &[300, 1_000, 4_000]),
+            runtime_fails: pick(rng, &[0, 0, 20]),
+            runtime_ms_max: pick(rng, &[1, 20, 200]),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The network between the masters: delays, loses, doubles, reorders and cuts.
 
 use crate::mix::Weather;
+use crate::office::Office;
+use crate::points::{Edge, Point, Points, Subject};
 use crate::trace::Trace;
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -10,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use stdx::Rng;
 use tokio::sync::{oneshot, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// A late message takes up to this: several election timeouts, so that it can arrive in a later term.
 const LATE_MS_MAX: u64 = 2_000;
@@ -21,8 +23,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
 pub(crate) struct Network {
     trace: Arc<Trace>,
+    pub(crate) points: Arc<Points>,
     /// Takes a master's power.
-    trip: Box<dyn Fn(usize) + Send + Sync>,
+    trip: Box<dyn Fn(usize) -> bool + Send + Sync>,
     inner: Mutex<Inner>,
 }
 
@@ -31,6 +34,10 @@ struct Inner {
     weather: Weather,
     /// (from, to), one way: how many cuts lie across it.
     cut: BTreeMap<(usize, usize), u32>,
+    /// (worker, master): how many cuts lie between them.
+    away: BTreeMap<(usize, usize), u32>,
+    /// Nothing comes into or out of a master before then.
+    stalled: BTreeMap<usize, Instant>,
     /// By master; `None` while it is down.
     hosts: Vec<Option<Host>>,
 }
@@ -40,11 +47,17 @@ struct Inner {
 pub(crate) struct Host {
     pub(crate) boot: u64,
     pub(crate) node: Node,
+    /// What runs beside consensus; absent where only the store is played.
+    pub(crate) office: Option<Office>,
     /// Turns true when this boot ends.
     life: watch::Receiver<bool>,
 }
 
 impl Host {
+    pub(crate) fn new(boot: u64, node: Node, office: Option<Office>, life: watch::Receiver<bool>) -> Host {
+        Host { boot, node, office, life }
+    }
+
     /// Returns when this boot is over.
     pub(crate) async fn ended(&self) {
         let mut life = self.life.clone();
@@ -58,15 +71,17 @@ impl Network {
         n_masters: usize,
         trace: Arc<Trace>,
         rng: Rng,
-        trip: impl Fn(usize) + Send + Sync + 'static,
+        points: Arc<Points>,
+        trip: impl Fn(usize) -> bool + Send + Sync + 'static,
     ) -> Arc<Network> {
         let hosts = vec![None; n_masters];
-        let inner = Inner { rng, weather: Weather::default(), cut: BTreeMap::new(), hosts };
-        Arc::new(Network { trace, trip: Box::new(trip), inner: Mutex::new(inner) })
+        let (cut, away, stalled) = Default::default();
+        let inner = Inner { rng, weather: Weather::default(), cut, away, stalled, hosts };
+        Arc::new(Network { trace, points, trip: Box::new(trip), inner: Mutex::new(inner) })
     }
 
-    pub(crate) fn join(&self, master: usize, boot: u64, node: Node, life: watch::Receiver<bool>) {
-        self.inner.lock().hosts[master] = Some(Host { boot, node, life });
+    pub(crate) fn join(&self, master: usize, host: Host) {
+        self.inner.lock().hosts[master] = Some(host);
     }
 
     pub(crate) fn leave(&self, master: usize) {
@@ -97,6 +112,49 @@ impl Network {
         links.iter().for_each(|link| *cut.entry(*link).or_default() -= 1);
     }
 
+    /// Cuts a worker off from masters, or mends that.
+    pub(crate) fn cut_worker(&self, worker: usize, masters: &[usize]) {
+        let away = &mut self.inner.lock().away;
+        masters.iter().for_each(|master| *away.entry((worker, *master)).or_default() += 1);
+    }
+
+    pub(crate) fn mend_worker(&self, worker: usize, masters: &[usize]) {
+        let away = &mut self.inner.lock().away;
+        masters.iter().for_each(|master| *away.entry((worker, *master)).or_default() -= 1);
+    }
+
+    pub(crate) fn is_away(&self, worker: usize, master: usize) -> bool {
+        self.inner.lock().away.get(&(worker, master)).is_some_and(|n_cuts| *n_cuts > 0)
+    }
+
+    /// Holds everything that goes into or out of a master until then.
+    pub(crate) fn stall(&self, master: usize, until: Instant) {
+        self.inner.lock().stalled.insert(master, until);
+    }
+
+    /// How long a master is held still.
+    pub(crate) fn stalled_for(&self, master: usize) -> Duration {
+        let until = self.inner.lock().stalled.get(&master).copied();
+        until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
+    }
+
+    pub(crate) async fn thaw(&self, master: usize) {
+        let left = self.stalled_for(master);
+        if !left.is_zero() {
+            sleep_until(Instant::now() + left).await;
+        }
+    }
+
+    /// Passes a point on a master; true when it has just lost its power.
+    pub(crate) fn pass(&self, master: usize, subject: Subject, edge: Edge) -> bool {
+        let point = Point(subject, edge);
+        if !self.points.pass(point) {
+            return false;
+        }
+        self.trace.note(format_args!("{master} loses power at {point}"));
+        (self.trip)(master)
+    }
+
     /// Draws how a message fares: `None` when it is lost.
     fn fate(&self) -> Option<Duration> {
         let inner = &mut *self.inner.lock();
@@ -110,16 +168,7 @@ impl Network {
         (!lost).then(|| Duration::from_millis(delay_ms))
     }
 
-    /// Draws whether the sender of this answer loses power now.
-    fn trips(&self, reply: &Result<PeerReply, TransportError>) -> bool {
-        let weather = self.inner.lock().weather;
-        match reply {
-            Ok(PeerReply::Vote(vote)) if vote.granted => self.draw(weather.vote_trips),
-            Ok(_) | Err(_) => self.draw(weather.trips),
-        }
-    }
-
-    fn draw(&self, permille: u64) -> bool {
+    pub(crate) fn draw(&self, permille: u64) -> bool {
         self.inner.lock().rng.chance(permille, 1000)
     }
 
@@ -143,7 +192,9 @@ impl Network {
             self.trace.note(format_args!("{from}>{to} lost: {what}"));
             return false;
         };
+        self.thaw(from).await;
         sleep(delay).await;
+        self.thaw(to).await;
         let arrived = !self.is_cut(from, to);
         self.trace.note(format_args!("{from}>{to} {}{what}", if arrived { "" } else { "lost: " }));
         arrived
@@ -151,6 +202,10 @@ impl Network {
 
     async fn deliver(self: Arc<Self>, link: Link, to: usize, request: PeerRequest, answer: Option<Answer>) {
         if !self.travel(link.from, to, &name(&request)).await {
+            return;
+        }
+        let subject = subject(&request);
+        if self.pass(to, subject, Edge::Received) {
             return;
         }
         let reply = match self.host(to) {
@@ -164,9 +219,11 @@ impl Network {
             },
         };
         let what = if reply.is_ok() { "reply" } else { "error" };
-        if self.trips(&reply) {
-            (self.trip)(to);
+        if self.pass(to, subject, Edge::After) {
+            return;
         }
+        // The answer is on its way all the same.
+        self.pass(to, subject, Edge::Replied);
         let arrived = self.travel(to, link.from, what).await;
         if let Some(answer) = answer.filter(|_| arrived) {
             // The caller may have given up.
@@ -186,6 +243,19 @@ fn as_status(error: Error) -> TransportError {
         Error::Storage(_) | Error::Fatal(_) | Error::Refused(_) | Error::Transport(_) => {
             TransportError::Failed(error.to_string())
         }
+    }
+}
+
+fn subject(request: &PeerRequest) -> Subject {
+    match request {
+        PeerRequest::Append(_) => Subject::Entries,
+        PeerRequest::Vote(_) => Subject::VoteRequest,
+        PeerRequest::PreVote(_) => Subject::PreVote,
+        PeerRequest::Snapshot { .. } => Subject::Snapshot,
+        PeerRequest::TransferLeader(_) => Subject::Transfer,
+        PeerRequest::Propose(_) | PeerRequest::ProposeBatch(_) => Subject::Propose,
+        PeerRequest::ReadIndex(_) => Subject::ReadIndex,
+        PeerRequest::Beats(_) => Subject::Beats,
     }
 }
 
@@ -228,6 +298,7 @@ impl Transport for Link {
     ) -> Result<PeerReply, TransportError> {
         let to: usize = addr.parse().map_err(|_| TransportError::Unreachable("no such address".into()))?;
         let (answer, answered) = oneshot::channel();
+        let subject = subject(&request);
         if !*self.life.borrow() {
             let network = &self.network;
             let doubled = network.inner.lock().weather.doubled;
@@ -236,10 +307,11 @@ impl Transport for Link {
             }
             // A task of its own: what has been sent arrives even when the caller has given up.
             tokio::spawn(network.clone().deliver(self.clone(), to, request, Some(answer)));
+            network.pass(self.from, subject, Edge::Sent);
         }
         let reply = async {
             match answered.await {
-                Ok(reply) if !*self.life.borrow() => reply,
+                Ok(reply) if !*self.life.borrow() && !self.network.pass(self.from, subject, Edge::Answered) => reply,
                 Ok(_) | Err(_) => {
                     sleep(KEEP_ALIVE).await;
                     Err(TransportError::Failed("the connection broke".into()))

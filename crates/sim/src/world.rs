@@ -1,14 +1,18 @@
 //! One run from one seed: a group is founded, used and tormented; then everything is healed and must
 //! agree; then the history is judged.
 
+use crate::chronicle::{self, Chronicle};
 use crate::client::{self, Client};
-use crate::cluster::Cluster;
+use crate::cluster::{self, Cluster};
 use crate::history::sights;
+use crate::invariants::{self, converged, hashes, orphans};
 use crate::mix::{Fault, Mix, Weather, pick};
-use crate::{KINDS, Options, Report};
+use crate::onlookers;
+use crate::tenants::Tenant;
+use crate::{KINDS, Options, Report, workers};
 use judge::{End, History, Shown, What, Write};
 use raft_node::Node;
-use state::{View, snapshot};
+use state::View;
 use std::sync::Arc;
 use std::time::Duration;
 use stdx::Rng;
@@ -21,11 +25,14 @@ const FOUND_MAX: Duration = Duration::from_secs(20);
 /// Under faults.
 const TORMENT: Duration = Duration::from_secs(20);
 /// After healing, all must agree by then: some elections, a snapshot, a rejoin.
-const HEAL_MAX: Duration = Duration::from_secs(15);
+pub(crate) const HEAL_MAX: Duration = Duration::from_secs(15);
 /// Clients finish what they have begun: five tries of three seconds.
 const FINISH_MAX: Duration = Duration::from_secs(30);
 /// A write has reached every master by then: some heartbeats.
 const SPREAD: Duration = Duration::from_millis(200);
+/// What was asked of the orchestrator is done so long after healing: evictions, rollouts, and the
+/// back-offs that the torment had driven up.
+const CONVERGE_MAX: Duration = Duration::from_secs(90);
 /// And then nothing may change any more.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -40,6 +47,7 @@ pub(crate) async fn play(options: Options) -> Report {
     let mut rng = Rng::new(options.seed);
     let mix = Mix::draw(&mut rng);
     let cluster = Cluster::new(mix, Rng::new(rng.next_u64()), options.twin, options.printed);
+    drop(std::fs::remove_dir_all(workers::folder()));
     cluster.trace.note(format_args!("{:?}", cluster.mix));
     let mut counts = Counts::default();
     if timeout(FOUND_MAX, cluster.found()).await.is_err() {
@@ -50,10 +58,18 @@ pub(crate) async fn play(options: Options) -> Report {
     for i in 0..cluster.n_masters() {
         cluster.crash(i);
     }
-    let history = cluster.history.lock();
+    for worker in 0..cluster.workers.len() {
+        cluster.workers.crash(worker);
+    }
+    drop(std::fs::remove_dir_all(workers::folder()));
+    let (history, chronicle) = (cluster.history.lock(), cluster.chronicle.lock());
     let mut wrong = history.problems.clone();
-    wrong.extend(judge::check(&history));
-    Report { seed: options.seed, trace: cluster.trace.hash(), story: counts.story(&cluster.mix, &history), wrong }
+    wrong.extend(judge::CHECKS.iter().flat_map(|(_, check)| check(&history)));
+    wrong.extend(chronicle.problems.clone());
+    wrong.extend(invariants::check(&chronicle));
+    let (passed, fired) = cluster.network.points.story();
+    let story = counts.story(&cluster.mix, &history, &chronicle);
+    Report { seed: options.seed, trace: cluster.trace.hash(), story, passed, fired, wrong }
 }
 
 #[derive(Default)]
@@ -62,10 +78,11 @@ struct Counts {
     n_crashes: u64,
     n_changes: u64,
     term: u64,
+    converged: Duration,
 }
 
 impl Counts {
-    fn story(&self, mix: &Mix, history: &History) -> String {
+    fn story(&self, mix: &Mix, history: &History, chronicle: &Chronicle) -> String {
         let ended = |wanted: fn(&End) -> bool| {
             let writes = history
                 .operations
@@ -77,7 +94,7 @@ impl Counts {
         let n_lists = history.watched.values().flatten().filter(|shown| matches!(shown, Shown::Listed { .. })).count();
         format!(
             "{} masters, {} faults, {} crashes, {} changes of members, term {}; {} writes applied, {} refused, {} never, {} unknown, \
-             {n_reads} reads, {n_lists} lists",
+             {n_reads} reads, {n_lists} lists; {} workers, {} bindings, {} plans, {} sittings, converged in {:.1} s",
             mix.n_masters,
             self.n_faults,
             self.n_crashes,
@@ -87,6 +104,11 @@ impl Counts {
             ended(|end| matches!(end, End::Refused(_))),
             ended(|end| *end == End::Never),
             ended(|end| *end == End::Unknown),
+            mix.n_workers,
+            chronicle.events.values().filter(|(_, event)| chronicle::binding(event).is_some()).count(),
+            chronicle.plans.len(),
+            chronicle.sittings.len(),
+            self.converged.as_secs_f64(),
         )
     }
 }
@@ -104,11 +126,23 @@ async fn run(cluster: &Arc<Cluster>, rng: &mut Rng, counts: &mut Counts) {
     for (number, kind) in KINDS.iter().enumerate() {
         watchers.spawn(client::watch(cluster.clone(), number as u64, *kind, phase.subscribe()));
     }
+    for worker in 0..cluster.workers.len() {
+        cluster.workers.start(worker);
+    }
+    for number in 0..cluster.mix.n_tenants {
+        users.spawn(Tenant::new(cluster, number).run(until));
+        let app = (number > 0).then(|| format!("app-{}", number - 1));
+        watchers.spawn(onlookers::watch(cluster.clone(), number, app, phase.subscribe()));
+    }
+    cluster.network.points.arm(true);
     let repairs = torment(cluster, rng, until, counts).await;
     heal(cluster, repairs).await;
     phase.send_replace(Phase::Settling);
     if timeout(FINISH_MAX, users.join_all()).await.is_err() {
         cluster.problem("a client never came to an end".into());
+    }
+    if cluster.mix.n_workers > 0 {
+        counts.converged = converge(cluster).await;
     }
     agree(cluster).await;
     let up = cluster.network.up();
@@ -166,6 +200,47 @@ async fn torment(cluster: &Arc<Cluster>, rng: &mut Rng, until: Instant, counts: 
                     repairs.spawn(rejoin(cluster.clone(), i, back_in));
                 }
             }
+            Fault::Stall => {
+                cluster.network.stall(i, Instant::now() + back_in);
+            }
+            Fault::SlowDisk => {
+                cluster.set_slow(i, pick(rng, &[50, 500, 2_000]));
+                repairs.spawn(later(cluster.clone(), back_in, move |cluster| cluster.set_slow(i, 0)));
+            }
+            Fault::FullDisk => {
+                cluster.set_full(i, true);
+                repairs.spawn(later(cluster.clone(), back_in, move |cluster| cluster.set_full(i, false)));
+            }
+            Fault::ClockJump => cluster.set_clock(i, rng),
+            Fault::Upgrade => drop(repairs.spawn(upgrade(cluster.clone()))),
+            Fault::WorkerCrash | Fault::WorkerReboot => {
+                let worker = rng.below(cluster.workers.len() as u64) as usize;
+                let was_up = match fault {
+                    Fault::WorkerCrash => cluster.workers.crash(worker),
+                    _ => cluster.workers.reboot(worker),
+                };
+                if was_up {
+                    // Long enough, now and then, for its pods to be taken elsewhere.
+                    let back_in = back_in * pick(rng, &[1, 1, 3]);
+                    repairs.spawn(later(cluster.clone(), back_in, move |cluster| cluster.workers.start(worker)));
+                }
+            }
+            Fault::WorkerCut => {
+                let worker = rng.below(cluster.workers.len() as u64) as usize;
+                let style = rng.below(3);
+                let masters: Vec<usize> = (0..cluster.n_masters()).filter(|_| style == 0 || rng.chance(1, 2)).collect();
+                cluster.trace.note(format_args!("worker-{worker} is cut off from {masters:?}"));
+                cluster.network.cut_worker(worker, &masters);
+                let back_in = back_in * pick(rng, &[1, 1, 3]);
+                repairs.spawn(later(cluster.clone(), back_in, move |cluster| {
+                    cluster.network.mend_worker(worker, &masters);
+                }));
+            }
+            Fault::Exit => {
+                let worker = rng.below(cluster.workers.len() as u64) as usize;
+                let ended = cluster.workers.exit_one(worker, rng);
+                cluster.trace.note(format_args!("worker-{worker}: {ended:?} ends by itself"));
+            }
             Fault::Remove => {
                 if cluster.members().len() == cluster.n_masters() {
                     counts.n_changes += 1;
@@ -194,6 +269,19 @@ fn crash(cluster: &Arc<Cluster>, masters: &[usize], back_in: Duration, repairs: 
 async fn start_after(cluster: Arc<Cluster>, i: usize, delay: Duration) {
     sleep(delay).await;
     cluster.start(i).await;
+}
+
+async fn later(cluster: Arc<Cluster>, delay: Duration, mend: impl FnOnce(&Cluster)) {
+    sleep(delay).await;
+    mend(&cluster);
+}
+
+/// A rolling upgrade: one master after the other is stopped and comes back.
+async fn upgrade(cluster: Arc<Cluster>) {
+    for i in 0..cluster.n_masters() {
+        stop(cluster.clone(), i, Duration::from_millis(300)).await;
+        sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// A master comes back empty, as a new member.
@@ -241,10 +329,33 @@ fn links(n_masters: usize, rng: &mut Rng) -> Vec<(usize, usize)> {
 /// Ends every fault and waits for the repairs.
 async fn heal(cluster: &Arc<Cluster>, repairs: JoinSet<()>) {
     cluster.trace.note("everything is healed");
-    cluster.network.set_weather(Weather { delay_ms_max: 2, ..Weather::default() });
-    cluster.set_disk_ms_max(2);
+    cluster.calm_down();
     if timeout(HEAL_MAX, repairs.join_all()).await.is_err() {
         cluster.problem(format!("{HEAL_MAX:?} after healing, some master is not back as a member"));
+    }
+}
+
+/// Waits until what was asked of the orchestrator is done; how long that took.
+async fn converge(cluster: &Arc<Cluster>) -> Duration {
+    let started = Instant::now();
+    loop {
+        let leader = cluster.leader().and_then(|i| cluster.network.host(i));
+        let left = match leader.map(|host| host.node.store().view()) {
+            Some(view) => {
+                let mut left = converged::missing(&view, cluster.workers.len());
+                left.extend(orphans::check(&cluster.workers.worlds(), &view));
+                left
+            }
+            None => vec!["nobody leads".into()],
+        };
+        if left.is_empty() {
+            return started.elapsed();
+        }
+        if started.elapsed() > CONVERGE_MAX {
+            cluster.problem(format!("{CONVERGE_MAX:?} after healing the cluster has not come to rest: {left:?}"));
+            return started.elapsed();
+        }
+        sleep(SPREAD).await;
     }
 }
 
@@ -270,8 +381,14 @@ async fn agree(cluster: &Arc<Cluster>) {
         }
     }
     sleep(SETTLE).await;
-    if let Some(difference) = difference(cluster) {
-        cluster.problem(format!("the masters agreed, and then no more: {difference}"));
+    // The orchestrator's own events may be under way just now, but not all the time.
+    let until = Instant::now() + SETTLE;
+    while let Some(difference) = difference(cluster) {
+        if Instant::now() > until {
+            cluster.problem(format!("the masters agreed, and then no more: {difference}"));
+            break;
+        }
+        sleep(SPREAD / 8).await;
     }
     for i in 0..cluster.n_masters() {
         cluster.tell(i);
@@ -295,18 +412,22 @@ fn difference(cluster: &Cluster) -> Option<String> {
         return Some(format!("{} masters are up", nodes.len()));
     }
     let views: Vec<View> = nodes.iter().map(|node| node.store().view()).collect();
-    let images: Vec<Vec<u8>> = views.iter().map(|view| snapshot::encode(view.state())).collect();
     let applied: Vec<u64> = nodes.iter().map(|node| node.status().applied_index).collect();
     let voters: Vec<usize> =
         nodes.iter().map(|node| node.status().members.iter().filter(|m| m.voter).count()).collect();
     let members: Vec<usize> = nodes.iter().map(|node| node.status().members.len()).collect();
     let leaders: Vec<Option<u64>> = nodes.iter().map(|node| node.status().leader).collect();
-    let same = images.windows(2).all(|pair| pair[0] == pair[1])
-        && applied.windows(2).all(|pair| pair[0] == pair[1])
+    let same = applied.windows(2).all(|pair| pair[0] == pair[1])
         && leaders.windows(2).all(|pair| pair[0] == pair[1] && pair[0].is_some())
         && voters.iter().chain(&members).all(|n| *n == cluster.n_masters());
     let revisions: Vec<u64> = views.iter().map(|view| view.revision().0).collect();
-    (!same).then(|| {
-        format!("revisions {revisions:?}, applied {applied:?}, leaders {leaders:?}, voters {voters:?} of {members:?}")
-    })
+    if !same {
+        return Some(format!(
+            "revisions {revisions:?}, applied {applied:?}, leaders {leaders:?}, voters {voters:?} of {members:?}"
+        ));
+    }
+    // Costly, and pointless before.
+    let named = views.into_iter().enumerate().map(|(i, view)| (cluster::label(i), view)).collect::<Vec<_>>();
+    let wrong = hashes::check(&named);
+    (!wrong.is_empty()).then(|| wrong.join("; "))
 }

@@ -69,6 +69,11 @@ impl Store {
         Store { published, proposer }
     }
 
+    /// The same state, with another way for proposals and read barriers.
+    pub fn through(&self, proposer: Arc<dyn Proposer>) -> Store {
+        Store { published: self.published.clone(), proposer }
+    }
+
     /// The newest local state, at once.
     pub fn view(&self) -> View {
         self.published.view()

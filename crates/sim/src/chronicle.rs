@@ -1,0 +1,153 @@
+//! Everything the masters applied, as they applied it, and what the orchestrator was seen to do: what
+//! the files of `invariants` are held against.
+
+use bytes::Bytes;
+use objects::{Key, KindId, Record};
+use state::{Event, LeaderId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+#[derive(Default)]
+pub(crate) struct Chronicle {
+    /// By revision, with the virtual time in ms at which the first master applied it.
+    pub(crate) events: BTreeMap<u64, (u64, Arc<Event>)>,
+    /// The manager's plans that were applied: each with the leader it was made under, and the revisions.
+    pub(crate) plans: Vec<(LeaderId, Vec<u64>)>,
+    /// What watchers of the API were shown, one connection each.
+    pub(crate) sittings: Vec<Sitting>,
+    /// What was found wrong on the way.
+    pub(crate) problems: Vec<String>,
+}
+
+/// One connection of one watcher.
+#[derive(Clone, Debug)]
+pub(crate) struct Sitting {
+    pub(crate) who: String,
+    pub(crate) kind: KindId,
+    pub(crate) namespace: String,
+    /// The value of the label `app` it asks for; `None` asks for all.
+    pub(crate) app: Option<String>,
+    /// Where it began.
+    pub(crate) from: u64,
+    pub(crate) items: Vec<Item>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Item {
+    Event {
+        ty: &'static str,
+        revision: u64,
+        name: String,
+        json: Bytes,
+    },
+    Bookmark(u64),
+    /// Everything up to here has been shown: the end of a batch.
+    Caught(u64),
+}
+
+impl Sitting {
+    pub(crate) fn matches(&self, record: &Record) -> bool {
+        let label = record.header.labels.get("app").map(|app| app.as_str());
+        self.app.as_ref().is_none_or(|app| label == Some(app))
+    }
+
+    /// Where the next connection may begin.
+    pub(crate) fn position(&self) -> u64 {
+        let reached = self.items.iter().rev().find_map(|item| match item {
+            Item::Bookmark(at) | Item::Caught(at) => Some(*at),
+            Item::Event { .. } => None,
+        });
+        reached.unwrap_or(self.from)
+    }
+
+    /// What it was due to be shown after one revision and up to another: type, revision, name and object.
+    pub(crate) fn due(&self, chronicle: &Chronicle, after: u64, to: u64) -> Vec<(&'static str, u64, String)> {
+        let range = chronicle.events.range(after.saturating_add(1)..to.max(after).saturating_add(1));
+        let events = range.map(|(_, (_, event))| event).filter(|event| {
+            event.key.kind == self.kind && (self.namespace.is_empty() || event.key.namespace == self.namespace)
+        });
+        let shown = events.filter_map(|event| {
+            let before = event.old.as_ref().is_some_and(|record| self.matches(record));
+            let after = event.new.as_ref().is_some_and(|record| self.matches(record));
+            let ty = match (before, after) {
+                (false, false) => return None,
+                (false, true) => "ADDED",
+                (true, true) => "MODIFIED",
+                (true, false) => "DELETED",
+            };
+            Some((ty, event.revision.0, event.key.name.to_string()))
+        });
+        shown.collect()
+    }
+
+    /// The events it was shown, without what stands between them.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = (&'static str, u64, &str, &Bytes)> {
+        self.items.iter().filter_map(|item| match item {
+            Item::Event { ty, revision, name, json } => Some((*ty, *revision, name.as_str(), json)),
+            Item::Bookmark(_) | Item::Caught(_) => None,
+        })
+    }
+}
+
+/// The two sides of an event, and whether anything else than revision and both sides differ.
+fn same(a: &Event, b: &Event) -> bool {
+    let json = |side: &Option<Arc<Record>>| side.as_ref().map(|record| record.json.clone());
+    (a.revision, a.txn_end, &a.key) == (b.revision, b.txn_end, &b.key)
+        && json(&a.old) == json(&b.old)
+        && json(&a.new) == json(&b.new)
+}
+
+impl Chronicle {
+    /// Takes in an event that `master` applied; every master must tell the same.
+    pub(crate) fn learn(&mut self, master: &str, event: &Arc<Event>, now_ms: u64) {
+        let revision = event.revision.0;
+        let (_, known) = self.events.entry(revision).or_insert_with(|| (now_ms, event.clone()));
+        if !same(known, event) {
+            self.problems.push(format!("{master} applied {event:?} at revision {revision}, another {known:?}"));
+        }
+    }
+}
+
+/// All objects as they stood after each event, one event after the other.
+pub(crate) struct Replay<'a> {
+    chronicle: &'a Chronicle,
+    pub(crate) objects: BTreeMap<Key, Arc<Record>>,
+}
+
+impl<'a> Replay<'a> {
+    pub(crate) fn of(chronicle: &'a Chronicle) -> Replay<'a> {
+        Replay { chronicle, objects: BTreeMap::new() }
+    }
+
+    /// Calls `look` after each event, with its time.
+    pub(crate) fn each(mut self, mut look: impl FnMut(&Replay<'a>, u64, &'a Arc<Event>)) {
+        for (now_ms, event) in self.chronicle.events.values() {
+            match &event.new {
+                Some(record) => drop(self.objects.insert(event.key.clone(), record.clone())),
+                None => drop(self.objects.remove(&event.key)),
+            }
+            look(&self, *now_ms, event);
+        }
+    }
+
+    pub(crate) fn list(&self, kind: KindId) -> impl Iterator<Item = &Arc<Record>> {
+        let from = Key::new(kind, "", "");
+        self.objects.range(from..).take_while(move |(key, _)| key.kind == kind).map(|(_, record)| record)
+    }
+
+    /// The pods that take room on a node.
+    pub(crate) fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<Record>> {
+        self.list(objects::registry::POD).filter(move |pod| {
+            let ended = matches!(pod.header.phase.as_deref(), Some("Succeeded" | "Failed"));
+            !ended && pod.header.node_name.as_deref() == Some(node)
+        })
+    }
+}
+
+/// The node that an event binds its pod to.
+pub(crate) fn binding(event: &Event) -> Option<(&Arc<Record>, &str)> {
+    let pod = event.new.as_ref().filter(|_| event.key.kind == objects::registry::POD)?;
+    let node = pod.header.node_name.as_deref()?;
+    let was = event.old.as_ref().and_then(|old| old.header.node_name.as_deref());
+    was.is_none().then_some((pod, node))
+}

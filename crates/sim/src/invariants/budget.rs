@@ -1,0 +1,181 @@
+//! A rolling update stays within its budget: it asks for no more pods than `replicas` and `maxSurge`, and
+//! takes no pods away that `maxUnavailable` needs.
+//!
+//! Source: kubernetes.io/docs/concepts/workloads/controllers/deployment, "Rolling Update Deployment". The
+//! controller decides on what it has seen, which may be a moment old when it is applied; what was so
+//! within that moment counts.
+
+use crate::chronicle::{Chronicle, Replay};
+use objects::{Key, Record, Value, ValueExt, registry};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A proposal is applied or given up within 1.8 s.
+const MOMENT_MS: u64 = 2_000;
+const MAX: &str = "deployment.kubernetes.io/max-replicas";
+const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
+
+/// What a value was lately: when each one began to be.
+#[derive(Default)]
+struct Lately(Vec<(u64, i64)>);
+
+impl Lately {
+    fn now(&mut self, now_ms: u64, value: i64) {
+        if self.0.last().is_none_or(|(_, last)| *last != value) {
+            self.0.push((now_ms, value));
+        }
+    }
+
+    /// All values it had within the last moment.
+    fn values(&self, now_ms: u64) -> impl Iterator<Item = i64> {
+        let since = now_ms.saturating_sub(MOMENT_MS);
+        let first = self.0.iter().rposition(|(from, _)| *from < since).unwrap_or(0);
+        self.0[first..].iter().map(|(_, value)| *value)
+    }
+}
+
+fn owner(set: &Record) -> Option<Key> {
+    let owner = set.header.controller().filter(|owner| owner.kind == "Deployment")?;
+    Some(Key::new(registry::DEPLOYMENT, &set.key.namespace, &owner.name))
+}
+
+fn replicas(object: &Value) -> i64 {
+    object.at("spec.replicas").as_i64().unwrap_or(0)
+}
+
+fn number(set: &Value, annotation: &str) -> i64 {
+    set.annotation(annotation).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// How many pods must be available: the simulator writes budgets as numbers.
+fn needed(deployment: &Value) -> i64 {
+    let unavailable = deployment.at("spec.strategy.rollingUpdate.maxUnavailable").as_i64().unwrap_or(0);
+    replicas(deployment) - unavailable
+}
+
+pub(super) fn check(chronicle: &Chronicle) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut needs: BTreeMap<Key, Lately> = BTreeMap::new();
+    let mut available: BTreeMap<Key, Lately> = BTreeMap::new();
+    let mut wanted: BTreeMap<Key, Lately> = BTreeMap::new();
+    Replay::of(chronicle).each(|replay, now_ms, event| {
+        let Some(record) = &event.new else { return };
+        let (new, old) = (record.value(), event.old.as_ref().map(|old| old.value()).unwrap_or_default());
+        if event.key.kind == registry::DEPLOYMENT {
+            needs.entry(event.key.clone()).or_default().now(now_ms, needed(&new));
+        }
+        if event.key.kind == registry::POD && event.old.is_none() {
+            wrong.extend(too_many_pods(replay, record, &wanted, now_ms));
+        }
+        if event.key.kind != registry::REPLICA_SET {
+            return;
+        }
+        available
+            .entry(event.key.clone())
+            .or_default()
+            .now(now_ms, new.at("status.availableReplicas").as_i64().unwrap_or(0));
+        wanted.entry(event.key.clone()).or_default().now(now_ms, replicas(&new));
+        let Some(deployment) = owner(record).and_then(|key| replay.objects.get(&key)) else { return };
+        let spec = deployment.value();
+        if spec.text("spec.strategy.type") != "RollingUpdate" {
+            return;
+        }
+        let sets: Vec<(Key, Value)> = replay
+            .list(registry::REPLICA_SET)
+            .filter(|set| set.header.controller().is_some_and(|owner| owner.uid == deployment.header.uid))
+            .map(|set| (set.key.clone(), set.value()))
+            .collect();
+        let (before, after) = (replicas(&old), replicas(&new));
+        let total: i64 = sets.iter().map(|(_, set)| replicas(set)).sum();
+        let most = sets.iter().map(|(_, set)| number(set, MAX)).max().unwrap_or(0);
+        if after > before && total > most {
+            wrong.push(format!(
+                "revision {}: {} grows to {after}, all sets to {total}, of {most}",
+                event.revision, event.key
+            ));
+        }
+        // A smaller `replicas` takes what it takes.
+        let scales = number(&old, DESIRED) != replicas(&spec) || number(&new, DESIRED) != number(&old, DESIRED);
+        if after >= before || scales || deployment.header.deletion.is_some() {
+            return;
+        }
+        let left = |(key, set): &(Key, Value)| {
+            let lately = available.get(key).and_then(|lately| lately.values(now_ms).max());
+            replicas(set).min(lately.unwrap_or(0))
+        };
+        let left: i64 = sets.iter().map(left).sum();
+        let need = needs.get(&deployment.key).and_then(|lately| lately.values(now_ms).min()).unwrap_or(0);
+        // Those that serve nobody may always go: then as many are left as were.
+        let lost = before.min(available[&event.key].values(now_ms).min().unwrap_or(0)) > after;
+        if lost && left < need {
+            wrong.push(format!(
+                "revision {}: {} shrinks from {before} to {after}, which leaves {left} available of {need} needed",
+                event.revision, event.key
+            ));
+        }
+    });
+    wrong
+}
+
+/// A set makes no more pods than it was asked for lately.
+fn too_many_pods(replay: &Replay, pod: &Arc<Record>, wanted: &BTreeMap<Key, Lately>, now_ms: u64) -> Option<String> {
+    let owner = pod.header.controller().filter(|owner| owner.kind == "ReplicaSet")?;
+    let key = Key::new(registry::REPLICA_SET, &pod.key.namespace, &owner.name);
+    let most = wanted.get(&key)?.values(now_ms).max().unwrap_or(0);
+    let is_own = |other: &&Arc<Record>| other.header.controller().is_some_and(|other| other.uid == owner.uid);
+    let counts = |other: &&Arc<Record>| {
+        other.header.deletion.is_none() && !matches!(other.header.phase.as_deref(), Some("Succeeded" | "Failed"))
+    };
+    let n = replay.list(registry::POD).filter(is_own).filter(counts).count() as i64;
+    (n > most).then(|| format!("{}: with it {key} has {n} pods of {most}", pod.key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check;
+    use crate::invariants::fixture::Fixture;
+    use objects::{Value, json, registry};
+
+    fn deployment(replicas: i64, surge: i64, unavailable: i64) -> Value {
+        let rolling = json!({"maxSurge": surge, "maxUnavailable": unavailable});
+        json!({"metadata": {"name": "d", "uid": "d"},
+            "spec": {"replicas": replicas, "strategy": {"type": "RollingUpdate", "rollingUpdate": rolling}}})
+    }
+
+    fn set(name: &str, replicas: i64, available: i64, desired: i64) -> Value {
+        json!({"metadata": {"name": name, "uid": name,
+            "annotations": {super::DESIRED: desired.to_string(), super::MAX: (desired + 1).to_string()},
+            "ownerReferences": [{"kind": "Deployment", "name": "d", "uid": "d", "controller": true}]},
+            "spec": {"replicas": replicas}, "status": {"availableReplicas": available}})
+    }
+
+    fn n_wrong(sets: &[Value]) -> usize {
+        let start = Fixture::default().put(registry::DEPLOYMENT, deployment(3, 1, 1));
+        check(&sets.iter().fold(start, |f, set| f.put(registry::REPLICA_SET, set.clone())).chronicle).len()
+    }
+
+    #[test]
+    fn more_than_the_surge_is_found() {
+        assert_eq!(n_wrong(&[set("old", 3, 3, 3), set("new", 1, 0, 3)]), 0);
+        assert_eq!(n_wrong(&[set("old", 3, 3, 3), set("new", 2, 0, 3)]), 1);
+    }
+
+    #[test]
+    fn fewer_than_needed_are_found() {
+        assert_eq!(n_wrong(&[set("old", 3, 3, 3), set("new", 1, 0, 3), set("old", 2, 3, 3)]), 0);
+        assert_eq!(n_wrong(&[set("old", 3, 3, 3), set("new", 1, 0, 3), set("old", 1, 3, 3)]), 1);
+        assert_eq!(n_wrong(&[set("old", 3, 0, 3), set("new", 1, 0, 3), set("old", 0, 0, 3)]), 0, "they served nobody");
+        assert_eq!(n_wrong(&[set("old", 3, 3, 5), set("old", 1, 3, 3)]), 0, "it is scaled");
+    }
+
+    #[test]
+    fn more_pods_than_asked_for_are_found() {
+        let pod = |name: &str| {
+            json!({"metadata": {"name": name, "uid": name,
+            "ownerReferences": [{"kind": "ReplicaSet", "name": "old", "uid": "old", "controller": true}]}})
+        };
+        let start = || Fixture::default().put(registry::REPLICA_SET, set("old", 1, 0, 1)).put(registry::POD, pod("a"));
+        assert_eq!(check(&start().chronicle).len(), 0);
+        assert_eq!(check(&start().put(registry::POD, pod("b")).chronicle).len(), 1);
+    }
+}

@@ -1,0 +1,54 @@
+//! What must hold of what the masters applied and the orchestrator did, one file each. What clients of
+//! the store were told is judged by `judge`.
+//!
+//! A watch's nine guarantees are etcd's (etcd.io/docs/v3.6/learning/api_guarantees and
+//! tests/robustness in etcd's repository), as far as the API shows them.
+
+mod affinity;
+mod binding;
+mod budget;
+mod capacity;
+pub(crate) mod converged;
+mod dense;
+pub(crate) mod hashes;
+pub(crate) mod orphans;
+mod plans;
+mod watch_atomic;
+mod watch_bookmarks;
+mod watch_created;
+mod watch_filtered;
+mod watch_ordered;
+mod watch_previous;
+mod watch_reliable;
+mod watch_resumable;
+mod watch_unique;
+
+#[cfg(test)]
+mod fixture;
+
+use crate::chronicle::Chronicle;
+
+type Check = (&'static str, fn(&Chronicle) -> Vec<String>);
+
+const CHECKS: [Check; 15] = [
+    ("dense", dense::check),
+    ("plans", plans::check),
+    ("binding", binding::check),
+    ("capacity", capacity::check),
+    ("affinity", affinity::check),
+    ("budget", budget::check),
+    ("watch-ordered", watch_ordered::check),
+    ("watch-unique", watch_unique::check),
+    ("watch-atomic", watch_atomic::check),
+    ("watch-reliable", watch_reliable::check),
+    ("watch-resumable", watch_resumable::check),
+    ("watch-bookmarks", watch_bookmarks::check),
+    ("watch-filtered", watch_filtered::check),
+    ("watch-previous", watch_previous::check),
+    ("watch-created", watch_created::check),
+];
+
+pub(crate) fn check(chronicle: &Chronicle) -> Vec<String> {
+    let named = |(name, check): Check| check(chronicle).into_iter().map(move |wrong| format!("{name}: {wrong}"));
+    CHECKS.into_iter().flat_map(named).collect()
+}

@@ -1,0 +1,192 @@
+//! Those who ask for Deployments and pods, through the API of any master: they create, scale, roll and
+//! delete, and do not mind an answer that is lost.
+
+use crate::cluster::{Asked, Cluster};
+use api::{Patch, Request, Verb};
+use authz::Identity;
+use front::Answer;
+use objects::{KindId, Served, Status, Value, json, registry};
+use std::sync::Arc;
+use std::time::Duration;
+use stdx::Rng;
+use tokio::time::{Instant, sleep};
+
+pub(crate) const NAMESPACE: &str = "default";
+/// Asked again this long after healing; then the cluster has not come back.
+const SETTLE_MAX: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Any request about an object in the tenants' namespace, as an administrator.
+pub(crate) fn request(verb: Verb, kind: KindId, name: &str) -> Request {
+    let mut request = Request::new(Identity::system(), verb, Served::stored(registry::must(kind)));
+    request.namespace = NAMESPACE.into();
+    request.name = name.into();
+    request
+}
+
+/// Has a master answer a request.
+pub(crate) async fn call(cluster: &Arc<Cluster>, i: usize, request: Request) -> Asked<Result<Answer, Status>> {
+    let call = move |host: crate::network::Host| async move {
+        match &host.office {
+            Some(office) => office.front.call(&request).await,
+            None => Err(Status::unavailable("there is no front")),
+        }
+    };
+    cluster.ask(i, PATIENCE, call).await
+}
+
+pub(crate) struct Tenant {
+    cluster: Arc<Cluster>,
+    rng: Rng,
+    /// Of its app, its Deployment, and the first part of its pods.
+    name: String,
+    cpu_milli: u64,
+    apart: bool,
+    n_rolls: u64,
+    n_pods: u64,
+}
+
+impl Tenant {
+    pub(crate) fn new(cluster: &Arc<Cluster>, number: usize) -> Tenant {
+        let mut rng = cluster.fork_rng();
+        Tenant {
+            cluster: cluster.clone(),
+            name: format!("app-{number}"),
+            // Two replicas and a surge of each of three tenants fit on three nodes.
+            cpu_milli: 100 + rng.below(700),
+            apart: rng.chance(1, 3),
+            n_rolls: 0,
+            n_pods: 0,
+            rng,
+        }
+    }
+
+    /// Asks for things until then; after that for little, until it is sure to have been heard.
+    pub(crate) async fn run(mut self, until: Instant) {
+        while Instant::now() < until {
+            let pause_ms = self.rng.below(self.cluster.mix.tenant_ms_max);
+            sleep(Duration::from_millis(pause_ms)).await;
+            let request = self.next();
+            self.ask(request).await;
+        }
+        self.settle().await;
+    }
+
+    fn next(&mut self) -> Request {
+        match self.rng.below(12) {
+            0..=3 => self.creation(),
+            4..=5 => {
+                let replicas = self.rng.below(6);
+                self.patch(json!({"spec": {"replicas": replicas}}))
+            }
+            6..=8 => {
+                self.n_rolls += 1;
+                let annotations = json!({"roll": self.n_rolls.to_string()});
+                self.patch(json!({"spec": {"template": {"metadata": {"annotations": annotations}}}}))
+            }
+            9 => {
+                let mut delete = request(Verb::Delete, registry::DEPLOYMENT, &self.name);
+                let policies = ["Background", "Foreground"];
+                delete.options.propagation = policies[self.rng.below(2) as usize].into();
+                delete
+            }
+            10 => self.bare_pod(),
+            _ => {
+                let number = self.rng.below(self.n_pods + 1);
+                let mut delete = request(Verb::Delete, registry::POD, &format!("{}-bare-{number}", self.name));
+                delete.options.grace_period_seconds = Some(self.rng.below(3) as i64);
+                delete
+            }
+        }
+    }
+
+    fn template(&self, labels: Value) -> Value {
+        let requests = json!({"cpu": format!("{}m", self.cpu_milli), "memory": "16Mi"});
+        let mut spec = json!({
+            "terminationGracePeriodSeconds": 2,
+            "containers": [{"name": "main", "image": "hollow", "imagePullPolicy": "IfNotPresent",
+                "resources": {"requests": requests}}],
+        });
+        if self.apart {
+            let term = json!({"topologyKey": "kubernetes.io/hostname",
+                "labelSelector": {"matchLabels": {"app": self.name}}});
+            spec["affinity"] = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}});
+        }
+        json!({"metadata": {"labels": labels}, "spec": spec})
+    }
+
+    fn creation(&mut self) -> Request {
+        let mut create = request(Verb::Create, registry::DEPLOYMENT, "");
+        let rolling = [(1, 0), (0, 1), (1, 1), (2, 1)][self.rng.below(4) as usize];
+        let strategy = match self.rng.below(5) {
+            0 => json!({"type": "Recreate"}),
+            _ => {
+                json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": rolling.0, "maxUnavailable": rolling.1}})
+            }
+        };
+        create.body.value = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": self.name, "namespace": NAMESPACE},
+            "spec": {"replicas": 1 + self.rng.below(4), "selector": {"matchLabels": {"app": self.name}},
+                "strategy": strategy, "template": self.template(json!({"app": self.name}))},
+        });
+        create.client_request = Some(u128::from(self.rng.next_u64()));
+        create
+    }
+
+    fn bare_pod(&mut self) -> Request {
+        self.n_pods += 1;
+        let mut pod = self.template(json!({"app": format!("{}-bare", self.name)}));
+        pod["apiVersion"] = "v1".into();
+        pod["kind"] = "Pod".into();
+        pod["metadata"]["name"] = format!("{}-bare-{}", self.name, self.n_pods).into();
+        pod["metadata"]["namespace"] = NAMESPACE.into();
+        let mut create = request(Verb::Create, registry::POD, "");
+        create.body.value = pod;
+        create
+    }
+
+    fn patch(&self, change: Value) -> Request {
+        let mut patch = request(Verb::Patch, registry::DEPLOYMENT, &self.name);
+        patch.patch = Some(Patch::Merge);
+        patch.body.value = change;
+        patch
+    }
+
+    /// Whether any answer came that is not one to try again for.
+    async fn ask(&mut self, request: Request) -> bool {
+        let i = self.rng.below(self.cluster.n_masters() as u64) as usize;
+        let what = format!("{} {} {}", request.verb.name(), request.served.kind.plural, request.object_name());
+        let answer = call(&self.cluster, i, request).await;
+        let (told, done) = match answer {
+            Asked::Answered(Ok(_)) => ("yes".to_string(), true),
+            Asked::Answered(Err(status)) => {
+                (format!("{} {}", status.code, status.message), status.code < 500 && status.code != 409)
+            }
+            Asked::Lost => ("nothing".into(), false),
+            Asked::Down => ("that it is down".into(), false),
+        };
+        self.cluster.trace.note(format_args!("{} asks {i} to {what}: {told}", self.name));
+        done
+    }
+
+    /// Leaves what fits: two replicas at most, and no bare pods.
+    async fn settle(&mut self) {
+        let deadline = Instant::now() + crate::world::HEAL_MAX + SETTLE_MAX;
+        let replicas = self.rng.below(3);
+        let mut left = vec![self.patch(json!({"spec": {"replicas": replicas}}))];
+        for number in 1..=self.n_pods {
+            left.push(request(Verb::Delete, registry::POD, &format!("{}-bare-{number}", self.name)));
+        }
+        while let Some(next) = left.last().cloned() {
+            if self.ask(next).await {
+                left.pop();
+            } else {
+                sleep(Duration::from_millis(200)).await;
+            }
+            if Instant::now() > deadline {
+                return self.cluster.problem(format!("{} was not heard within {SETTLE_MAX:?} of healing", self.name));
+            }
+        }
+    }
+}
