@@ -83,6 +83,7 @@ fn masters_die_freeze_and_lose_their_disks() {
     clean(&cluster, dir.path(), "power-cut.yaml", "4s");
     clean(&cluster, dir.path(), "slow-disk.yaml", "4s");
     clean(&cluster, dir.path(), "clock-skew.yaml", "4s");
+    clean(&cluster, dir.path(), "bit-flip.yaml", "8s");
 }
 
 #[test]

@@ -37,11 +37,32 @@ pub struct Scenario {
 pub struct ClusterSpec {
     pub masters: usize,
     pub workers: usize,
+    /// The masters' timing profile.
+    pub profile: Profile,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    #[default]
+    Lan,
+    Wan,
+    SlowDisk,
+}
+
+impl Profile {
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Lan => "lan",
+            Profile::Wan => "wan",
+            Profile::SlowDisk => "slow-disk",
+        }
+    }
 }
 
 impl Default for ClusterSpec {
     fn default() -> ClusterSpec {
-        ClusterSpec { masters: 3, workers: 0 }
+        ClusterSpec { masters: 3, workers: 0, profile: Profile::Lan }
     }
 }
 
@@ -67,6 +88,9 @@ pub struct Rule {
     /// `clock-skew`: how far the clock is off, in seconds.
     #[serde(default)]
     pub seconds: Option<i64>,
+    /// `bit-flip`: how many bits.
+    #[serde(default)]
+    pub bits: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -88,10 +112,13 @@ pub enum Fault {
     PowerCut,
     /// The member is started with a clock that is off.
     ClockSkew,
+    /// A master is killed, and started with bits of its storage inverted; healed by emptying it, and joining
+    /// anew. Whatever it does meanwhile, it must name that remedy before it ends.
+    BitFlip,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 8] = [
+    pub const ALL: [Fault; 9] = [
         Fault::Kill,
         Fault::Stop,
         Fault::Pause,
@@ -100,6 +127,7 @@ impl Fault {
         Fault::FullDisk,
         Fault::PowerCut,
         Fault::ClockSkew,
+        Fault::BitFlip,
     ];
 
     pub fn name(self) -> &'static str {
@@ -112,6 +140,7 @@ impl Fault {
             Fault::FullDisk => "full-disk",
             Fault::PowerCut => "power-cut",
             Fault::ClockSkew => "clock-skew",
+            Fault::BitFlip => "bit-flip",
         }
     }
 
@@ -363,6 +392,16 @@ impl Scenario {
         }
         if (rule.fault == Fault::ClockSkew) != rule.seconds.is_some() {
             return Err(format!("faults[{i}].seconds: a clock-skew, and nothing else, says by how many"));
+        }
+        if (rule.fault == Fault::BitFlip) != rule.bits.is_some_and(|bits| bits > 0) {
+            return Err(format!("faults[{i}].bits: a bit-flip, and nothing else, says how many, at least 1"));
+        }
+        let is_one_master =
+            matches!(&rule.target, Target::Word(word) if !word.ends_with('s') && !word.starts_with("worker"));
+        if rule.fault == Fault::BitFlip && !is_one_master {
+            return Err(format!(
+                "faults[{i}].target: a bit-flip takes one master: those that are damaged at once are lost"
+            ));
         }
         if rule.lasts == Pace::Recovered && !rule.fault.unseats() {
             return Err(format!("faults[{i}].for: {} unseats no leader; say how long", rule.fault.name()));

@@ -39,6 +39,8 @@ pub struct Planned {
     pub stall_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits: Option<u32>,
 }
 
 /// The same scenario and seed give the same schedule.
@@ -63,6 +65,7 @@ fn planned(rule: &Rule, start: Start, rng: &mut Rng) -> Planned {
         end,
         stall_ms: rule.stall.map(|stall| stall.0),
         seconds: rule.seconds,
+        bits: rule.bits,
     }
 }
 

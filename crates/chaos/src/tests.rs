@@ -34,6 +34,8 @@ fn a_wrong_scenario_is_refused_by_the_field() {
     refused("fault: kill", "fault: murder", "murder");
     refused("fault: kill", "fault: slow-disk", "faults[0].stall");
     refused("fault: kill", "fault: clock-skew", "faults[0].seconds");
+    refused("fault: kill", "fault: bit-flip", "faults[0].bits");
+    refused("fault: kill", "fault: kill, bits: 3", "faults[0].bits");
     refused("every: 7s", "every: recovered", "faults: `every: recovered`");
     refused("every: 7s", "evry: 7s", "evry");
     refused("name: kills", "name: kills\ninvariants: [sane]", "invariants");

@@ -166,7 +166,8 @@ impl Client {
                         }
                     },
                 };
-                match tokio::time::timeout(self.patience.answer, attempt(channel.clone())).await {
+                let patience = self.patience.answer(last_answer.is_some(), started.elapsed());
+                match tokio::time::timeout(patience, attempt(channel.clone())).await {
                     Ok(Ok(response)) => {
                         *self.kept.lock() = Some((i, channel));
                         return Ok(response.into_inner());
@@ -176,7 +177,8 @@ impl Client {
                         *self.kept.lock() = Some((i, channel));
                         return Err(status.into());
                     }
-                    Err(_) => last_answer = Some(Error::Silent { server: server.address.clone() }),
+                    // What another has said tells more.
+                    Err(_) => _ = last_answer.get_or_insert(Error::Silent { server: server.address.clone() }),
                 }
                 // Whatever is wrong may be wrong with the connection.
                 self.kept.lock().take_if(|(at, _)| *at == i);

@@ -51,6 +51,13 @@ impl Patience {
         Round { pause: Duration::ZERO, connect: self.connect[0] }
     }
 
+    /// For the answer of the next server, `elapsed` after the call began. `refused`: one has said already
+    /// that it cannot serve, and has taken its time for it.
+    pub fn answer(&self, refused: bool, elapsed: Duration) -> Duration {
+        let is_waited_for = self.total.is_zero() && refused && elapsed >= LOOKED;
+        if is_waited_for { TOLD_WITHIN.saturating_sub(elapsed).max(LAST_LOOK).min(self.answer) } else { self.answer }
+    }
+
     /// What follows `n_rounds` without a final answer, `elapsed` after the first began; `None`: give up.
     /// `connected`: in the last of them a server took a connection.
     pub fn next_round(&self, n_rounds: u32, connected: bool, elapsed: Duration) -> Option<Round> {
@@ -63,20 +70,28 @@ impl Patience {
     }
 }
 
+/// A server that needed this long to say that it cannot serve has looked for a leader itself.
+const LOOKED: Duration = Duration::from_secs(1);
+/// A person hears of it within this time of the call's start.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
+/// Every further server has this long, at least, to know better.
+const LAST_LOOK: Duration = Duration::from_millis(150);
+
 /// Whether a call that ended so is to be made again, at another master or this one. Either nothing was
 /// applied and another may serve it, or nobody knows: then a write is repeated under the same
-/// `request_id`. tonic tells of a connection that broke under a call as unknown, cancelled or internal,
-/// with what broke as the source; a server's own word has none.
+/// `request_id`. tonic tells of a connection that broke under a call as unknown, cancelled, internal or
+/// (HTTP/2's "enhance your calm") exhausted, with what broke as the source; a server's own word has none.
 pub fn is_transient(status: &Status) -> bool {
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded => true,
-        Code::Unknown | Code::Cancelled | Code::Internal => std::error::Error::source(status).is_some(),
+        Code::Unknown | Code::Cancelled | Code::Internal | Code::ResourceExhausted => {
+            std::error::Error::source(status).is_some()
+        }
         Code::Ok
         | Code::InvalidArgument
         | Code::NotFound
         | Code::AlreadyExists
         | Code::PermissionDenied
-        | Code::ResourceExhausted
         | Code::FailedPrecondition
         | Code::Aborted
         | Code::OutOfRange
@@ -107,6 +122,16 @@ mod tests {
     }
 
     #[test]
+    fn a_person_who_was_told_no_waits_little_for_others_to_know_better() {
+        let patience = Patience::once();
+        assert_eq!(patience.answer(false, ms(1900)), ms(5000));
+        assert_eq!(patience.answer(true, ms(20)), ms(5000), "a quick no leaves time for a second opinion");
+        assert_eq!(patience.answer(true, ms(1200)), ms(800));
+        assert_eq!(patience.answer(true, ms(1870)), ms(150));
+        assert_eq!(Patience::default().answer(true, ms(1870)), ms(5000), "a program waits");
+    }
+
+    #[test]
     fn a_program_waits_for_the_next_leader() {
         let patience = Patience::default();
         let again = |connect| Some(Round { pause: ms(50), connect });
@@ -127,7 +152,7 @@ mod tests {
         for code in [Code::Unavailable, Code::DeadlineExceeded] {
             assert!(is_transient(&Status::new(code, "")), "{code:?}");
         }
-        for code in [Code::Unknown, Code::Cancelled, Code::Internal] {
+        for code in [Code::Unknown, Code::Cancelled, Code::Internal, Code::ResourceExhausted] {
             assert!(is_transient(&broken(code)) && !is_transient(&Status::new(code, "")), "{code:?}");
         }
         for code in [Code::NotFound, Code::Aborted, Code::AlreadyExists, Code::PermissionDenied, Code::OutOfRange] {

@@ -97,6 +97,9 @@ async fn connection(
     });
     let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     builder.http2().max_concurrent_streams(1000).keep_alive_interval(Some(Duration::from_secs(10)));
+    // A master that was frozen or starved finds many requests given up at once, by as many clients as share
+    // a connection. By default the 21st ends it for all of them.
+    builder.http2().max_pending_accept_reset_streams(1000);
     builder.http2().timer(hyper_util::rt::TokioTimer::new());
     builder.http1().timer(hyper_util::rt::TokioTimer::new());
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(Gathered::new(stream)), service);

@@ -25,6 +25,11 @@ const REMEDY: &str = "empty this master's data folder and join again with a toke
 pub enum OpenError {
     #[error("cannot open the Raft storage in {path}; if the disk lost data, {REMEDY}")]
     Rocks { path: String, source: rocksdb::Error },
+    #[error(
+        "the disk of the Raft storage in {path} is full: nothing is lost; free some space (some 100 MB to start with) \
+         and start this master again"
+    )]
+    Full { path: String, source: rocksdb::Error },
     #[error("cannot open the Raft storage in {path}")]
     Mark { path: String, source: io::Error },
     #[error(
@@ -52,11 +57,20 @@ fn options() -> Options {
     options
 }
 
+/// What the operating system says of a full disk, which RocksDB passes on as text alone.
+const NO_SPACE: &str = "No space left on device";
+
+/// Why RocksDB did not open the files of a folder.
+fn unopened(path: &Path, source: rocksdb::Error) -> OpenError {
+    let is_full = source.kind() == rocksdb::ErrorKind::IOError && source.to_string().contains(NO_SPACE);
+    let path = path.display().to_string();
+    if is_full { OpenError::Full { path, source } } else { OpenError::Rocks { path, source } }
+}
+
 impl RocksDisk {
     pub fn open(path: &Path) -> Result<RocksDisk, OpenError> {
         let name = path.display().to_string();
-        let opened = DB::open(&options(), path);
-        let db = opened.map_err(|source| OpenError::Rocks { path: name.clone(), source })?;
+        let db = DB::open(&options(), path).map_err(|source| unopened(path, source))?;
         reaches_mark(&db, path)?;
         let mark = Mark::open(path).map_err(|source| OpenError::Mark { path: name, source })?;
         Ok(RocksDisk { db, mark: Some(mark) })
@@ -64,8 +78,7 @@ impl RocksDisk {
 
     /// For looking: nothing is changed, and every write fails.
     pub fn open_read_only(path: &Path) -> Result<RocksDisk, OpenError> {
-        let opened = DB::open_for_read_only(&options(), path, false);
-        let db = opened.map_err(|source| OpenError::Rocks { path: path.display().to_string(), source })?;
+        let db = DB::open_for_read_only(&options(), path, false).map_err(|source| unopened(path, source))?;
         reaches_mark(&db, path)?;
         Ok(RocksDisk { db, mark: None })
     }

@@ -36,9 +36,12 @@ impl ProcessId {
         files::replace(path, format!("{} {}", self.pid, self.started))
     }
 
-    /// Whether it still runs (or is frozen); a zombie does not.
+    /// Whether it still runs (or is frozen); a zombie does not. One whose first thread has ended before the
+    /// others is shown as a zombie, too, while they still hold its files: it is alive until they have ended.
     pub fn is_alive(&self) -> bool {
-        stat(self.pid).is_some_and(|fields| fields[0] != "Z" && fields.get(19) == Some(&self.started))
+        let has_threads = |fields: &[String]| fields.get(17).is_some_and(|n| n.parse::<u32>().is_ok_and(|n| n > 1));
+        stat(self.pid)
+            .is_some_and(|fields| fields.get(19) == Some(&self.started) && (fields[0] != "Z" || has_threads(&fields)))
     }
 
     /// Whether it is frozen by a signal.

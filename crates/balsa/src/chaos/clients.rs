@@ -45,6 +45,8 @@ fn meaning(code: Code, by_a_master: bool, assumes: bool) -> Meaning {
         Code::NotFound => Meaning::Refused(WriteEnd::NotFound),
         Code::AlreadyExists => Meaning::Refused(WriteEnd::Exists),
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => Meaning::Unknown,
+        // HTTP/2 says so of a connection that it ends.
+        Code::ResourceExhausted | Code::Internal if !by_a_master => Meaning::Unknown,
         _ => Meaning::Refused(WriteEnd::Refused),
     }
 }
@@ -418,6 +420,9 @@ mod tests {
         assert_eq!(meaning(Code::Unknown, false, false), Meaning::Unknown);
         assert_eq!(meaning(Code::Aborted, true, true), Meaning::Refused(WriteEnd::Conflict));
         assert_eq!(meaning(Code::Aborted, true, false), Meaning::Not);
-        assert_eq!(meaning(Code::Internal, true, false), Meaning::Refused(WriteEnd::Refused));
+        for code in [Code::Internal, Code::ResourceExhausted] {
+            assert_eq!(meaning(code, true, false), Meaning::Refused(WriteEnd::Refused));
+            assert_eq!(meaning(code, false, false), Meaning::Unknown);
+        }
     }
 }

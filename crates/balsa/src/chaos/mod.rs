@@ -1,6 +1,7 @@
 //! `balsa chaos`: harms a cluster as a scenario and a seed say, while clients use it, and judges what they
 //! were told. docs/chaos.md is its manual; what is decided is decided in the `chaos` crate.
 
+mod bits;
 mod clients;
 mod faults;
 mod folder;
@@ -141,6 +142,7 @@ impl Plan {
         let spec = &self.scenario.cluster;
         let (masters, workers, disk) = (spec.masters.to_string(), spec.workers.to_string(), DISK_MIB.to_string());
         let mut words = vec!["up", "--masters", &masters, "--workers", &workers, "--runtime", "process"];
+        words.extend(["--profile", spec.profile.name()]);
         if self.scenario.faults.iter().any(|rule| rule.fault.needs_disk()) {
             words.extend(["--master-disk", &disk]);
         }
@@ -228,13 +230,16 @@ impl Plan {
         asking.spawn(clients::writers(world.clone(), maps.clone(), ended.clone()));
         asking.spawn(clients::readers(world.clone(), ended.clone()));
         asking.spawn(clients::pods(world.clone(), ended.clone()));
-        let faults = Arc::new(Faults { world: world.clone(), target: Arc::new(target), stop: stopped.clone() });
+        let target = Arc::new(target);
+        let faults = Arc::new(Faults { world: world.clone(), target: target.clone(), stop: stopped.clone() });
         faults.carry_out(self.planned.clone()).await;
         if !self.is_paced_by_recovery() && !*stopped.borrow() {
             self.rest_of_the_time(world, stopped.clone()).await;
         }
         run.over_us = world.recorder.now_us();
         let began = Instant::now();
+        let everyone = [world.names(), world.workers.clone()].concat();
+        tokio::task::spawn_blocking(move || target.start_ended(&everyone)).await??;
         let whole = timeout(Duration::from_millis(world.scenario.limits.converges.0), converge(world, &maps)).await;
         match whole {
             Ok(()) => run.converged_ms = u64::try_from(began.elapsed().as_millis()).ok(),

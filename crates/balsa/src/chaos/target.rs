@@ -1,6 +1,7 @@
 //! Whom faults are done to, and how: the members of a `balsa dev` cluster, or machines that an operator's
 //! own commands kill, start and cut.
 
+use super::bits;
 use crate::dev::Cluster;
 use crate::dev::disk::{self, Disk};
 use anyhow::{Context, Result, bail};
@@ -29,7 +30,8 @@ pub(super) struct Commands {
     full_disk: Option<String>,
     power_cut: Option<String>,
     clock_skew: Option<String>,
-    /// Ends a slow or full disk, a power cut or a skewed clock, and leaves the member running.
+    bit_flip: Option<String>,
+    /// Ends a slow or full disk, a power cut, a skewed clock or a damaged disk, and leaves the member running.
     restore: Option<String>,
 }
 
@@ -66,6 +68,7 @@ impl Commands {
             Fault::FullDisk => [("full-disk", self.full_disk.as_ref()), restore],
             Fault::PowerCut => [("power-cut", self.power_cut.as_ref()), restore],
             Fault::ClockSkew => [("clock-skew", self.clock_skew.as_ref()), restore],
+            Fault::BitFlip => [("bit-flip", self.bit_flip.as_ref()), restore],
         }
     }
 }
@@ -115,8 +118,21 @@ impl Target {
         Ok(())
     }
 
+    /// Starts members that ended by themselves, of a harm that was healed before they had: on machines of
+    /// their own the system does so.
+    pub(super) fn start_ended(&self, names: &[String]) -> Result<()> {
+        let Target::Dev(cluster) = self else { return Ok(()) };
+        cluster.reap();
+        for name in names.iter().filter(|name| !cluster.runs(name)) {
+            eprintln!("{name} had ended by itself: started");
+            cluster.start(name)?;
+        }
+        Ok(())
+    }
+
     /// Does what a fault says. When it fails, what was done is undone.
     pub(super) fn harm(&self, fault: &Planned, names: &[String]) -> Result<Harm> {
+        self.start_ended(names)?;
         let mut harm = Harm { names: names.to_vec(), fault: fault.fault, disks: Vec::new(), stalls: None };
         if let Err(error) = self.begin(fault, &mut harm) {
             return match self.end(harm) {
@@ -170,6 +186,13 @@ impl Target {
                     cluster.start_with(name, &[(crate::CLOCK_SKEW, &seconds)])?;
                 }
             }
+            Fault::BitFlip => {
+                signal(Signal::SIGKILL)?;
+                for name in &names {
+                    bits::flip(&cluster.data(name).0, fault.bits.unwrap_or(0), fault.draw)?;
+                    cluster.start(name)?;
+                }
+            }
         }
         if fault.fault != Fault::Cut {
             cluster.reap();
@@ -212,6 +235,18 @@ impl Target {
             Fault::ClockSkew => {
                 for name in names.iter().filter(|name| cluster.runs(name)) {
                     cluster.signal(name, Signal::SIGKILL)?;
+                }
+            }
+            Fault::BitFlip => {
+                cluster.reap();
+                for name in names {
+                    match cluster.runs(name) {
+                        // Nobody has read the damage yet; an operator who knows of it does the same.
+                        true => drop(cluster.signal(name, Signal::SIGKILL)?),
+                        false if bits::names_remedy(&cluster.log_tail(name)) => {}
+                        false => bail!("{name} ended of damage and names no remedy:\n{}", cluster.log_tail(name)),
+                    }
+                    bits::empty(&cluster.data(name).0)?;
                 }
             }
         }

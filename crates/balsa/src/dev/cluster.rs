@@ -75,7 +75,7 @@ fn wake_after(signal: Signal, activity: Activity) -> Option<Signal> {
 
 impl Cluster {
     /// The cluster of a folder, planned now if it is new.
-    pub(super) fn plan(dir: &Path, runtime: &str) -> Result<Cluster> {
+    pub(super) fn plan(dir: &Path, runtime: &str, profile: Option<&str>) -> Result<Cluster> {
         std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
         let dir = dir.canonicalize()?;
         if let Some(cluster) = Cluster::known(&dir)? {
@@ -86,7 +86,12 @@ impl Cluster {
                     cluster.topology.runtime
                 );
             }
-            return Ok(cluster);
+            match profile {
+                Some(profile) if profile != cluster.topology.profile => {
+                    bail!("the cluster in {} was made with another --profile; `balsa dev down` it first", dir.display())
+                }
+                Some(_) | None => return Ok(cluster),
+            }
         }
         if dir.join("nodes").exists() {
             bail!(
@@ -103,10 +108,12 @@ impl Cluster {
         if !left.is_empty() {
             eprintln!("removed what an earlier cluster in {} had left: {}", dir.display(), left.join(", "));
         }
-        let topology = Topology::of(&dir, mode, &runtime).in_free_slot(|topology| match mode {
-            Mode::Namespaces => network::is_taken(topology),
-            Mode::Loopback => Ok(any_port_taken(topology.all_ports())),
-        })?;
+        let profile = profile.unwrap_or_default().to_string();
+        let topology =
+            Topology { profile, ..Topology::of(&dir, mode, &runtime) }.in_free_slot(|topology| match mode {
+                Mode::Namespaces => network::is_taken(topology),
+                Mode::Loopback => Ok(any_port_taken(topology.all_ports())),
+            })?;
         let topology = topology.context("every slot for a cluster on this machine is taken; end another cluster")?;
         std::fs::write(dir.join("topology.json"), serde_json::to_string_pretty(&topology)?)?;
         Ok(Cluster { dir, topology })
@@ -128,7 +135,7 @@ impl Cluster {
         self.names().into_iter().filter(|name| name.starts_with("worker-")).collect()
     }
 
-    pub(super) fn data(&self, name: &str) -> DataDir {
+    pub(crate) fn data(&self, name: &str) -> DataDir {
         DataDir(self.node_dir(name).join("data"))
     }
 
@@ -286,7 +293,7 @@ impl Cluster {
     }
 
     /// The last lines of a member's log, for an error that explains itself.
-    pub(super) fn log_tail(&self, name: &str) -> String {
+    pub(crate) fn log_tail(&self, name: &str) -> String {
         let text = std::fs::read_to_string(self.node_dir(name).join("log")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(5)..].join("\n")

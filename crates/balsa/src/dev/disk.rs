@@ -131,8 +131,10 @@ impl Disk {
         Ok(())
     }
 
+    /// Gives the space back, for good: a removal that is not synced, a power cut would undo.
     pub(crate) fn free(&self) -> Result<()> {
-        std::fs::remove_file(self.mount.join(FILLER)).context("giving the disk's space back")
+        std::fs::remove_file(self.mount.join(FILLER)).context("giving the disk's space back")?;
+        self.root.sync_all().context("giving the disk's space back")
     }
 
     /// From now on nothing reaches the disk, the journal included: what a power cut leaves is there.

@@ -44,6 +44,9 @@ pub(crate) enum Verb {
         /// `containerd`, `process`, or `auto`: containerd where it is installed and you are root.
         #[arg(long, default_value = "auto")]
         runtime: String,
+        /// The masters' timing profile; `lan` for a new cluster.
+        #[arg(long, value_parser = ["lan", "wan", "slow-disk"])]
+        profile: Option<String>,
         #[arg(long, default_value = ".balsa")]
         dir: PathBuf,
     },
@@ -123,8 +126,8 @@ pub(crate) enum Verb {
 
 pub(crate) fn run(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Up { masters, workers, master_disk, runtime, dir } => {
-            up::up(&up::Size { masters, workers, master_disk }, &runtime, &dir)
+        Verb::Up { masters, workers, master_disk, runtime, profile, dir } => {
+            up::up(&up::Asked { masters, workers, master_disk, profile }, &runtime, &dir)
         }
         Verb::Status { dir, output } => status(&Cluster::open(&dir)?, output),
         Verb::Kill { name, signal, dir } => send(&dir, &name, signal),

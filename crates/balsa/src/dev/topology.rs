@@ -25,6 +25,13 @@ pub(crate) struct Topology {
     /// Which of the machine's slots for clusters this one has: its subnets or its ports.
     pub(crate) slot: u16,
     pub(crate) runtime: String,
+    /// The masters' timing profile.
+    #[serde(default = "lan")]
+    pub(crate) profile: String,
+}
+
+fn lan() -> String {
+    "lan".into()
 }
 
 /// Subnets 10.128.SLOT.0/24 for hosts, and a /18 of 10.160.0.0 to 10.223.255.255 for pods.
@@ -55,7 +62,7 @@ impl Topology {
         let digest = Sha256::digest(dir.to_string_lossy().as_bytes());
         let slot = u16::from_be_bytes([digest[0], digest[1]]) % n_slots(mode);
         let tag = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-        Topology { mode, tag, slot, runtime: runtime.into() }
+        Topology { mode, tag, slot, runtime: runtime.into(), profile: lan() }
     }
 
     /// The same plan in the first slot from this one on that is not taken; `None` when all are.

@@ -32,7 +32,7 @@ fn master_config(cluster: &Cluster, name: &str, join: Option<Join>) -> MasterCon
         address: topology.address(name),
         api_port,
         peer_port,
-        profile: String::new(),
+        profile: topology.profile.clone(),
         vip: (topology.mode == Mode::Namespaces).then(vip),
         join,
         alt_names: Vec::new(),
@@ -72,17 +72,18 @@ fn check_size(cluster: &Cluster, role: &str, wanted: Option<usize>) -> Result<()
 }
 
 /// What `up` was asked to make.
-pub(super) struct Size {
+pub(super) struct Asked {
     pub(super) masters: Option<usize>,
     pub(super) workers: Option<usize>,
     /// MiB.
     pub(super) master_disk: Option<u64>,
+    /// The masters' timing profile; `lan` for a new cluster.
+    pub(super) profile: Option<String>,
 }
 
-pub(super) fn up(size: &Size, runtime: &str, dir: &Path) -> Result<()> {
-    let &Size { masters, workers, master_disk } = size;
-    let asked = (masters, workers);
-    let (masters, workers) = (masters.unwrap_or(3), workers.unwrap_or(3));
+pub(super) fn up(asked: &Asked, runtime: &str, dir: &Path) -> Result<()> {
+    let &Asked { masters: asked_masters, workers: asked_workers, master_disk, ref profile } = asked;
+    let (masters, workers) = (asked_masters.unwrap_or(3), asked_workers.unwrap_or(3));
     if ![1, 3, 5].contains(&masters) {
         bail!("--masters {masters}: a group has 1, 3 or 5 masters (at most {MASTERS_MAX} while they are replaced)");
     }
@@ -92,11 +93,11 @@ pub(super) fn up(size: &Size, runtime: &str, dir: &Path) -> Result<()> {
     let started = Instant::now();
     std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
     let _lock = Lock::take(dir, Duration::ZERO)?;
-    let cluster = Cluster::plan(dir, runtime)?;
+    let cluster = Cluster::plan(dir, runtime, profile.as_deref())?;
     // A cluster that was complete once is never initialized again, even if a master lost its disk.
     if cluster.dir.join("complete").exists() {
-        check_size(&cluster, "master", asked.0)?;
-        check_size(&cluster, "worker", asked.1)?;
+        check_size(&cluster, "master", asked_masters)?;
+        check_size(&cluster, "worker", asked_workers)?;
         if let (Some(_), false) = (master_disk, disk::has(&cluster, "master-1")) {
             bail!(
                 "--master-disk: the cluster in {} was made without; `balsa dev down` it first",

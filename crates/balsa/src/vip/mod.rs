@@ -179,10 +179,10 @@ mod tests {
 
     #[test]
     fn the_leader_holds_it_and_nobody_else_does() {
-        let zero = Duration::ZERO;
-        assert_eq!(claim(&leadership(Some("a"), true), "a", false, zero, zero), Claim::Hold);
-        assert_eq!(claim(&leadership(Some("b"), false), "a", true, zero, zero), Claim::Leave);
-        assert_eq!(claim(&leadership(Some("a"), false), "a", false, zero, zero), Claim::Leave, "not yet in office");
+        let (zero, turn) = (Duration::ZERO, turn(Duration::from_millis(180), 0));
+        assert_eq!(claim(&leadership(Some("a"), true), "a", false, zero, turn), Claim::Hold);
+        assert_eq!(claim(&leadership(Some("b"), false), "a", true, zero, turn), Claim::Leave);
+        assert_eq!(claim(&leadership(Some("a"), false), "a", false, zero, turn), Claim::Leave, "not yet in office");
     }
 
     #[test]
