@@ -98,7 +98,7 @@ fn request_id(request: &Request, id: &str) -> Option<u128> {
 
 pub(crate) fn object(json: bytes::Bytes) -> pb::Object {
     let revision = objects::record::revision_of(&json).0;
-    pb::Object { json, revision }
+    pb::Object { json, revision, ..Default::default() }
 }
 
 impl ObjectsService {
@@ -111,8 +111,10 @@ impl ObjectsService {
 
     async fn one(&self, request: &Request) -> Result<Response<pb::Object>, Status> {
         match self.call(request).await? {
-            Reply::Object { json, .. } => Ok(Response::new(object(json))),
-            Reply::Value { value, .. } => Ok(Response::new(object(value.to_string().into()))),
+            Reply::Object { json, warnings, .. } => Ok(Response::new(pb::Object { warnings, ..object(json) })),
+            Reply::Value { value, warnings, .. } => {
+                Ok(Response::new(pb::Object { warnings, ..object(value.to_string().into()) }))
+            }
             Reply::List(_) => Err(Status::internal("a list came instead of an object")),
         }
     }

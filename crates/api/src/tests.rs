@@ -299,6 +299,24 @@ fn a_watch_shows_objects_entering_and_leaving_its_selector() {
 }
 
 #[test]
+fn what_is_kept_and_not_acted_on_is_told() {
+    let mut cluster = Cluster::new();
+    let mut told = |kind: &str, body: Value| match cluster.run(&request(Verb::Create, kind, "", body)).unwrap() {
+        Reply::Object { warnings, .. } | Reply::Value { warnings, .. } => warnings,
+        Reply::List(_) => panic!("one object was made"),
+    };
+    let mut asking = pod("a");
+    asking.set("spec.imagePullSecrets", json!([{"name": "registry"}]));
+    let warnings = told("pods", asking.clone());
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].starts_with("spec.imagePullSecrets: not acted on here"), "{warnings:?}");
+    let mut deployed = deployment("d");
+    deployed.set("spec.template.spec.imagePullSecrets", json!([{"name": "registry"}]));
+    assert!(told("deployments", deployed)[0].starts_with("spec.template.spec.imagePullSecrets"));
+    assert!(told("pods", pod("b")).is_empty());
+}
+
+#[test]
 fn a_watch_of_one_name_keeps_to_its_selectors() {
     let mut cluster = Cluster::new();
     let mut watch = request(Verb::Watch, "pods", "a", Value::Null);

@@ -152,6 +152,10 @@ fn each<T>(all: Vec<T>, mut act: impl FnMut(T) -> Result<()>) -> Result<()> {
     }
 }
 
+fn warn(warnings: &[String]) {
+    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+}
+
 /// Makes one object as it is asked for; says what was done.
 fn apply_one(scope: &Scope, access: &Access, mut object: Value) -> Result<String> {
     let kind = registry::by_kind_name(object.text("kind"))
@@ -180,7 +184,8 @@ fn apply_one(scope: &Scope, access: &Access, mut object: Value) -> Result<String
                 request_id: request_id(),
                 ..Default::default()
             };
-            call(access, async |channel| ObjectsClient::new(channel).create(request.clone()).await)?;
+            let made = call(access, async |channel| ObjectsClient::new(channel).create(request.clone()).await)?;
+            warn(&made.warnings);
             "created"
         }
         Some(found) => {
@@ -197,6 +202,7 @@ fn apply_one(scope: &Scope, access: &Access, mut object: Value) -> Result<String
                 ..Default::default()
             };
             let after = call(access, async |channel| ObjectsClient::new(channel).patch(request.clone()).await)?;
+            warn(&after.warnings);
             if after.revision == found.revision { "unchanged" } else { "configured" }
         }
     };

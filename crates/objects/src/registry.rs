@@ -42,6 +42,8 @@ pub struct Kind {
     pub row: fn(&Value, Timestamp) -> Vec<Value>,
     pub default: fn(&mut Value),
     pub validate: fn(&Value, &mut FieldErrors),
+    /// What whoever writes it is told besides: fields that are kept and that nothing acts on.
+    pub warn: fn(&Value) -> Vec<String>,
     pub validate_update: fn(new: &Value, old: &Value, &mut FieldErrors),
     /// What a write to `/status` must keep to.
     pub validate_status: fn(new: &Value, old: &Value, &mut FieldErrors),
@@ -161,6 +163,10 @@ const INT: &str = "integer";
 fn no_default(_: &mut Value) {}
 fn no_update_rule(_: &Value, _: &Value, _: &mut FieldErrors) {}
 
+fn no_warning(_: &Value) -> Vec<String> {
+    Vec::new()
+}
+
 /// What most entries share; an entry overrides what differs.
 const BASE: Kind = Kind {
     id: KindId(0),
@@ -182,6 +188,7 @@ const BASE: Kind = Kind {
     row: core::age_row,
     default: no_default,
     validate: core::validate_nothing,
+    warn: no_warning,
     validate_update: no_update_rule,
     validate_status: no_update_rule,
     needs_revision: false,
@@ -280,6 +287,7 @@ pub static KINDS: &[Kind] = &[
         row: pod::row,
         default: pod::default_pod,
         validate: pod::validate_pod,
+        warn: pod::warn_pod,
         validate_update: pod::validate_pod_update,
         generation_of: &["spec"],
         ..BASE
@@ -391,6 +399,7 @@ pub static KINDS: &[Kind] = &[
         row: workload::replica_set_row,
         default: workload::default_replica_set,
         validate: workload::validate_replica_set,
+        warn: workload::warn,
         validate_update: workload::validate_selector_kept,
         validate_status: workload::validate_replica_set_status,
         generation_of: &["spec"],
@@ -419,6 +428,7 @@ pub static KINDS: &[Kind] = &[
         row: workload::deployment_row,
         default: workload::default_deployment,
         validate: workload::validate_deployment,
+        warn: workload::warn,
         validate_update: workload::validate_selector_kept,
         validate_status: workload::validate_deployment_status,
         generation_of: &["spec"],

@@ -33,9 +33,12 @@ pub(crate) fn generates_name(request: &Request) -> bool {
 
 /// Takes the body as an object of the request's kind; returns the stored form and the warnings.
 fn accept_object(request: &Request, object: Value) -> Result<(Value, Vec<String>), Status> {
-    let (mut object, warnings) = accept(request, &Expected::of(&request.served), object)?;
+    let (mut object, mut warnings) = accept(request, &Expected::of(&request.served), object)?;
     if let Some((_, from)) = request.served.convert {
         from(&mut object);
+    }
+    if request.subresource.is_empty() {
+        warnings.extend((request.served.kind.warn)(&object));
     }
     Ok((object, warnings))
 }

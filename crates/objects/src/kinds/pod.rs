@@ -200,6 +200,32 @@ pub fn validate_spec(spec: &Value, base: &str, errors: &mut FieldErrors) {
     }
 }
 
+/// Fields of a pod spec at `base` that are kept, and that nothing acts on: the pod runs all the same, so whoever
+/// asks for them is told.
+pub fn unheeded(spec: &Value, base: &str) -> Vec<String> {
+    let mut told = Vec::new();
+    if !spec.items("imagePullSecrets").is_empty() {
+        told.push(format!(
+            "{base}.imagePullSecrets: not acted on here; credentials of registries are set in the workers' configuration"
+        ));
+    }
+    for field in ["initContainers", "containers"] {
+        for (i, container) in spec.items(field).iter().enumerate() {
+            if container.at("resources.limits").get("ephemeral-storage").is_some() {
+                told.push(format!(
+                    "{base}.{field}[{i}].resources.limits[ephemeral-storage]: not enforced here; the request counts \
+                     where the pod is placed"
+                ));
+            }
+        }
+    }
+    told
+}
+
+pub fn warn_pod(pod: &Value) -> Vec<String> {
+    unheeded(pod.at("spec"), "spec")
+}
+
 pub fn validate_pod(pod: &Value, errors: &mut FieldErrors) {
     validate_spec(pod.at("spec"), "spec", errors);
     if !pod.items("spec.ephemeralContainers").is_empty() {

@@ -125,6 +125,10 @@ fn validate_workload(object: &Value, errors: &mut FieldErrors) {
     }
 }
 
+pub fn warn(object: &Value) -> Vec<String> {
+    pod::unheeded(object.at("spec.template.spec"), "spec.template.spec")
+}
+
 pub fn validate_replica_set(object: &Value, errors: &mut FieldErrors) {
     validate_workload(object, errors);
 }
