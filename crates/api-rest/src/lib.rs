@@ -22,6 +22,7 @@ use http_body_util::{BodyExt, Limited};
 use objects::{Status, Value, ValueExt, json};
 use path::Target;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub struct Rest {
     front: Front,
@@ -296,15 +297,38 @@ const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const PATCH_TYPES: [&str; 3] =
     ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
 
+/// Of a body that is too large so much more is read, and thrown away, before that is said: a client that is
+/// still writing when its connection ends hears of that, and not of the reason.
+const DISCARDED_MAX: usize = 32 << 20;
+const DISCARDING_MAX: Duration = Duration::from_secs(2);
+
+/// The whole body, up to `api::BODY_BYTES_MAX`.
+async fn collected(mut body: Body) -> Result<Bytes, Status> {
+    let unread = |error: axum::Error| Status::bad_request(format!("the body could not be read: {error}"));
+    match Limited::new(&mut body, api::BODY_BYTES_MAX).collect().await {
+        Ok(bytes) => return Ok(bytes.to_bytes()),
+        Err(error) => match error.downcast::<axum::Error>() {
+            Ok(error) => return Err(unread(*error)),
+            // The limit is what else can go wrong.
+            Err(_) => {}
+        },
+    }
+    let discard = async {
+        let mut n_discarded = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            n_discarded += frame.data_ref().map_or(0, Bytes::len);
+            if n_discarded > DISCARDED_MAX {
+                return;
+            }
+        }
+    };
+    // Whoever takes longer is told, and may not hear it.
+    drop(tokio::time::timeout(DISCARDING_MAX, discard).await);
+    Err(Status::too_large(api::BODY_BYTES_MAX))
+}
+
 async fn read_body(request: &mut Request, headers: &HeaderMap, body: Body) -> Result<(), Status> {
-    let bytes =
-        Limited::new(body, api::BODY_BYTES_MAX).collect().await.map_err(|error| match error
-            .is::<http_body_util::LengthLimitError>(
-        ) {
-            true => Status::too_large(api::BODY_BYTES_MAX),
-            false => Status::bad_request(format!("the body could not be read: {error}")),
-        })?;
-    let bytes = bytes.to_bytes();
+    let bytes = collected(body).await?;
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let media = content_type.split(';').next().unwrap_or("").trim();
     if request.verb == Verb::Patch {
