@@ -194,19 +194,22 @@ fn hear(changed: &[pb::Assignment]) -> Heard {
 
 /// Acts on assignments from a session; older ones than those acted on are ignored.
 pub(crate) async fn accept(shared: &Arc<Shared>, message: pb::Assignments) {
-    let is_new_epoch = {
+    {
         let mut newest = shared.newest.lock();
         let order = (message.epoch, message.revision);
         if order < *newest {
             tracing::warn!(?order, newest = ?*newest, "older assignments ignored");
             return;
         }
-        let is_new_epoch = order.0 > newest.0;
         *newest = order;
-        is_new_epoch
-    };
-    // Before anything is done for these masters: those they replaced are not to be obeyed any more.
-    if is_new_epoch && let Err(error) = epoch::keep(&shared.options.dir, message.epoch) {
+    }
+    // Before anything is done for these masters: those they replaced are not to be obeyed any more. Looked at
+    // with each session, as what is on disk may be older than the file, damaged, or was not to be written once.
+    let is_kept = || epoch::kept(&shared.options.dir) == Ok(Some(message.epoch));
+    if message.complete
+        && !is_kept()
+        && let Err(error) = epoch::keep(&shared.options.dir, message.epoch)
+    {
         tracing::warn!(%error, "the masters' epoch could not be kept on disk");
     }
     if !message.node_labels.is_empty() {

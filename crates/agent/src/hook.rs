@@ -23,9 +23,11 @@ pub(crate) async fn carry_out(
         return exec(runtime, id, hook.items("exec.command"), within).await;
     }
     let done = async {
-        match hook.at("sleep").at("seconds").as_u64() {
-            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
-            None => {
+        match hook.at("sleep") {
+            sleep if !sleep.is_null() => {
+                tokio::time::sleep(Duration::from_secs(sleep.at("seconds").as_u64().unwrap_or(0))).await;
+            }
+            _ => {
                 let get = hook.at("httpGet");
                 let target = Target::new(get, pod_ip, probe::port(container, get.at("port"))?);
                 // That it is answered is all that is asked, as in Kubernetes.

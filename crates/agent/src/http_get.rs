@@ -56,7 +56,8 @@ impl Target {
     fn follow(&self, location: &str) -> Option<Target> {
         let location = location.split('#').next().unwrap_or("");
         let absolute = match location {
-            place if place.contains("://") => place.to_string(),
+            // "://" in a query names no protocol.
+            place if place.find("://").is_some_and(|at| !place[..at].contains(['/', '?'])) => place.to_string(),
             place if place.starts_with("//") => format!("{}:{place}", if self.tls { "https" } else { "http" }),
             place => {
                 let here = self.path.split('?').next().unwrap_or("/");
@@ -207,6 +208,8 @@ mod tests {
             ("/x", "http://h:80/x"),
             ("x?q", "http://h:80/a/x?q"),
             ("?q#f", "http://h:80/a/b?q"),
+            ("/login?next=https://x/", "http://h:80/login?next=https://x/"),
+            ("in?next=https://x/", "http://h:80/a/in?next=https://x/"),
             ("//other/x", "http://other:80/x"),
             ("https://h:8443", "https://h:8443/"),
             ("https://[fd00::1]/x", "https://[fd00::1]:443/x"),

@@ -63,6 +63,11 @@ pub enum Error {
     /// A server's answer.
     #[error("{}", .0.message())]
     Refused(Box<Status>),
+    /// What one server said, while another was asked, too, and was not waited for.
+    #[error(
+        "{refused}; {server} was asked, too, and did not answer in the time that was left: a write may have been applied"
+    )]
+    Doubtful { refused: Box<Error>, server: String },
     /// The last thing that was heard, or the first of why nothing was.
     #[error("no master answers")]
     Unanswered { source: Box<Error> },
@@ -80,6 +85,7 @@ impl Error {
         match self {
             Error::Refused(status) => Some(status),
             Error::Unanswered { source } => source.status(),
+            Error::Doubtful { refused, .. } => refused.status(),
             Error::Read { .. }
             | Error::Kubeconfig(_)
             | Error::Server { .. }
@@ -166,7 +172,8 @@ impl Client {
                         }
                     },
                 };
-                let patience = self.patience.answer(last_answer.is_some(), started.elapsed());
+                let is_refused = matches!(&last_answer, Some(Error::Refused(_) | Error::Doubtful { .. }));
+                let patience = self.patience.answer(is_refused, started.elapsed());
                 match tokio::time::timeout(patience, attempt(channel.clone())).await {
                     Ok(Ok(response)) => {
                         *self.kept.lock() = Some((i, channel));
@@ -177,8 +184,15 @@ impl Client {
                         *self.kept.lock() = Some((i, channel));
                         return Err(status.into());
                     }
-                    // What another has said tells more.
-                    Err(_) => _ = last_answer.get_or_insert(Error::Silent { server: server.address.clone() }),
+                    Err(_) => {
+                        let server = server.address.clone();
+                        last_answer = Some(match last_answer {
+                            // What another has said tells more.
+                            Some(refused @ Error::Refused(_)) => Error::Doubtful { refused: Box::new(refused), server },
+                            Some(doubtful @ Error::Doubtful { .. }) => doubtful,
+                            Some(_) | None => Error::Silent { server },
+                        });
+                    }
                 }
                 // Whatever is wrong may be wrong with the connection.
                 self.kept.lock().take_if(|(at, _)| *at == i);

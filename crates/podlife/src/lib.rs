@@ -222,8 +222,13 @@ fn is_running(container: &Observed) -> bool {
     matches!(container.state, State::Running { .. } | State::Created)
 }
 
+/// One that was created and never started has nothing to stop, and goes with its sandbox.
+fn must_be_stopped(container: &Observed) -> bool {
+    matches!(container.state, State::Running { .. })
+}
+
 fn stop_all(pod: &Value, world: &World, grace_s: i64, memory: &mut Memory, now: Timestamp, step: &mut Step) {
-    for running in world.containers.iter().filter(|container| is_running(container)) {
+    for running in world.containers.iter().filter(|container| must_be_stopped(container)) {
         let container = containers(pod).map(|(container, _)| container).find(|c| c.text("name") == running.name);
         let message = format!("Stopping container {}", running.name);
         hooks::end(container.unwrap_or(&Value::Null), running, (grace_s, message), memory, now, step);
@@ -239,7 +244,7 @@ fn stop(pod: &Value, removed: bool, world: &World, memory: &mut Memory, now: Tim
         Some(deadline) if !removed => ((deadline.since_ms(now) + 1998) / 1000).clamp(0, own.unwrap_or(grace(pod))),
         _ => grace(pod),
     };
-    if world.containers.iter().any(is_running) {
+    if world.containers.iter().any(must_be_stopped) {
         stop_all(pod, world, left.max(1), memory, now, step);
     } else if let Some(sandbox) = &world.sandbox {
         step.actions.push(Action::RemoveSandbox { id: sandbox.id.clone() });
@@ -251,7 +256,7 @@ fn stop(pod: &Value, removed: bool, world: &World, memory: &mut Memory, now: Tim
 /// A finished pod keeps its containers (for logs) and nothing else.
 fn rest(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &mut Step) {
     if let Some(sandbox) = world.sandbox.as_ref().filter(|sandbox| sandbox.ready) {
-        if world.containers.iter().any(is_running) {
+        if world.containers.iter().any(must_be_stopped) {
             stop_all(pod, world, 1, memory, now, step);
         } else {
             step.actions.push(Action::StopSandbox { id: sandbox.id.clone() });
@@ -325,7 +330,9 @@ fn run(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &m
         let latest = world.latest(name);
         match latest {
             Some(running @ Observed { state: State::Running { .. }, .. }) => {
-                if !is_init && running.image != container.text("image") {
+                // What has begun to end goes on ending, also when its image is taken back meanwhile.
+                let ends = running.image != container.text("image") || memory.ending.contains_key(&running.id);
+                if !is_init && ends {
                     let message = format!("Container {name} definition changed, will be restarted");
                     hooks::end(container, running, (grace(pod), message), memory, now, step);
                 } else if !is_init {

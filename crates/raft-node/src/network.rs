@@ -112,7 +112,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     {
         match self.lane {
             Lane::Replication => {
-                let answers = Pipe::open(self, input.boxed(), option.hard_ttl()).answers();
+                let answers = Pipe::open(self, input.boxed()).answers();
                 Box::pin(std::future::ready(Ok(answers)))
             }
             // openraft sends each heartbeat as a stream of one: a call is all it takes.

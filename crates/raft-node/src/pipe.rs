@@ -15,7 +15,6 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendRe
 use protos::raft as pb;
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::time::Duration;
 use tokio::time::Instant;
 
 /// Requests on their way, at most: one with entries, and commit indexes that were told before and after it.
@@ -51,19 +50,13 @@ pub(crate) struct Pipe<'a> {
     sender: mpsc::Sender<pb::AppendRequest>,
     answers: BoxStream<'a, Result<pb::AppendResponse, TransportError>>,
     sent: VecDeque<Sent>,
-    /// How long an answer may take that waits for no fsync.
-    patience: Duration,
 }
 
 impl<'a> Pipe<'a> {
-    pub(crate) fn open(
-        peer: &'a Peer,
-        requests: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
-        patience: Duration,
-    ) -> Pipe<'a> {
+    pub(crate) fn open(peer: &'a Peer, requests: BoxStream<'static, AppendEntriesRequest<TypeConfig>>) -> Pipe<'a> {
         let (sender, sending) = mpsc::channel(IN_FLIGHT_MAX);
         let answers = peer.network.transport.appends(&peer.addr, sending);
-        Pipe { peer, requests: Some(requests), sender, answers, sent: VecDeque::new(), patience }
+        Pipe { peer, requests: Some(requests), sender, answers, sent: VecDeque::new() }
     }
 
     /// The answers, in the order of the requests. What is no success is the last.
@@ -111,9 +104,10 @@ impl<'a> Pipe<'a> {
 
     fn send(&mut self, request: AppendEntriesRequest<TypeConfig>) {
         let last = request.entries.last().map(|entry| entry.log_id);
-        let patience = if last.is_some() { APPEND_TIMEOUT } else { self.patience };
-        let sent =
-            Sent { prev: request.prev_log_id, last: last.or(request.prev_log_id), until: Instant::now() + patience };
+        // Also for one without entries: its lateness would take the entries behind it down. That a peer is dead,
+        // heartbeats tell, on a connection of their own.
+        let until = Instant::now() + APPEND_TIMEOUT;
+        let sent = Sent { prev: request.prev_log_id, last: last.or(request.prev_log_id), until };
         self.sent.push_back(sent);
         // Full it cannot be; closed it is when the peer has hung up, which its answers say.
         drop(self.sender.try_send(self.peer.append_request(&request)));

@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use protos::raft as pb;
 use protos::raft::raft_client::RaftClient;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
@@ -75,14 +75,23 @@ pub trait Transport: Send + Sync + 'static {
         addr: &'a str,
         requests: Receiver<pb::AppendRequest>,
     ) -> BoxStream<'a, Result<pb::AppendResponse, TransportError>> {
-        let answers = requests.then(move |request| async move {
-            match self.call(Lane::Replication, addr, PeerRequest::Append(request), APPEND_TIMEOUT).await? {
-                PeerReply::Append(answer) => Ok(answer),
-                _ => Err(TransportError::Failed("the peer answered something else".into())),
-            }
-        });
-        answers.boxed()
+        one_by_one(self, addr, requests)
     }
+}
+
+/// Each request is a call that waits for the one before.
+fn one_by_one<'a, T: Transport + ?Sized>(
+    transport: &'a T,
+    addr: &'a str,
+    requests: Receiver<pb::AppendRequest>,
+) -> BoxStream<'a, Result<pb::AppendResponse, TransportError>> {
+    let answers = requests.then(move |request| async move {
+        match transport.call(Lane::Replication, addr, PeerRequest::Append(request), APPEND_TIMEOUT).await? {
+            PeerReply::Append(answer) => Ok(answer),
+            _ => Err(TransportError::Failed("the peer answered something else".into())),
+        }
+    });
+    answers.boxed()
 }
 
 /// An append may take longer than the heartbeat interval: 4 MiB and an fsync.
@@ -94,6 +103,9 @@ pub struct TonicTransport {
     /// Told the group of a peer that refused a call as not meant for it.
     met: Box<dyn Fn(&str) + Send + Sync>,
     channels: Mutex<BTreeMap<(String, Lane), Channel>>,
+    /// Peers of a version without `AppendStream`, by address: until a call to one fails, as when it is replaced
+    /// by a newer one.
+    older: Mutex<BTreeSet<String>>,
 }
 
 /// Bytes of one snapshot chunk.
@@ -104,7 +116,12 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;
 impl TonicTransport {
     /// `tls` is asked at each new connection, so that rotated certificates are used.
     pub fn new(tls: impl Fn() -> ClientTlsConfig + Send + Sync + 'static) -> TonicTransport {
-        TonicTransport { tls: Box::new(tls), met: Box::new(|_| ()), channels: Mutex::default() }
+        TonicTransport {
+            tls: Box::new(tls),
+            met: Box::new(|_| ()),
+            channels: Mutex::default(),
+            older: Mutex::default(),
+        }
     }
 
     /// `met` is told the group of each peer that refuses a call as not meant for it.
@@ -187,10 +204,19 @@ impl Transport for TonicTransport {
         addr: &'a str,
         requests: Receiver<pb::AppendRequest>,
     ) -> BoxStream<'a, Result<pb::AppendResponse, TransportError>> {
+        if self.older.lock().contains(addr) {
+            let forget = move |_: &TransportError| _ = self.older.lock().remove(addr);
+            return one_by_one(self, addr, requests).inspect_err(forget).boxed();
+        }
         type Answers<'a> = BoxStream<'a, Result<pb::AppendResponse, TransportError>>;
         let opened: BoxFuture<'a, Result<Answers<'a>, TransportError>> = Box::pin(async move {
             let mut client = self.client(addr, Lane::Replication)?;
-            let answers = client.append_stream(requests).await.map_err(|status| self.failed(&status))?;
+            let answers = client.append_stream(requests).await.map_err(|status| {
+                if status.code() == tonic::Code::Unimplemented {
+                    self.older.lock().insert(addr.to_string());
+                }
+                self.failed(&status)
+            })?;
             Ok(answers.into_inner().map_err(|status| self.failed(&status)).boxed())
         });
         stream::once(opened).try_flatten().boxed()

@@ -244,6 +244,10 @@ impl Runtime for ProcessRuntime {
             vec![("PATH".to_string(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_string())];
         env.push(("HOSTNAME".into(), pod.hostname.clone()));
         env.extend(spec.env.iter().cloned());
+        let argv: Vec<String> = spec.command.iter().chain(&spec.args).cloned().collect();
+        if argv.is_empty() {
+            return Err(Error::Failed("the process runtime has no images: the container must name its command".into()));
+        }
         let saved = SavedContainer {
             name: spec.name.clone(),
             attempt: spec.attempt,
@@ -252,10 +256,6 @@ impl Runtime for ProcessRuntime {
             working_dir: spec.working_dir.clone(),
         };
         save(&dir.join("container.json"), &saved)?;
-        let argv: Vec<String> = spec.command.iter().chain(&spec.args).cloned().collect();
-        if argv.is_empty() {
-            return Err(Error::Failed("the process runtime has no images: the container must name its command".into()));
-        }
         save(&dir.join("spec.json"), &ShimSpec { argv, env, working_dir: spec.working_dir.clone(), log })?;
         let mut child = std::process::Command::new(&self.shim);
         child.arg("process-shim").arg(&dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

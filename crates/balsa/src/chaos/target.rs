@@ -118,13 +118,17 @@ impl Target {
         Ok(())
     }
 
-    /// Starts members that ended by themselves, of a harm that was healed before they had: on machines of
-    /// their own the system does so.
+    /// Starts members that their storage ended, after its harm was healed: on machines of their own the system
+    /// does so. Any other end by themselves is an error.
     pub(super) fn start_ended(&self, names: &[String]) -> Result<()> {
         let Target::Dev(cluster) = self else { return Ok(()) };
         cluster.reap();
         for name in names.iter().filter(|name| !cluster.runs(name)) {
-            eprintln!("{name} had ended by itself: started");
+            let last_words = cluster.log_tail(name);
+            if !["consensus stopped", "Raft storage"].iter().any(|why| last_words.contains(why)) {
+                bail!("{name} ended by itself, and not of its storage:\n{last_words}");
+            }
+            eprintln!("{name} had ended of its storage: started");
             cluster.start(name)?;
         }
         Ok(())

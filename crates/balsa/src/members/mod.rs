@@ -150,8 +150,8 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
 }
 
 /// The members as the leader tells of them, who alone knows their lag; as any master does when that does
-/// not answer. With the names of those who answered it.
-fn told_by_leader(access: Access) -> Result<(pb::StatusResponse, BTreeSet<String>)> {
+/// not answer. With the names of those who answered it; none when it could not be asked.
+fn told_by_leader(access: Access) -> Result<(pb::StatusResponse, Option<BTreeSet<String>>)> {
     let mut status = verbs::cluster_status(&access)?;
     let of = |member: &pb::Member| access.at(&member.api_addr);
     let leader = status.members.iter().find(|member| member.leader && member.name != status.answered_by).map(of);
@@ -161,8 +161,16 @@ fn told_by_leader(access: Access) -> Result<(pb::StatusResponse, BTreeSet<String
         status = told;
     }
     let teller = status.members.iter().find(|member| member.name == status.answered_by).map_or(access.clone(), of);
-    let health = verbs::health(&teller)?;
-    let answering = health.members.into_iter().filter(|member| member.answers).map(|member| member.name).collect();
+    // Members' own addresses may not lead anywhere from here.
+    let answering = match verbs::health(&teller).or_else(|_| verbs::health(&access)) {
+        Ok(health) => {
+            Some(health.members.into_iter().filter(|member| member.answers).map(|member| member.name).collect())
+        }
+        Err(error) => {
+            eprintln!("who answers is not known: {error:#}");
+            None
+        }
+    };
     Ok((status, answering))
 }
 
@@ -172,12 +180,12 @@ pub(crate) fn list(at: &Where, output: Format) -> Result<()> {
         Format::Json => {
             let mut members = verbs::status_json(&status)["members"].take();
             for member in members.as_array_mut().into_iter().flatten() {
-                let answers = answering.contains(member.text("name"));
-                member.set("answers", answers);
+                let answers = answering.as_ref().map(|names| names.contains(member.text("name")));
+                member.set("answers", json!(answers));
             }
             println!("{}", serde_json::to_string_pretty(&members)?);
         }
-        Format::Text => verbs::print_members(&status, Some(&answering)),
+        Format::Text => verbs::print_members(&status, answering.as_ref()),
     }
     Ok(())
 }

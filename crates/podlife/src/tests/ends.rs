@@ -77,6 +77,18 @@ fn a_pod_deleted_before_it_started_is_gone_at_once() {
 }
 
 #[test]
+fn a_container_that_was_created_and_never_started_holds_no_deletion_up() {
+    let mut life = Life::new(one());
+    life.settle();
+    life.world.containers[0].state = State::Created;
+    life.trace.clear();
+    life.delete(30).settle().expect(expect![[r#"
+          remove s0
+        Pending c:ContainerCreating#0 wake=- stopped
+    "#]]);
+}
+
+#[test]
 fn a_deleted_pod_ends_as_its_containers_did() {
     let mut life = Life::new(one());
     life.settle().exit("c", 0).delete(30);
