@@ -28,6 +28,8 @@ pub(crate) struct Log {
 #[derive(Default)]
 struct Shared {
     vote: Option<Vote>,
+    /// The last vote given to the writer: whoever is told of a vote is told after it is here.
+    promised: Option<Vote>,
     committed: Option<LogId>,
     /// Whether `committed` has moved since it was last written.
     committed_moved: bool,
@@ -46,8 +48,13 @@ impl Log {
             Some((_, bytes)) => Some(codec::entry_from_bytes(&bytes)?.log_id),
             None => purged,
         };
-        let shared = Shared { vote, committed, purged, last, ..Shared::default() };
+        let shared = Shared { vote, promised: vote, committed, purged, last, ..Shared::default() };
         Ok(Log { disk, writer, shared: Arc::new(Mutex::new(shared)) })
+    }
+
+    /// The newest vote that anybody can have been told of.
+    pub(crate) fn promised(&self) -> Option<Vote> {
+        self.shared.lock().promised
     }
 
     /// Submits a batch and waits until it is written (and synced, when asked).
@@ -131,6 +138,7 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        self.shared.lock().promised = Some(*vote);
         let mut batch = Batch::default();
         batch.put(disk::VOTE, codec::vote_to_bytes(vote));
         self.write(batch, true).await?;

@@ -49,6 +49,7 @@ impl Peer {
             prev_log_id: rpc.prev_log_id.as_ref().map(codec::log_id_to_pb),
             entries: rpc.entries.iter().map(|entry| codec::entry_to_bytes(entry).into()).collect(),
             leader_commit: rpc.leader_commit.as_ref().map(codec::log_id_to_pb),
+            heartbeat: self.lane == Lane::Heartbeat,
         }
     }
 }

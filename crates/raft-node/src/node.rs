@@ -154,6 +154,8 @@ struct Inner {
     beats: watch::Sender<BTreeMap<String, u64>>,
     /// When a leader was last heard; openraft goes on naming one that died while no other is elected.
     heard: Mutex<tokio::time::Instant>,
+    log: Log,
+    heartbeat: Duration,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -185,6 +187,7 @@ impl Node {
         let writer = (options.spawn_writer)(Writer::new(disk.clone()));
         let log = Log::open(disk, writer).map_err(Error::Storage)?;
         let network = Network { cluster_id: options.cluster_id.clone(), transport: options.transport.clone() };
+        let promises = log.clone();
         let starting = Raft::new(options.node_id, config, network, log, machine.clone());
         let raft = openraft::rt::deterministic_rng::DeterministicRng::<openraft_rt_tokio::TokioRuntime>::scope(
             options.seed,
@@ -208,6 +211,8 @@ impl Node {
             leadership: watch::Sender::new(Leadership::default()),
             beats: watch::Sender::new(BTreeMap::new()),
             heard: Mutex::new(tokio::time::Instant::now()),
+            log: promises,
+            heartbeat: Duration::from_millis(heartbeat),
             tasks: Mutex::default(),
         });
         let follow = tokio::spawn(leadership::follow(Arc::downgrade(&inner), Duration::from_millis(max)));

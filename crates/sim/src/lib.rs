@@ -20,6 +20,7 @@ mod catch;
 mod chronicle;
 mod client;
 mod cluster;
+mod connection;
 mod desk;
 mod disk;
 mod history;

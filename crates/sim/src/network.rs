@@ -1,11 +1,16 @@
 //! The network between the masters: delays, loses, doubles, reorders and cuts.
 
+use crate::connection;
 use crate::mix::Weather;
 use crate::office::Office;
 use crate::points::{Edge, Point, Points, Subject};
 use crate::trace::Trace;
 use async_trait::async_trait;
+use futures::StreamExt;
+use futures::channel::mpsc::Receiver;
+use futures::stream::{self, BoxStream};
 use parking_lot::Mutex;
+use protos::raft as pb;
 use raft_node::{Error, Lane, Node, PeerReply, PeerRequest, Transport, TransportError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,10 +24,10 @@ const LATE_MS_MAX: u64 = 2_000;
 
 /// Nobody tells a caller of a loss, until its connection's pings stay unanswered (`TonicTransport`
 /// pings every second and waits for two).
-const KEEP_ALIVE: Duration = Duration::from_secs(3);
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
 pub(crate) struct Network {
-    trace: Arc<Trace>,
+    pub(crate) trace: Arc<Trace>,
     pub(crate) points: Arc<Points>,
     /// Takes a master's power.
     trip: Box<dyn Fn(usize) -> bool + Send + Sync>,
@@ -56,6 +61,10 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn new(boot: u64, node: Node, office: Option<Office>, life: watch::Receiver<bool>) -> Host {
         Host { boot, node, office, life }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        *self.life.borrow()
     }
 
     /// Returns when this boot is over.
@@ -156,7 +165,7 @@ impl Network {
     }
 
     /// Draws how a message fares: `None` when it is lost.
-    fn fate(&self) -> Option<Duration> {
+    pub(crate) fn fate(&self) -> Option<Duration> {
         let inner = &mut *self.inner.lock();
         let (rng, weather) = (&mut inner.rng, inner.weather);
         let delay_ms = match rng.chance(weather.late, 1000) {
@@ -172,7 +181,7 @@ impl Network {
         self.inner.lock().rng.chance(permille, 1000)
     }
 
-    fn is_cut(&self, from: usize, to: usize) -> bool {
+    pub(crate) fn is_cut(&self, from: usize, to: usize) -> bool {
         self.inner.lock().cut.get(&(from, to)).is_some_and(|n_cuts| *n_cuts > 0)
     }
 
@@ -235,7 +244,7 @@ impl Network {
 type Answer = oneshot::Sender<Result<PeerReply, TransportError>>;
 
 /// As `RaftService` and the gRPC client's reading of its codes would have it.
-fn as_status(error: Error) -> TransportError {
+pub(crate) fn as_status(error: Error) -> TransportError {
     match error {
         Error::Misdirected { .. } | Error::NotLeader | Error::Changing => {
             TransportError::Unreachable(error.to_string())
@@ -259,13 +268,16 @@ fn subject(request: &PeerRequest) -> Subject {
     }
 }
 
+pub(crate) fn name_of_append(request: &pb::AppendRequest) -> String {
+    let term = request.vote.as_ref().map_or(0, |vote| vote.term);
+    let (prev, commit) = (request.prev_log_id.map(|id| id.index), request.leader_commit.map(|id| id.index));
+    let what = if request.heartbeat { "heartbeat" } else { "append" };
+    format!("{what} t{term} {} after {prev:?}, committed {commit:?}", request.entries.len())
+}
+
 fn name(request: &PeerRequest) -> String {
     match request {
-        PeerRequest::Append(r) => {
-            let term = r.vote.as_ref().map_or(0, |vote| vote.term);
-            let (prev, commit) = (r.prev_log_id.map(|id| id.index), r.leader_commit.map(|id| id.index));
-            format!("append t{term} {} after {prev:?}, committed {commit:?}", r.entries.len())
-        }
+        PeerRequest::Append(r) => name_of_append(r),
         PeerRequest::Vote(r) => format!("vote t{}", r.vote.as_ref().map_or(0, |vote| vote.term)),
         PeerRequest::PreVote(r) => format!("pre-vote t{}", r.vote.as_ref().map_or(0, |vote| vote.term)),
         PeerRequest::Snapshot { data, .. } => format!("snapshot of {} bytes", data.len()),
@@ -287,6 +299,12 @@ pub(crate) struct Link {
     pub(crate) life: watch::Receiver<bool>,
 }
 
+impl Link {
+    pub(crate) fn is_over(&self) -> bool {
+        *self.life.borrow()
+    }
+}
+
 #[async_trait]
 impl Transport for Link {
     async fn call(
@@ -299,7 +317,7 @@ impl Transport for Link {
         let to: usize = addr.parse().map_err(|_| TransportError::Unreachable("no such address".into()))?;
         let (answer, answered) = oneshot::channel();
         let subject = subject(&request);
-        if !*self.life.borrow() {
+        if !self.is_over() {
             let network = &self.network;
             let doubled = network.inner.lock().weather.doubled;
             if network.draw(doubled) {
@@ -311,7 +329,7 @@ impl Transport for Link {
         }
         let reply = async {
             match answered.await {
-                Ok(reply) if !*self.life.borrow() && !self.network.pass(self.from, subject, Edge::Answered) => reply,
+                Ok(reply) if !self.is_over() && !self.network.pass(self.from, subject, Edge::Answered) => reply,
                 Ok(_) | Err(_) => {
                     sleep(KEEP_ALIVE).await;
                     Err(TransportError::Failed("the connection broke".into()))
@@ -321,6 +339,17 @@ impl Transport for Link {
         match timeout(patience, reply).await {
             Ok(reply) => reply,
             Err(_) => Err(TransportError::Failed("no answer in time".into())),
+        }
+    }
+
+    fn appends<'a>(
+        &'a self,
+        addr: &'a str,
+        requests: Receiver<pb::AppendRequest>,
+    ) -> BoxStream<'a, Result<pb::AppendResponse, TransportError>> {
+        match addr.parse() {
+            Ok(to) => connection::open(self, to, requests),
+            Err(_) => stream::iter([Err(TransportError::Unreachable("no such address".into()))]).boxed(),
         }
     }
 }

@@ -15,9 +15,14 @@ pub(super) async fn follow(inner: std::sync::Weak<Inner>, lease: Duration) {
     drop(strong);
     loop {
         let Some(inner) = inner.upgrade() else { return };
-        server.borrow_and_update();
+        let (vote, state, leader) = {
+            let server = server.borrow_and_update();
+            (server.vote, server.state, server.current_leader)
+        };
         let (news, settled) = {
             let metrics = metrics.borrow_and_update();
+            // openraft tells `server` first: these metrics may be those from before, and are told in a moment.
+            let agree = (metrics.vote, metrics.state, metrics.current_leader) == (vote, state, leader);
             let leader = metrics.current_leader;
             let name = leader.and_then(|id| metrics.membership_config.membership().get_node(&id));
             let acked = metrics.last_quorum_acked.as_ref().map(|at| at.elapsed());
@@ -37,7 +42,7 @@ pub(super) async fn follow(inner: std::sync::Weak<Inner>, lease: Duration) {
                 term: metrics.current_term,
                 active,
             };
-            (news, !lost && (!leads || active.is_some()))
+            (news, agree && !lost && (!leads || active.is_some()))
         };
         inner.leadership.send_if_modified(|current| {
             let changed = *current != news;
