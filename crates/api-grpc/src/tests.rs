@@ -353,12 +353,14 @@ async fn a_watch_resumes_where_it_was_until_that_has_left_the_history() {
     assert_eq!(next(&mut stream).await, (Type::Added, "c".into(), 4));
     assert_eq!(next(&mut stream).await, (Type::Bookmark, String::new(), 4));
 
+    let create = async |kind, name: &str, stamp| {
+        let op = Op::Create { key: Key::new(kind, "default", name), object: record::encode(&config_map(name)) };
+        face.front.store.propose(Txn { ops: vec![op], stamp, ..Txn::default() }).await.unwrap();
+    };
+    create(registry::POD, "p", NOW).await;
     // Six minutes later, what was six minutes ago is forgotten.
-    let key = Key::new(registry::CONFIG_MAP, "default", "d");
-    let op = Op::Create { key, object: record::encode(&config_map("d")) };
-    let stamp = NOW.plus_secs(360);
-    face.front.store.propose(Txn { ops: vec![op], stamp, ..Txn::default() }).await.unwrap();
-    assert_eq!(next(&mut stream).await, (Type::Added, "d".into(), 5));
+    create(registry::CONFIG_MAP, "d", NOW.plus_secs(360)).await;
+    assert_eq!(next(&mut stream).await, (Type::Added, "d".into(), 6));
     check(
         &face.objects().watch(watch(3)).await.unwrap_err(),
         expect![[r#"

@@ -42,8 +42,9 @@ pub enum OpenError {
 fn options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
-    // Entries should die in the memtable, before they are ever flushed: purges follow within 64 MB.
-    options.set_write_buffer_size(64 << 20);
+    // Two of them are a large part of a busy master's memory. Small entries mostly die in them, as purges follow
+    // within some 30 MB; larger ones are flushed once.
+    options.set_write_buffer_size(32 << 20);
     options.set_max_write_buffer_number(2);
     options.set_max_total_wal_size(256 << 20);
     // A torn tail after a crash is expected; damage before it must not be skipped silently, since

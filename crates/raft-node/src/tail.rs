@@ -4,9 +4,9 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 
 /// Entries kept in memory, by bytes: replication and apply read them from here, so that RocksDB is read only
-/// at start and by followers far behind. 32 MiB is about 60,000 entries of a small ConfigMap's size, a
+/// at start and by followers far behind. 16 MiB is about 30,000 entries of a small ConfigMap's size, a
 /// second or more of the fastest load.
-const BYTES_MAX: usize = 32 << 20;
+const BYTES_MAX: usize = 16 << 20;
 /// What an entry costs beside its bytes: its place in the queue and its allocation's head.
 const ENTRY_OVERHEAD: usize = 64;
 
@@ -129,6 +129,6 @@ mod tests {
         let mut tail = Tail::default();
         (1..=40).for_each(|index| tail.push(index, Bytes::from(vec![0; 1 << 20])));
         assert!(tail.n_bytes <= BYTES_MAX);
-        assert_eq!(tail.first(), Some(10), "31 entries of 1 MiB and their overhead fit");
+        assert_eq!(tail.first(), Some(26), "15 entries of 1 MiB and their overhead fit");
     }
 }

@@ -5,11 +5,15 @@ use imbl::{OrdMap, Vector};
 use objects::{Key, KindId, Record, Revision, Timestamp};
 use std::sync::{Arc, OnceLock};
 
-/// Bounds of the history. At 2,000 writes/s of 5 KB objects the bytes hold about 25 s; at 200
-/// writes/s the age bound of 5 minutes is what ends it.
+/// Bounds of the history, for a watcher that was away: longer than an election by far, and no more memory than
+/// that is worth. At 1,000 writes/s of 5 KB objects the bytes hold 12 s, at 100 writes/s two minutes (Kubernetes'
+/// watch cache keeps 75 s where it can); at some 40 writes/s the age bound of 5 minutes is what ends it.
 const HISTORY_EVENTS_MAX: usize = 100_000;
-const HISTORY_BYTES_MAX: usize = 256 << 20;
+const HISTORY_BYTES_MAX: usize = 64 << 20;
 const HISTORY_AGE_MAX_MS: i64 = 5 * 60 * 1000;
+/// What an event takes beside the JSON of the one record that only it holds: itself and that record, without
+/// labels.
+const EVENT_OVERHEAD: usize = 512;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
@@ -53,37 +57,47 @@ impl Event {
         self.parting.get_or_init(make).clone()
     }
 
+    /// Memory that goes with the event, about.
     fn n_bytes(&self) -> usize {
         let side = |record: &Option<Arc<Record>>| record.as_ref().map_or(0, |record| record.json.len());
-        128 + side(&self.old).max(side(&self.new))
+        EVENT_OVERHEAD + side(&self.old).max(side(&self.new))
     }
 }
 
 /// Events by kind, oldest first, with the order across kinds kept for trimming.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
-    by_kind: OrdMap<KindId, Vector<Arc<Event>>>,
+    by_kind: OrdMap<KindId, Kept>,
     order: Vector<(KindId, Timestamp, usize)>,
     n_bytes: usize,
-    /// Events at or below this revision have been dropped.
+    /// Nothing is known of before this revision.
+    start: Revision,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    events: Vector<Arc<Event>>,
+    /// Events at or below this revision have been dropped. Of this kind alone: what others do pushes nobody
+    /// out who watches a quiet one.
     floor: Revision,
 }
 
 impl History {
-    /// A history that starts after `floor`, e.g. below a snapshot.
-    pub(crate) fn starting_after(floor: Revision) -> History {
-        History { floor, ..History::default() }
+    /// A history that starts after `start`, e.g. below a snapshot.
+    pub(crate) fn starting_after(start: Revision) -> History {
+        History { start, ..History::default() }
     }
 
-    pub(crate) fn floor(&self) -> Revision {
-        self.floor
+    /// Where the history of a kind starts.
+    pub(crate) fn floor(&self, kind: KindId) -> Revision {
+        self.by_kind.get(&kind).map_or(self.start, |kept| kept.floor.max(self.start))
     }
 
     pub(crate) fn push(&mut self, event: Arc<Event>, now: Timestamp) {
         let n_bytes = event.n_bytes();
         self.order.push_back((event.key.kind, now, n_bytes));
         self.n_bytes += n_bytes;
-        self.by_kind.entry(event.key.kind).or_default().push_back(event);
+        self.by_kind.entry(event.key.kind).or_default().events.push_back(event);
         while let Some((kind, stamp, n_bytes)) = self.order.front().copied() {
             let full = self.order.len() > HISTORY_EVENTS_MAX || self.n_bytes > HISTORY_BYTES_MAX;
             if !full && now.since_ms(stamp) <= HISTORY_AGE_MAX_MS {
@@ -91,25 +105,27 @@ impl History {
             }
             self.order.pop_front();
             self.n_bytes -= n_bytes;
-            if let Some(dropped) = self.by_kind.get_mut(&kind).and_then(Vector::pop_front) {
-                self.floor = self.floor.max(dropped.txn_end);
+            if let Some(kept) = self.by_kind.get_mut(&kind)
+                && let Some(dropped) = kept.events.pop_front()
+            {
+                kept.floor = dropped.txn_end;
             }
         }
     }
 
     /// The event of a kind at exactly `revision`, while it is remembered.
     pub(crate) fn at(&self, kind: KindId, revision: Revision) -> Option<&Arc<Event>> {
-        let events = self.by_kind.get(&kind)?;
+        let events = &self.by_kind.get(&kind)?.events;
         let found = events.binary_search_by(|event| event.revision.cmp(&revision)).ok()?;
         events.get(found)
     }
 
     /// The events of a kind after `revision`, oldest first; `None` when some have been dropped.
     pub(crate) fn after(&self, kind: KindId, revision: Revision) -> Option<Vec<Arc<Event>>> {
-        if revision < self.floor {
+        if revision < self.floor(kind) {
             return None;
         }
-        let Some(events) = self.by_kind.get(&kind) else { return Some(Vec::new()) };
+        let Some(Kept { events, .. }) = self.by_kind.get(&kind) else { return Some(Vec::new()) };
         let start = events.binary_search_by(|event| match event.revision <= revision {
             true => std::cmp::Ordering::Less,
             false => std::cmp::Ordering::Greater,

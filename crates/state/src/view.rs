@@ -81,7 +81,7 @@ impl View {
         if revision > self.0.revision {
             return Err(ListError::Future { asked: revision, current: self.0.revision });
         }
-        let oldest = self.0.history.floor();
+        let oldest = self.0.history.floor(kind);
         self.0.history.after(kind, revision).ok_or(ListError::Compacted { asked: revision, oldest })
     }
 
