@@ -147,6 +147,24 @@ impl Cluster {
         }
     }
 
+    /// Waits until this many processes of the tests' pods run on this machine; tells where they belong if not.
+    pub(crate) fn wait_for_processes(&self, n: usize, after: &str) {
+        let patience = Duration::from_secs(40);
+        let started = Instant::now();
+        loop {
+            let sleeping = processes(&["sleep", &mark()]);
+            if sleeping.len() == n {
+                return;
+            }
+            if started.elapsed() > patience {
+                let group = |pid: &String| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+                let belong: Vec<(&String, String)> = sleeping.iter().map(|pid| (pid, group(pid))).collect();
+                panic!("waited {patience:?} in vain for {n} processes after {after}; there are {belong:#?}");
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Processes whose command line names this cluster's folder.
     pub(crate) fn processes(&self) -> Vec<String> {
         let own = self.dir.to_string_lossy().into_owned();
@@ -177,9 +195,26 @@ impl Cluster {
 }
 
 impl Drop for Cluster {
+    /// A test that held must leave nothing that runs; one that failed says enough already.
     fn drop(&mut self) {
-        drop(self.run(&["dev", "down"]));
+        let down = self.run(&["dev", "down"]);
+        if !std::thread::panicking() {
+            assert!(down.status.success(), "dev down: {}", String::from_utf8_lossy(&down.stderr));
+            self.wait_for_processes(0, "dev down");
+            self.left_nothing();
+        }
     }
+}
+
+/// Ids of the processes whose command line holds all these words.
+pub(crate) fn processes(words: &[&str]) -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").expect("/proc is mounted").flatten();
+    let holds = |entry: &std::fs::DirEntry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        words.iter().all(|word| line.contains(word))
+    };
+    entries.filter(holds).map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// How long the tests' pods sleep: a number that no other run on this machine has, so that their

@@ -1,6 +1,6 @@
 //! Workers, containers and their runtime die or are cut off; pods heal.
 
-use crate::cluster::{Cluster, IMAGE, deployment, mark, wanted};
+use crate::cluster::{Cluster, IMAGE, deployment, mark, processes, wanted};
 use serde_json::Value;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -46,17 +46,6 @@ fn fingerprints(cluster: &Cluster) -> Vec<String> {
     all
 }
 
-/// The process ids (on this machine) whose command line holds all of `words`.
-fn processes(words: &[&str]) -> Vec<String> {
-    let entries = std::fs::read_dir("/proc").expect("/proc is mounted").flatten();
-    let holds = |entry: &std::fs::DirEntry| {
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        words.iter().all(|word| line.contains(word))
-    };
-    entries.filter(holds).map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-}
-
 fn kill(pid: &str) {
     assert!(Command::new("kill").args(["-9", pid]).status().unwrap().success(), "kill -9 {pid}");
 }
@@ -87,7 +76,7 @@ fn a_dead_worker_is_replaced_and_stops_what_moved_when_it_is_back() {
     cluster.wait("the old pods to be gone", PATIENCE, || {
         cluster.json(&["get", "pods"])["items"].as_array().is_some_and(|pods| pods.len() == 3)
     });
-    cluster.wait("the old containers to be gone", PATIENCE, || processes(&["sleep", &mark()]).len() == 3);
+    cluster.wait_for_processes(3, "the old containers were to be gone");
 }
 
 #[test]
@@ -107,9 +96,9 @@ fn a_worker_that_is_cut_off_is_replaced_and_stops_what_moved_before_it_reports()
     println!("a cut-off worker's pods run elsewhere after {:.1} s", started.elapsed().as_secs_f64());
     // What runs behind the cut goes on: nobody can tell it to stop. (A started container is its command
     // only a moment after the runtime says so.)
-    cluster.wait("four containers", PATIENCE, || processes(&["sleep", &mark()]).len() == 4);
+    cluster.wait_for_processes(4, "a worker was cut off");
     cluster.dev(&["heal"]);
-    cluster.wait("the moved pod to be stopped", PATIENCE, || processes(&["sleep", &mark()]).len() == 3);
+    cluster.wait_for_processes(3, "the moved pod was to be stopped");
     cluster.wait("its object to be gone", PATIENCE, || {
         cluster.json(&["get", "pods"])["items"].as_array().is_some_and(|pods| pods.len() == 3)
     });

@@ -236,6 +236,9 @@ fn too_little_seen_concludes_nothing() {
     assert_eq!(of(&run, &[fault()], &clean()[..1]), Verdict::Inconclusive, "nothing seen");
     let interrupted = Run { interrupted: Some("by the user".into()), ..run.clone() };
     assert_eq!(of(&interrupted, &[fault()], &clean()), Verdict::Inconclusive);
+    let list = |who: &str| Line::Listed { who: who.into(), at_us: 12_000_000, revision: 99, seen: Seen::default() };
+    let and = |line: Line| clean().into_iter().chain([line]).collect::<Vec<_>>();
+    assert_eq!(of(&run, &[fault()], &and(list("late"))), Verdict::Inconclusive, "a hole before a watcher goes on");
     let failed = FaultLine { error: Some("no such disk".into()), ..fault() };
     assert_eq!(of(&run, &[fault(), failed], &clean()), Verdict::Inconclusive);
     let missing = Run { missing: Some("master-1 does not answer".into()), ..run };

@@ -256,7 +256,7 @@ impl Maps {
         self.write(i, false, assumes.then_some(known)).await
     }
 
-    /// A last write; its revision ends what watchers have to be shown.
+    /// A write after all others, of the first ConfigMap; its revision.
     pub(super) async fn write_last(&self) -> Option<u64> {
         match self.write(0, false, None).await {
             WriteEnd::Applied => Some(self.known.lock()[0]),

@@ -3,7 +3,7 @@
 
 use super::clients::{ASKED, LABEL, list_request, seen};
 use super::world::World;
-use chaos::lines::{Line, Seen};
+use chaos::lines::{Line, OWN_STATE, Seen};
 use objects::{Value, ValueExt};
 use protos::objects as pb;
 use protos::objects::objects_client::ObjectsClient;
@@ -204,7 +204,7 @@ pub(super) async fn own_states(world: &World, revision: u64, patience: Duration)
             Ok(held) => held,
             Err(_) => return Some(format!("{} has not applied revision {revision}", master.name)),
         };
-        let (who, at_us) = (format!("state of {} of configmaps/", master.name), world.recorder.now_us());
+        let (who, at_us) = (format!("{OWN_STATE}{} of configmaps/", master.name), world.recorder.now_us());
         world.recorder.line(&Line::Listed { who, at_us, revision, seen });
     }
     None
