@@ -7,9 +7,6 @@ use podlife::HookKind;
 use runtime::Runtime;
 use std::time::Duration;
 
-/// How much of what a command said is told when it failed, in bytes.
-const SAID_MAX: usize = 1024;
-
 /// Runs a hook to its end, for at most `within`; `Err` holds why it failed.
 pub(crate) async fn carry_out(
     runtime: &dyn Runtime,
@@ -41,13 +38,8 @@ pub(crate) async fn carry_out(
 }
 
 async fn exec(runtime: &dyn Runtime, id: &str, command: &[Value], within: Duration) -> Result<(), String> {
-    let command: Vec<String> = command.iter().map(|word| word.as_str().unwrap_or("").to_string()).collect();
-    let output = runtime.exec_sync(id, &command, within).await.map_err(|error| error.to_string())?;
-    match output.code {
-        0 => Ok(()),
-        code => {
-            let said = String::from_utf8_lossy(&output.output[..output.output.len().min(SAID_MAX)]).into_owned();
-            Err(format!("command {command:?} exited with {code}: {said}"))
-        }
+    match probe::run(runtime, id, command, within).await? {
+        (0, _) => Ok(()),
+        (code, said) => Err(format!("command {} exited with {code}: {said}", Value::from(command))),
     }
 }

@@ -61,8 +61,14 @@ pub(crate) struct Request {
     pub(crate) since: Option<Timestamp>,
 }
 
-/// One log line as a client sees it; `None` when the request leaves it out.
-fn shown(line: &[u8], request: &Request) -> Option<Vec<u8>> {
+/// Whether a line of a log is a piece of one that goes on in the next.
+fn is_piece(line: &[u8]) -> bool {
+    line.splitn(4, |byte| *byte == b' ').nth(2).is_some_and(|tag| tag.first() == Some(&b'P'))
+}
+
+/// One log line as a client sees it; `None` when the request leaves it out. `goes_on`: it is not the first
+/// piece of its line, which has its time.
+fn shown(line: &[u8], request: &Request, goes_on: bool) -> Option<Vec<u8>> {
     let mut parts = line.splitn(4, |byte| *byte == b' ');
     let (time, _, tag, text) = (parts.next()?, parts.next()?, parts.next()?, parts.next().unwrap_or(b""));
     if let Some(since) = request.since {
@@ -72,7 +78,7 @@ fn shown(line: &[u8], request: &Request) -> Option<Vec<u8>> {
         }
     }
     let mut out = Vec::with_capacity(text.len() + 40);
-    if request.timestamps {
+    if request.timestamps && !goes_on {
         out.extend_from_slice(time);
         out.push(b' ');
     }
@@ -125,7 +131,7 @@ pub(crate) async fn last_lines(path: &Path, n: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(n as u64 * (17 << 10)).read_to_end(&mut bytes).await?;
     let lines = bytes.split_inclusive(|byte| *byte == b'\n');
-    Ok(lines.filter_map(|line| shown(line, &Request::default())).flatten().collect())
+    Ok(lines.filter_map(|line| shown(line, &Request::default(), false)).flatten().collect())
 }
 
 /// Sends the log piece by piece until its end, or while `running` when following.
@@ -143,13 +149,14 @@ pub(crate) async fn read(
     let mut reader = BufReader::new(file);
     let mut inode = reader.get_ref().metadata().await?.ino();
     let mut left = request.limit_bytes.unwrap_or(usize::MAX);
-    let mut line = Vec::new();
+    let (mut line, mut goes_on) = (Vec::new(), false);
     loop {
         // Looked at before reading, so that what is written before the end is not missed.
         let live = request.follow && running();
         let n = reader.read_until(b'\n', &mut line).await?;
         if n > 0 && line.last() == Some(&b'\n') {
-            if let Some(mut text) = shown(&line, request) {
+            let piece = std::mem::replace(&mut goes_on, is_piece(&line));
+            if let Some(mut text) = shown(&line, request, piece) {
                 text.truncate(left);
                 left -= text.len();
                 let frame = pb::Frame { channel: STDOUT, data: text.into() };
@@ -195,6 +202,8 @@ mod tests {
         };
         assert_eq!(all(Request::default()).await, "one\ntwo\nthree\n");
         assert_eq!(all(Request { tail_lines: Some(1), ..Request::default() }).await, "three\n");
+        let stamped = all(Request { timestamps: true, ..Request::default() }).await;
+        assert_eq!(stamped, format!("{at} one\n{at} two\n{at} three\n"));
         assert_eq!(all(Request { tail_lines: Some(0), ..Request::default() }).await, "");
         assert_eq!(all(Request { limit_bytes: Some(5), ..Request::default() }).await, "one\nt");
         std::fs::remove_dir_all(dir).unwrap();

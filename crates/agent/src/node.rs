@@ -6,6 +6,7 @@ use objects::selector::Labels;
 use objects::{Timestamp, Value};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 #[derive(Clone, Debug, Default)]
 pub struct NodeOptions {
@@ -25,6 +26,8 @@ pub struct NodeOptions {
 pub struct Machine {
     pub n_cpus: i64,
     pub memory_bytes: i64,
+    /// Of the file system that volumes, logs and images lie on; 0 where there is none.
+    pub disk_bytes: i64,
     /// `amd`, `intel`, `arm` or `other`.
     pub cpu_class: String,
     /// `fast` or `slow`.
@@ -37,14 +40,15 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This one.
-    pub fn here() -> Machine {
+    /// This one, of a worker whose files lie in `dir`.
+    pub fn here(dir: &Path) -> Machine {
         let os_release = read("/etc/os-release");
         let pretty = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux");
         let uname = nix::sys::utsname::uname().ok();
         Machine {
             n_cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as i64,
             memory_bytes: memory_bytes(),
+            disk_bytes: disk_bytes(dir),
             cpu_class: cpu_model_class().into(),
             disk_class: disk_class().into(),
             kernel_version: uname.map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default(),
@@ -70,6 +74,16 @@ fn memory_bytes() -> i64 {
     let meminfo = read("/proc/meminfo");
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap_or("0 kB");
     line.split_whitespace().next().and_then(|kib| kib.parse::<i64>().ok()).unwrap_or(0) * 1024
+}
+
+fn disk_bytes(dir: &Path) -> i64 {
+    match nix::sys::statvfs::statvfs(dir) {
+        Ok(stat) => i64::try_from(stat.blocks() * stat.fragment_size()).unwrap_or(i64::MAX),
+        Err(error) => {
+            tracing::warn!(%error, dir = %dir.display(), "the size of the disk is not known");
+            0
+        }
+    }
 }
 
 fn cpu_model_class() -> &'static str {
@@ -122,6 +136,7 @@ pub(crate) fn allocatable(options: &NodeOptions) -> Value {
     json!({
         "cpu": format!("{}m", (options.machine.n_cpus * 1000 - options.reserved_cpu_milli).max(0)),
         "memory": format!("{}Ki", options.memory_for_pods() / 1024),
+        "ephemeral-storage": format!("{}Ki", options.machine.disk_bytes / 1024),
         "pods": options.pods_max.to_string(),
     })
 }
@@ -148,6 +163,7 @@ pub(crate) fn status(shared: &Shared) -> Value {
     json!({
         "capacity": {
             "cpu": machine.n_cpus.to_string(), "memory": format!("{}Ki", machine.memory_bytes / 1024),
+            "ephemeral-storage": format!("{}Ki", machine.disk_bytes / 1024),
             "pods": options.pods_max.to_string(),
         },
         "allocatable": allocatable(options),

@@ -4,7 +4,7 @@ use crate::images::{PULLING, Pull};
 use crate::sources::Sources;
 use crate::stop::Stop;
 use crate::{Assignment, Shared, events, hook, last_words, logs, node, probe, usage, volumes};
-use objects::{Value, ValueExt};
+use objects::{Timestamp, Value, ValueExt};
 use podlife::{Action, Answer, Failure, HookKind, Memory, Note, Observed, ProbeKind, Sandbox, State, Step, World};
 use protos::dispatch as pb;
 use runtime::{ContainerInfo, ContainerState, Error, SandboxInfo};
@@ -13,7 +13,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
+/// Volumes that could not be brought up to date are tried again this soon.
+const REFRESH_AGAIN_MS: i64 = 10_000;
 /// How often volumes with a limit are measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(10);
 /// After an action the brain looks again this soon: long enough that a failing one does not spin.
@@ -80,6 +83,13 @@ pub(crate) struct Task<'a> {
     measured: mpsc::Sender<BTreeMap<String, i64>>,
     /// A look at the volumes is under way.
     measuring: bool,
+    /// When volumes are to be brought up to date: at first too, as the last worker may have been killed
+    /// between hearing news and acting on them.
+    refresh_at: Option<Timestamp>,
+    /// Why some volumes were left as they are.
+    left: Vec<String>,
+    /// Probes and hooks on their way, ended with this task.
+    asked: JoinSet<()>,
 }
 
 /// Lives a pod from its assignment until it is gone.
@@ -109,6 +119,9 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
         last_words: BTreeMap::new(),
         measured,
         measuring: false,
+        refresh_at: Some(shared.now()),
+        left: Vec::new(),
+        asked: JoinSet::new(),
     };
     let mut worlds = shared.worlds.subscribe();
     loop {
@@ -134,6 +147,9 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
             // Of a finished pod the logs stay.
             task.clean_volumes();
         }
+        if task.refresh_at.is_some_and(|at| at <= shared.now()) {
+            task.refresh_volumes(&world);
+        }
         let mut acted = false;
         for action in step.actions {
             if task.perform(action, &world).await {
@@ -141,7 +157,8 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
                 shared.refresh().await;
             }
         }
-        let wake_in = step.wake.map(|at| Duration::from_millis(at.since_ms(shared.now()).max(1) as u64));
+        let wake_at = step.wake.into_iter().chain(task.refresh_at).min();
+        let wake_in = wake_at.map(|at| Duration::from_millis(at.since_ms(shared.now()).max(1) as u64));
         // What was done, or failed, is to be told: look again soon, even if the runtime shows no change.
         let soon = acted.then_some(AGAIN);
         let wake_in = wake_in.into_iter().chain(soon).min();
@@ -173,7 +190,7 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
                 task.forget_failures_of_other_images(&news);
                 task.assignment = news;
                 if referred {
-                    task.refresh_volumes(&world);
+                    task.refresh_at = Some(shared.now());
                 }
             }
             Wake::Answered(container, id, kind, answer) => {
@@ -327,17 +344,26 @@ impl Task<'_> {
     }
 
     /// Brings the files of ConfigMaps, Secrets and the pod's own metadata up to date under running
-    /// containers; environment variables stay as they were, as in Kubernetes.
-    fn refresh_volumes(&self, world: &World) {
+    /// containers; environment variables stay as they were, as in Kubernetes. What cannot be done now (what is
+    /// missing may come back, a full disk be emptied) is tried again, and told once.
+    fn refresh_volumes(&mut self, world: &World) {
+        // Without a sandbox the runtime may not have told yet what runs.
+        let again = self.shared.now().plus_ms(REFRESH_AGAIN_MS);
+        self.refresh_at = (self.shared.options.can_mount && self.is_alive()).then_some(again);
         let Some(sandbox) = world.sandbox.as_ref().filter(|_| self.shared.options.can_mount) else { return };
         let node = &self.shared.options.node;
         let (pod_ip, allocatable) = (sandbox.ips.first().map_or("", String::as_str), node::allocatable(node));
         let sources =
             Sources { assignment: &self.assignment, host_ip: &node.address, pod_ip, allocatable: &allocatable };
-        for why in volumes::refresh(&sources, &self.place(&self.volumes())) {
-            // What is missing now was there when the container started: it keeps what it has.
-            tracing::debug!(pod = %self.uid, why, "a volume is left as it was");
+        let left = volumes::refresh(&sources, &self.place(&self.volumes()));
+        for why in left.iter().filter(|why| !self.left.contains(why)) {
+            tracing::warn!(pod = %self.uid, why, "a volume is left as it was");
+            self.note("Warning", "FailedMount", format!("A volume is left as it was: {why}"), "");
         }
+        if left.is_empty() {
+            self.refresh_at = None;
+        }
+        self.left = left;
     }
 
     /// Removes what the pod leaves on disk.
@@ -429,7 +455,7 @@ impl Task<'_> {
             },
             Action::Probe { container, id, kind } => {
                 let (spec, answers, ip) = (self.container(&container), self.answers.clone(), self.ip(world));
-                tokio::spawn(async move {
+                self.ask(async move {
                     let answer = probe::ask(&*runtime, &spec, &id, kind, &ip).await;
                     drop(answers.send((container, id, kind, answer)).await);
                 });
@@ -438,7 +464,7 @@ impl Task<'_> {
             Action::Hook { container, id, kind, within_s } => {
                 let (spec, hooked, ip) = (self.container(&container), self.hooked.clone(), self.ip(world));
                 let within = Duration::from_secs(u64::try_from(within_s).unwrap_or(0));
-                tokio::spawn(async move {
+                self.ask(async move {
                     let result = hook::carry_out(&*runtime, &spec, &id, (kind, within), &ip).await;
                     drop(hooked.send((container, id, kind, result)).await);
                 });
@@ -446,6 +472,12 @@ impl Task<'_> {
             }
         }
         true
+    }
+
+    /// Carries a probe or a hook out beside the pod's life.
+    fn ask(&mut self, asked: impl Future<Output = ()> + Send + 'static) {
+        while self.asked.try_join_next().is_some() {}
+        self.asked.spawn(asked);
     }
 
     /// Where the pod is reached: the node's address, where it has none of its own.

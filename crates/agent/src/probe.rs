@@ -1,4 +1,4 @@
-//! Carrying out probes.
+//! Carrying out probes; and what hooks share with them.
 
 use crate::http_get::{self, Target};
 use objects::{Value, ValueExt};
@@ -6,6 +6,9 @@ use podlife::{Answer, ProbeKind};
 use runtime::Runtime;
 use std::time::Duration;
 use tokio::net::TcpStream;
+
+/// How much of what a command said is told when it failed, in bytes.
+const SAID_MAX: usize = 1024;
 
 /// The port a probe or a hook names: a number, or the name of one of the container's ports.
 pub(crate) fn port(container: &Value, port: &Value) -> Result<u16, String> {
@@ -40,15 +43,23 @@ pub(crate) async fn ask(runtime: &dyn Runtime, container: &Value, id: &str, kind
     }
 }
 
-async fn exec(runtime: &dyn Runtime, id: &str, command: &[Value], timeout: Duration) -> Answer {
+/// Runs a command in a container: its exit code, and the beginning of what it said.
+pub(crate) async fn run(
+    runtime: &dyn Runtime,
+    id: &str,
+    command: &[Value],
+    within: Duration,
+) -> Result<(i32, String), String> {
     let command: Vec<String> = command.iter().map(|word| word.as_str().unwrap_or("").to_string()).collect();
-    match runtime.exec_sync(id, &command, timeout).await {
-        Ok(output) if output.code == 0 => Answer::Passed,
-        Ok(output) => {
-            let said = &output.output[..output.output.len().min(1024)];
-            Answer::Failed(String::from_utf8_lossy(said).into_owned())
-        }
-        Err(error) => Answer::Failed(error.to_string()),
+    let output = runtime.exec_sync(id, &command, within).await.map_err(|error| error.to_string())?;
+    let said = &output.output[..output.output.len().min(SAID_MAX)];
+    Ok((output.code, String::from_utf8_lossy(said).into_owned()))
+}
+
+async fn exec(runtime: &dyn Runtime, id: &str, command: &[Value], timeout: Duration) -> Answer {
+    match run(runtime, id, command, timeout).await {
+        Ok((0, _)) => Answer::Passed,
+        Ok((_, said)) | Err(said) => Answer::Failed(said),
     }
 }
 

@@ -83,7 +83,8 @@ async fn log(
     };
     let Some(attempt) = attempt else {
         let which = if previous { "previous terminated container" } else { "container" };
-        return Err((400, format!("{which} {:?} in pod not found", open.container)));
+        let pod = sandbox.map_or(open.pod_uid.as_str(), |sandbox| sandbox.name.as_str());
+        return Err((400, format!("{which} {:?} in pod {pod:?} not found", open.container)));
     };
     let path = crate::pod::log_dir(shared, &open.pod_uid).join(crate::pod::log_file(&open.container, *attempt));
     let (uid, name, attempt) = (open.pod_uid.clone(), open.container.clone(), *attempt);

@@ -232,7 +232,8 @@ pub(crate) fn refresh(sources: &Sources, place: &Place) -> Vec<Missing> {
         if let Some((source, spec)) = source(volume).filter(|(source, _)| is_from_objects(source))
             && path.is_dir()
         {
-            left.extend(made(sources, source, spec, &path, place).err());
+            let made = made(sources, source, spec, &path, place);
+            left.extend(made.err().map(|why| format!("volume {:?}: {why}", volume.text("name"))));
         }
     }
     left
@@ -340,7 +341,9 @@ mod tests {
         assert_eq!(std::io::read_to_string(open).unwrap(), "1");
         assert_eq!(std::fs::read_to_string(dir.path().join("m/k")).unwrap(), "2");
         // What it is made from goes: it stays.
-        with(&assignment(Vec::new()), &|sources| assert_eq!(refresh(sources, &place), ["configmap \"m\" not found"]));
+        with(&assignment(Vec::new()), &|sources| {
+            assert_eq!(refresh(sources, &place), ["volume \"m\": configmap \"m\" not found"])
+        });
         assert_eq!(std::fs::read_to_string(dir.path().join("m/k")).unwrap(), "2");
     }
 

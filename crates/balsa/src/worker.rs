@@ -129,7 +129,7 @@ async fn serve(config: WorkerConfig, dir: DataDir) -> Result<()> {
         reserved_cpu_milli: quantity(&config.reserved.cpu).milli(),
         reserved_memory: quantity(&config.reserved.memory).value(),
         pods_max: config.max_pods,
-        machine: Machine::here(),
+        machine: Machine::here(&dir.0),
     };
     let boot_id = stdx::Rng::new(crate::seed()).uuid();
     // Whoever started this worker can tell its reports from those of an earlier start.
