@@ -12,7 +12,7 @@ pub(crate) fn identity(view: &View, caller: Identity, headers: &HeaderMap) -> Re
     let all = |name: &str| -> Vec<String> {
         headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
     };
-    let (users, groups) = (all("impersonate-user"), all("impersonate-group"));
+    let (users, mut groups) = (all("impersonate-user"), all("impersonate-group"));
     // What is not understood must not be ignored: the request would have the caller's own rights.
     let other = |name: &&http::HeaderName| {
         name.as_str() == "impersonate-uid" || name.as_str().starts_with("impersonate-extra-")
@@ -27,10 +27,11 @@ pub(crate) fn identity(view: &View, caller: Identity, headers: &HeaderMap) -> Re
         [user] if !user.is_empty() => user.clone(),
         _ => return Err(Status::bad_request("requested impersonation without a user: name one in Impersonate-User")),
     };
-    let mut wanted = vec![match user.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
+    let account = match user.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
         Some((namespace, name)) => ("serviceaccounts", namespace, name),
         None => ("users", "", user.as_str()),
-    }];
+    };
+    let mut wanted = vec![account];
     wanted.extend(groups.iter().map(|group| ("groups", "", group.as_str())));
     for (resource, namespace, name) in wanted {
         let attributes =
@@ -38,6 +39,10 @@ pub(crate) fn identity(view: &View, caller: Identity, headers: &HeaderMap) -> Re
         if let Verdict::No(why) = authz::authorize(view, &caller, &attributes) {
             return Err(Status::new(403, "Forbidden", format!("{resource} {name:?} is forbidden: {why}")));
         }
+    }
+    // Whoever is a service account is in its groups, whether named or not.
+    if let ("serviceaccounts", namespace, _) = account {
+        groups.extend(["system:serviceaccounts".to_string(), format!("system:serviceaccounts:{namespace}")]);
     }
     Ok(Identity { user, groups })
 }

@@ -3,7 +3,7 @@
 use crate::step::{Reply, Step, WorkerCall};
 use crate::{Request, Verb};
 use bytes::Bytes;
-use objects::{Key, Record, Served, Status, Value, ValueExt, json};
+use objects::{Key, Record, Served, Status, Timestamp, Value, ValueExt, json};
 use state::View;
 use std::sync::Arc;
 
@@ -51,8 +51,42 @@ pub(crate) fn scale(request: &Request, view: &View) -> Result<Reply, Status> {
     Ok(Reply::Value { value: scale_of(&find(request, view)?.value()), created: false, warnings: Vec::new() })
 }
 
+/// The container that a pod's author meant, when there is one of that name.
+fn default_container(pod: &Value) -> Option<&str> {
+    let named = pod.annotation("kubectl.kubernetes.io/default-container")?;
+    pod.items("spec.containers").iter().any(|c| c.text("name") == named).then_some(named)
+}
+
+/// Refuses options of a log that mean nothing, rather than showing something else than what was asked for.
+fn check_log_options(request: &Request) -> Result<(), Status> {
+    for (name, least) in [("tailLines", 0), ("limitBytes", 1), ("sinceSeconds", 1)] {
+        let given = request.param(name);
+        if let Some(given) = given.filter(|given| given.parse::<i64>().map_or(true, |n| n < least)) {
+            let why = format!("{name}: Invalid value: {given:?}: must be a number, and at least {least}");
+            return Err(Status::bad_request(why).at(name));
+        }
+    }
+    if let Some(time) = request.param("sinceTime").filter(|time| Timestamp::parse(time).is_none()) {
+        let why = format!("sinceTime: Invalid value: {time:?}: must be a time such as 2026-01-02T15:04:05Z");
+        return Err(Status::bad_request(why).at("sinceTime"));
+    }
+    if request.param("sinceTime").is_some() && request.param("sinceSeconds").is_some() {
+        return Err(Status::bad_request("at most one of sinceTime and sinceSeconds may be given").at("sinceTime"));
+    }
+    match request.param("stream") {
+        None | Some("" | "All") => Ok(()),
+        Some(other) => {
+            let why = format!("stream: Unsupported value: {other:?}: here both are shown, All");
+            Err(Status::bad_request(why).at("stream"))
+        }
+    }
+}
+
 /// Finds the node and container that a log or exec request is for.
 pub(crate) fn worker_call(request: &Request, view: &View) -> Result<Step, Status> {
+    if request.subresource == "log" {
+        check_log_options(request)?;
+    }
     let pod = find(request, view)?.value();
     let node = pod.text("spec.nodeName");
     let name = pod.text("metadata.name");
@@ -65,7 +99,7 @@ pub(crate) fn worker_call(request: &Request, view: &View) -> Result<Step, Status
         Some(container) => {
             return Err(Status::bad_request(format!("container {container} is not valid for pod {name}")));
         }
-        None => match (pod.annotation("kubectl.kubernetes.io/default-container"), pod.items("spec.containers")) {
+        None => match (default_container(&pod), pod.items("spec.containers")) {
             (Some(container), _) => container,
             (None, [only]) => only.text("name"),
             (None, several) => {

@@ -105,6 +105,44 @@ fn a_created_pod_is_defaulted_and_admitted() {
     assert_eq!(pod.text("metadata.resourceVersion"), "2");
 }
 
+/// A cluster with a Deployment whose pods have this field, which is refused today.
+fn stored_under_older_rules(field: &str, value: Value) -> Cluster {
+    let mut cluster = Cluster::new();
+    let mut old = cluster.object(&request(Verb::Create, "deployments", "", deployment("web")));
+    old.set(&format!("spec.template.spec.{field}"), value);
+    old.remove_at("metadata.resourceVersion");
+    let key = Key::new(registry::DEPLOYMENT, "default", "web");
+    let assumed = cluster.view().get(&key).unwrap().header.revision;
+    let op = Op::Update { key, assumed, object: objects::record::encode(&old) };
+    cluster.state.apply(LeaderId::default(), &Txn { ops: vec![op], ..Txn::default() });
+    cluster
+}
+
+/// Patches the pods of its Deployment.
+fn patch_pods(cluster: &mut Cluster, fields: Value) -> Result<(), String> {
+    let mut patch = request(Verb::Patch, "deployments", "web", json!({"spec": {"template": {"spec": fields}}}));
+    patch.patch = Some(Patch::Merge);
+    cluster.run(&patch).map(drop).map_err(|status| status.message)
+}
+
+#[test]
+fn what_older_rules_took_is_no_reason_to_refuse_other_changes() {
+    let mut cluster = stored_under_older_rules("hostUsers", json!(false));
+    patch_pods(&mut cluster, json!({"terminationGracePeriodSeconds": 5})).unwrap();
+    let worse = patch_pods(&mut cluster, json!({"restartPolicy": "Never"})).unwrap_err();
+    assert!(worse.contains("restartPolicy") && !worse.contains("hostUsers"), "{worse}");
+}
+
+#[test]
+fn what_older_rules_took_is_refused_once_it_is_changed() {
+    let options = |level: &str| json!({"seLinuxOptions": {"level": level}});
+    let mut cluster = stored_under_older_rules("securityContext", options("a"));
+    let changed = patch_pods(&mut cluster, json!({"securityContext": options("b")})).unwrap_err();
+    assert!(changed.contains("spec.template.spec.securityContext"), "{changed}");
+    patch_pods(&mut cluster, json!({"securityContext": null})).unwrap();
+    patch_pods(&mut cluster, json!({"securityContext": options("a")})).unwrap_err();
+}
+
 #[test]
 fn quantities_and_label_keys_are_stored_as_everybody_reads_them() {
     let mut cluster = Cluster::new();

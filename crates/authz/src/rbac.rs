@@ -17,7 +17,12 @@ fn bindings<'a>(
     let cluster_wide = view.list(registry::CLUSTER_ROLE_BINDING, "", None);
     let local = view.list(registry::ROLE_BINDING, namespace, None).filter(move |_| !namespace.is_empty());
     let all = cluster_wide.chain(local).map(|record| (record, record.value()));
-    all.filter(|(_, binding)| binding.items("subjects").iter().any(|subject| is_subject(identity, subject)))
+    all.filter(|(_, binding)| {
+        binding
+            .items("subjects")
+            .iter()
+            .any(|subject| is_subject(identity, subject, binding.text("metadata.namespace")))
+    })
 }
 
 /// The first binding that allows the attributes, named; `None` when there is none.
@@ -33,7 +38,8 @@ pub(crate) fn rules(view: &View, identity: &Identity, namespace: &str) -> Vec<Va
     bindings(view, identity, namespace).flat_map(|(_, binding)| rules_of_binding(view, &binding)).collect()
 }
 
-fn is_subject(identity: &Identity, subject: &Value) -> bool {
+/// Whether a subject of a binding in `namespace` is the caller.
+fn is_subject(identity: &Identity, subject: &Value, namespace: &str) -> bool {
     let name = subject.text("name");
     match subject.text("kind") {
         "User" => name == identity.user,
@@ -41,7 +47,10 @@ fn is_subject(identity: &Identity, subject: &Value) -> bool {
             let everyone = name == "system:authenticated";
             everyone || identity.groups.iter().any(|group| group == name)
         }
-        "ServiceAccount" => identity.user == format!("system:serviceaccount:{}:{name}", subject.text("namespace")),
+        "ServiceAccount" => {
+            let own = Some(subject.text("namespace")).filter(|own| !own.is_empty()).unwrap_or(namespace);
+            identity.user == format!("system:serviceaccount:{own}:{name}")
+        }
         _ => false,
     }
 }

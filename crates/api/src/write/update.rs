@@ -6,7 +6,7 @@ use crate::accept::{self, accept, encoded};
 use crate::read::{find, scale_of};
 use crate::step::{Pending, Reply, Step};
 use crate::{Context, Patch, Request, Verb, admission};
-use objects::{FieldErrors, Record, Status, Value, ValueExt, json, patch, record, registry, validate};
+use objects::{FieldError, FieldErrors, Record, Status, Value, ValueExt, json, patch, record, registry, validate};
 use state::{Op, Txn, View};
 
 /// The object an update or patch asks for, made from the present one.
@@ -90,6 +90,31 @@ fn request_names_revision(request: &Request) -> bool {
     }
 }
 
+/// The faults of an object that its stored form does not have, in the same words about the same value. An object
+/// outlives the rules of the version that took it: who changes something else, its finalizers say, is not asked
+/// to mend it. (Kubernetes calls it validation ratcheting.)
+fn new_faults(validate: fn(&Value, &mut FieldErrors), object: &Value, old: &Value) -> FieldErrors {
+    let mut faults = FieldErrors::default();
+    validate(object, &mut faults);
+    if !faults.is_empty() {
+        let mut stored = FieldErrors::default();
+        validate(old, &mut stored);
+        let is_kept =
+            |fault: &FieldError| stored.0.contains(fault) && found(object, &fault.path) == found(old, &fault.path);
+        faults.0.retain(|fault| !is_kept(fault));
+    }
+    faults
+}
+
+/// What stands at a path as faults name it: `spec.containers[0].image`.
+fn found<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('.').try_fold(object, |value, step| {
+        let mut parts = step.split(['[', ']']).filter(|part| !part.is_empty());
+        let value = value.get(parts.next()?)?;
+        parts.try_fold(value, |list, index| list.get(index.parse::<usize>().ok()?))
+    })
+}
+
 /// What the new object must keep to, given the old one.
 fn validate_change(request: &Request, object: &Value, old: &Value) -> Result<(), Status> {
     let (served, kind) = (&request.served, request.served.kind);
@@ -99,7 +124,7 @@ fn validate_change(request: &Request, object: &Value, old: &Value) -> Result<(),
     if request.subresource == "status" {
         (kind.validate_status)(object, old, &mut errors);
     } else {
-        (kind.validate)(object, &mut errors);
+        errors.extend(new_faults(kind.validate, object, old));
         (kind.validate_update)(object, old, &mut errors);
         if let Some(validate) = served.validate {
             validate(object, Some(old), &mut errors);
