@@ -33,5 +33,5 @@ pub(crate) fn read(path: &Path) -> Result<Access> {
             path.display()
         )
     })?;
-    Access::parse(&text).with_context(|| format!("in {}", path.display()))
+    Access::parse_in(&text, path.parent().unwrap_or(Path::new(""))).with_context(|| format!("in {}", path.display()))
 }

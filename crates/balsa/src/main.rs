@@ -47,16 +47,19 @@ struct Cli {
 enum Command {
     /// Runs a master. A new one joins as its configuration says, or was made by `init`.
     Master {
+        /// The master's configuration.
         #[arg(long)]
         config: PathBuf,
     },
     /// Makes a new cluster on this machine's empty data folder: once, before its first `master`.
     Init {
+        /// The master's configuration.
         #[arg(long)]
         config: PathBuf,
     },
     /// Runs a worker.
     Worker {
+        /// The worker's configuration.
         #[arg(long)]
         config: PathBuf,
     },

@@ -42,8 +42,16 @@ const ENDING_MAX: Duration = Duration::from_secs(1);
 /// without this has lost its disk, and must not speak under its old id.
 const JOINED: &[u8] = b"Mjoined";
 
+/// How a master stands before others on its machine, as `nice` counts. A build or a pod that takes every processor
+/// must not keep a leader from its heartbeats: its followers would elect another.
+const NICENESS: i32 = -10;
+
 pub(crate) fn run(path: &Path) -> Result<()> {
     let config = MasterConfig::load(path)?;
+    // Threads that begin later have what this one has.
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+        tracing::info!(%error, "this master runs at the priority of all others: only root, or CAP_SYS_NICE, may raise it");
+    }
     let dir = DataDir::create(&config.data_dir)?;
     let _held = dir.hold()?;
     let seat = vip::Seat::take()?;

@@ -17,8 +17,15 @@ use tokio_stream::StreamExt;
 pub(crate) struct Scope {
     #[command(flatten)]
     at: Where,
-    #[arg(short, long, default_value = "default")]
-    namespace: String,
+    /// The namespace; by default the kubeconfig's, or `default`.
+    #[arg(short, long)]
+    namespace: Option<String>,
+}
+
+impl Scope {
+    fn namespace<'a>(&'a self, access: &'a Access) -> &'a str {
+        self.namespace.as_deref().or(access.namespace.as_deref()).unwrap_or("default")
+    }
 }
 
 fn key(kind: &Kind, namespace: &str, name: &str) -> pb::Key {
@@ -79,12 +86,24 @@ fn targets_of(words: &[String]) -> Result<Vec<(&'static Kind, String)>> {
     }
 }
 
+/// A pod's name, as `verb` takes it: NAME or pod/NAME, and of no other kind.
+pub(crate) fn pod_name(verb: &str, word: &str) -> Result<String> {
+    let is_pod = |kind: &str| registry::by_alias(kind).is_some_and(|kind| kind.plural == "pods");
+    match word.split_once('/') {
+        None => Ok(word.into()),
+        Some((kind, name)) if is_pod(kind) && !name.is_empty() => Ok(name.into()),
+        Some(_) => bail!("{word}: {verb} takes a pod's name; `balsa get pods` lists them"),
+    }
+}
+
 /// The documents of a manifest: YAML or JSON, several in one file, lists opened.
 fn documents(file: &PathBuf) -> Result<Vec<Value>> {
     let text = if file.as_os_str() == "-" {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text)?;
         text
+    } else if file.is_dir() {
+        bail!("{} is a folder: name its files, each with an -f of its own", file.display())
     } else {
         std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?
     };
@@ -156,13 +175,23 @@ fn warn(warnings: &[String]) {
     warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
 }
 
+/// The name that an object has. One that the cluster draws is another each time: it would never be found.
+fn own_name(object: &Value) -> Result<String> {
+    match (object.text("metadata.name"), object.text("metadata.generateName")) {
+        ("", prefix) if !prefix.is_empty() => {
+            bail!("{prefix}: cannot use generateName with apply: give it a name, or use `kubectl create`")
+        }
+        (name, _) => Ok(name.into()),
+    }
+}
+
 /// Makes one object as it is asked for; says what was done.
 fn apply_one(scope: &Scope, access: &Access, mut object: Value) -> Result<String> {
     let kind = registry::by_kind_name(object.text("kind"))
         .with_context(|| format!("kind {:?} is not known", object.text("kind")))?;
-    let name = object.text("metadata.name").to_string();
+    let name = own_name(&object)?;
     let namespace = match object.text("metadata.namespace") {
-        "" => scope.namespace.clone(),
+        "" => scope.namespace(access).to_string(),
         namespace => namespace.to_string(),
     };
     let applied = object.to_string();
@@ -236,9 +265,9 @@ fn print_table(rows: &[Vec<String>]) {
 pub(crate) fn get(scope: &Scope, words: &[String], all: bool, selector: &str, output: TableFormat) -> Result<()> {
     let access = scope.at.access()?;
     let (kind, name) = target(words)?;
-    let namespace = if all { "" } else { scope.namespace.as_str() };
+    let namespace = if all { "" } else { scope.namespace(&access) };
     let objects = match &name {
-        Some(name) => vec![get_one(&access, kind, &scope.namespace, name)?],
+        Some(name) => vec![get_one(&access, kind, scope.namespace(&access), name)?],
         None => list(&access, kind, namespace, selector)?,
     };
     if output == TableFormat::Json {
@@ -280,7 +309,7 @@ pub(crate) fn get(scope: &Scope, words: &[String], all: bool, selector: &str, ou
 pub(crate) fn describe(scope: &Scope, words: &[String]) -> Result<()> {
     let access = scope.at.access()?;
     let (kind, Some(name)) = target(words)? else { bail!("name the object to describe: TYPE NAME or TYPE/NAME") };
-    let object = get_one(&access, kind, &scope.namespace, &name)?;
+    let object = get_one(&access, kind, scope.namespace(&access), &name)?;
     fn show(value: &Value, indent: usize) {
         let pad = " ".repeat(indent);
         match value {
@@ -312,7 +341,7 @@ pub(crate) fn describe(scope: &Scope, words: &[String]) -> Result<()> {
         }
     }
     show(&object, 0);
-    let namespace = if kind.namespaced { scope.namespace.as_str() } else { "default" };
+    let namespace = if kind.namespaced { scope.namespace(&access) } else { "default" };
     let events = list(&access, registry::must(registry::EVENT), namespace, "")?;
     let about = events.iter().filter(|event| event.text("involvedObject.uid") == object.text("metadata.uid"));
     let mut about: Vec<&Value> = about.collect();
@@ -337,13 +366,13 @@ pub(crate) fn delete(scope: &Scope, words: &[String], files: &[PathBuf], grace: 
         let kind = registry::by_kind_name(object.text("kind"))
             .with_context(|| format!("kind {:?} is not known", object.text("kind")))?;
         let namespace = match object.text("metadata.namespace") {
-            "" => scope.namespace.clone(),
+            "" => scope.namespace(&access).to_string(),
             namespace => namespace.to_string(),
         };
         targets.push((kind, namespace, object.text("metadata.name").to_string()));
     }
     for (kind, name) in targets_of(words)? {
-        targets.push((kind, scope.namespace.clone(), name));
+        targets.push((kind, scope.namespace(&access).to_string(), name));
     }
     match (targets.is_empty(), files.is_empty()) {
         (true, true) => bail!("say TYPE NAME, or -f FILE"),
@@ -369,7 +398,7 @@ pub(crate) fn logs(scope: &Scope, request: pb::LogsRequest) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut client = ObjectsClient::new(cluster(&access).connect().await?);
-        let request = pb::LogsRequest { namespace: scope.namespace.clone(), ..request };
+        let request = pb::LogsRequest { namespace: scope.namespace(&access).into(), ..request };
         let mut chunks = client.logs(request).await.map_err(told)?.into_inner();
         while let Some(chunk) = chunks.next().await {
             output::bytes(&chunk.map_err(told)?.data);
@@ -386,7 +415,7 @@ fn told(status: tonic::Status) -> anyhow::Error {
 pub(crate) fn exec(scope: &Scope, pod: &str, container: &str, stdin: bool, command: &[String]) -> Result<()> {
     let access = scope.at.access()?;
     let start = pb::ExecStart {
-        namespace: scope.namespace.clone(),
+        namespace: scope.namespace(&access).into(),
         pod: pod.into(),
         container: container.into(),
         command: command.to_vec(),
@@ -459,6 +488,25 @@ mod tests {
         assert!(targets("pod a po/b").unwrap_err().starts_with("po/b: a name has no"));
         assert!(targets("po/a b").unwrap_err().starts_with("b: say TYPE/NAME"));
         assert!(targets("po/").is_err());
+    }
+
+    #[test]
+    fn logs_and_exec_take_pods_alone() {
+        for word in ["web", "pod/web", "pods/web", "po/web"] {
+            assert_eq!(pod_name("logs", word).unwrap(), "web");
+        }
+        let why = "deploy/web: logs takes a pod's name; `balsa get pods` lists them";
+        assert_eq!(pod_name("logs", "deploy/web").unwrap_err().to_string(), why);
+        assert!(pod_name("exec", "pod/").is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_applied_is_told() {
+        assert_eq!(own_name(&json!({"metadata": {"name": "a", "generateName": "b-"}})).unwrap(), "a");
+        let why = own_name(&json!({"metadata": {"generateName": "b-"}})).unwrap_err().to_string();
+        assert!(why.starts_with("b-: cannot use generateName with apply: give it a name"), "{why}");
+        let why = documents(&std::env::temp_dir()).unwrap_err().to_string();
+        assert!(why.ends_with(" is a folder: name its files, each with an -f of its own"), "{why}");
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! The verbs of operators and users, over gRPC.
 
-use crate::kubeconfig;
 use crate::members;
 use crate::output::{Format, TableFormat};
 use crate::user::{self, Scope};
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use client::{Access, Client, Patience};
 use objects::{Value, ValueExt, json};
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tonic::transport::Channel;
@@ -29,10 +29,31 @@ impl Where {
     pub(crate) fn access(&self) -> Result<Access> {
         // What is named wins, and must be there: another cluster is never meant.
         let of = |dir: &Path| dir.join("kubeconfig");
-        let from_environment = || std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
-        let path = self.kubeconfig.clone().or_else(|| self.dir.as_deref().map(of)).or_else(from_environment);
-        kubeconfig::read(&path.unwrap_or_else(|| of(Path::new(".balsa"))))
+        let listed = std::env::var_os("KUBECONFIG").unwrap_or_default();
+        let path = match self.kubeconfig.clone().or_else(|| self.dir.as_deref().map(of)) {
+            Some(path) => path,
+            None => first_of(&listed)?.unwrap_or_else(|| of(Path::new(".balsa"))),
+        };
+        Access::read(&path).with_context(|| {
+            if path.exists() {
+                format!("in {}", path.display())
+            } else {
+                "no kubeconfig; name one with --kubeconfig or $KUBECONFIG, or a dev folder with --dir".into()
+            }
+        })
     }
+}
+
+/// The first file that is there of those that $KUBECONFIG lists. They are not merged, as kubectl would:
+/// all that is said of a cluster stands in one.
+fn first_of(listed: &OsStr) -> Result<Option<PathBuf>> {
+    let files: Vec<PathBuf> = std::env::split_paths(listed).filter(|file| !file.as_os_str().is_empty()).collect();
+    let found = files.iter().find(|file| file.exists());
+    if found.is_none() && !files.is_empty() {
+        let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+        bail!("no file that $KUBECONFIG names is there: {}", names.join(", "));
+    }
+    Ok(found.cloned())
 }
 
 #[derive(Subcommand)]
@@ -41,6 +62,7 @@ pub(crate) enum Verb {
     Status {
         #[command(flatten)]
         at: Where,
+        /// Text, or JSON for programs.
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
@@ -48,6 +70,7 @@ pub(crate) enum Verb {
     Token {
         #[command(flatten)]
         at: Where,
+        /// Text, or JSON for programs.
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
@@ -58,6 +81,7 @@ pub(crate) enum Verb {
         verb: Option<members::Verb>,
         #[command(flatten)]
         at: Where,
+        /// Text, or JSON for programs.
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
@@ -65,7 +89,7 @@ pub(crate) enum Verb {
     Apply {
         #[command(flatten)]
         scope: Scope,
-        /// A YAML or JSON file; - reads standard input.
+        /// A YAML or JSON file; - reads standard input. May be repeated.
         #[arg(short, required = true)]
         file: Vec<PathBuf>,
     },
@@ -73,13 +97,16 @@ pub(crate) enum Verb {
     Get {
         #[command(flatten)]
         scope: Scope,
+        /// A type, such as `pods`, and the name of one object.
         #[arg(required = true, num_args = 1..=2)]
         what: Vec<String>,
         /// In all namespaces.
         #[arg(short = 'A', long)]
         all_namespaces: bool,
-        #[arg(short = 'l', long, default_value = "")]
+        /// Only those whose labels match, such as `app=web,tier!=db`.
+        #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
         selector: String,
+        /// A table, one with more columns, or JSON for programs.
         #[arg(short, long, value_enum, default_value_t)]
         output: TableFormat,
     },
@@ -87,6 +114,7 @@ pub(crate) enum Verb {
     Describe {
         #[command(flatten)]
         scope: Scope,
+        /// TYPE NAME or TYPE/NAME.
         #[arg(required = true, num_args = 1..=2)]
         what: Vec<String>,
     },
@@ -94,10 +122,12 @@ pub(crate) enum Verb {
     Delete {
         #[command(flatten)]
         scope: Scope,
+        /// A type and names, or TYPE/NAME each.
         what: Vec<String>,
+        /// A YAML or JSON file of what is to go; - reads standard input. May be repeated.
         #[arg(short)]
         file: Vec<PathBuf>,
-        /// Seconds; by default the object's own.
+        /// Seconds that pods have to end; by default the object's own.
         #[arg(long)]
         grace_period: Option<i64>,
     },
@@ -105,16 +135,21 @@ pub(crate) enum Verb {
     Logs {
         #[command(flatten)]
         scope: Scope,
+        /// The pod's name.
         pod: String,
-        #[arg(short, long, default_value = "")]
+        /// The container's name; may be left out where the pod has one only.
+        #[arg(short, long, default_value = "", hide_default_value = true)]
         container: String,
+        /// Goes on as more is written.
         #[arg(short, long)]
         follow: bool,
         /// Of the attempt before this one.
         #[arg(short, long)]
         previous: bool,
+        /// The last so many lines; by default all.
         #[arg(long)]
         tail: Option<i64>,
+        /// Begins each line with when it was written.
         #[arg(long)]
         timestamps: bool,
     },
@@ -122,12 +157,15 @@ pub(crate) enum Verb {
     Exec {
         #[command(flatten)]
         scope: Scope,
+        /// The pod's name.
         pod: String,
-        #[arg(short, long, default_value = "")]
+        /// The container's name; may be left out where the pod has one only.
+        #[arg(short, long, default_value = "", hide_default_value = true)]
         container: String,
         /// Passes standard input on.
         #[arg(short = 'i', long)]
         stdin: bool,
+        /// The command and its arguments, after `--`.
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
@@ -173,7 +211,7 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
         Verb::Describe { scope, what } => user::describe(&scope, &what),
         Verb::Delete { scope, what, file, grace_period } => user::delete(&scope, &what, &file, grace_period),
         Verb::Logs { scope, pod, container, follow, previous, tail, timestamps } => {
-            let pod = pod.trim_start_matches("pod/").to_string();
+            let pod = user::pod_name("logs", &pod)?;
             let request = protos::objects::LogsRequest {
                 namespace: String::new(),
                 pod,
@@ -186,7 +224,7 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
             user::logs(&scope, request)
         }
         Verb::Exec { scope, pod, container, stdin, command } => {
-            user::exec(&scope, pod.trim_start_matches("pod/"), &container, stdin, &command)
+            user::exec(&scope, &user::pod_name("exec", &pod)?, &container, stdin, &command)
         }
     }
 }
@@ -275,4 +313,19 @@ pub(crate) fn nodes(access: &Access) -> Result<BTreeMap<String, Value>> {
         Ok((node.text("metadata.name").to_string(), node))
     };
     list.items.iter().map(named).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_kubeconfig_that_is_there_is_taken() {
+        let there = std::env::current_exe().unwrap();
+        let listed = std::env::join_paths([Path::new("/none/a"), &there, Path::new("/none/b")]).unwrap();
+        assert_eq!(first_of(&listed).unwrap(), Some(there));
+        assert_eq!(first_of("".as_ref()).unwrap(), None);
+        let why = first_of("/none/a::/none/b".as_ref()).unwrap_err().to_string();
+        assert_eq!(why, "no file that $KUBECONFIG names is there: /none/a, /none/b");
+    }
 }

@@ -35,18 +35,26 @@ pub struct Access {
     pub identity: Option<Identity>,
     /// Every server of the file, the current context's first.
     pub servers: Vec<Server>,
+    /// The namespace that the current context names.
+    pub namespace: Option<String>,
 }
 
 impl Access {
     /// Reads a kubeconfig, in YAML or JSON.
     pub fn read(path: &Path) -> Result<Access, Error> {
         let read = |source| Error::Read { path: path.display().to_string(), source };
-        Access::parse(&std::fs::read_to_string(path).map_err(read)?)
+        let text = std::fs::read_to_string(path).map_err(read)?;
+        Access::parse_in(&text, path.parent().unwrap_or(Path::new("")))
     }
 
-    /// The same of its text. Credentials are taken from the file itself (`-data`), not from files it
-    /// names. Fails with the field that is missing.
+    /// The same of its text, whose files are looked for from the working folder.
     pub fn parse(text: &str) -> Result<Access, Error> {
+        Access::parse_in(text, Path::new(""))
+    }
+
+    /// The same of a text in `folder`, from where the files are looked for that it names. Fails with the
+    /// field that is missing.
+    pub fn parse_in(text: &str, folder: &Path) -> Result<Access, Error> {
         let config: Value = serde_saphyr::from_str(text).map_err(|error| Error::Kubeconfig(error.to_string()))?;
         let current = config["current-context"].as_str().unwrap_or("");
         let context = named(&config, "contexts", current)?;
@@ -56,12 +64,13 @@ impl Access {
         let all = config["clusters"].as_array().into_iter().flatten().map(server);
         let others = all.filter(|other| other.address != own.address);
         Ok(Access {
-            ca: pem(&cluster["cluster"], "certificate-authority-data")?,
+            ca: pem(&cluster["cluster"], "certificate-authority", folder)?,
             identity: Some(Identity {
-                certificate: pem(user, "client-certificate-data")?,
-                key: pem(user, "client-key-data")?,
+                certificate: pem(user, "client-certificate", folder)?,
+                key: pem(user, "client-key", folder)?,
             }),
             servers: std::iter::once(own.clone()).chain(others).collect(),
+            namespace: said(&context["context"], "namespace").map(Into::into),
         })
     }
 
@@ -106,10 +115,31 @@ fn named<'a>(config: &'a Value, list: &str, name: &str) -> Result<&'a Value, Err
     found.ok_or_else(|| Error::Kubeconfig(format!("{name:?} is not among its {list}")))
 }
 
-fn pem(of: &Value, field: &str) -> Result<String, Error> {
-    let bytes = of[field].as_str().and_then(|text| STANDARD.decode(text).ok());
-    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).filter(|text| !text.is_empty());
-    text.ok_or_else(|| Error::Kubeconfig(format!("{field} is missing or is not base64 of PEM")))
+/// A field's text. An empty one says nothing, as with kubectl.
+fn said<'a>(of: &'a Value, field: &str) -> Option<&'a str> {
+    of[field].as_str().filter(|text| !text.is_empty())
+}
+
+/// What stands in the field's `-data`, or else in the file that the field names.
+fn pem(of: &Value, field: &str, folder: &Path) -> Result<String, Error> {
+    let data = format!("{field}-data");
+    match (said(of, &data), said(of, field)) {
+        (Some(text), _) => {
+            let bytes = STANDARD.decode(text).ok();
+            let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).filter(|text| !text.is_empty());
+            text.ok_or_else(|| Error::Kubeconfig(format!("{data} is not base64 of PEM")))
+        }
+        (None, Some(file)) => {
+            let path = folder.join(file);
+            let named = || format!("{}, which {field} names", path.display());
+            let text = std::fs::read_to_string(&path).map_err(|source| Error::Read { path: named(), source })?;
+            if !text.contains("-----BEGIN ") {
+                return Err(Error::Kubeconfig(format!("{}, holds no PEM", named())));
+            }
+            Ok(text)
+        }
+        (None, None) => Err(Error::Kubeconfig(format!("{data} is missing, and so is {field}"))),
+    }
 }
 
 #[cfg(test)]
@@ -141,14 +171,55 @@ users:
     }
 
     #[test]
-    fn what_is_missing_is_named() {
-        let told = |text: &str| match Access::parse(text) {
-            Ok(_) => String::new(),
-            Err(error) => error.to_string(),
+    fn the_context_may_name_a_namespace() {
+        let namespace = |context: &str| Access::parse(&TEXT.replace("user: me}", context)).unwrap().namespace;
+        assert_eq!(namespace("user: me}"), None);
+        assert_eq!(namespace("user: me, namespace: ''}"), None);
+        assert_eq!(namespace("user: me, namespace: shop}").as_deref(), Some("shop"));
+    }
+
+    fn told(read: Result<Access, Error>) -> String {
+        read.err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn credentials_may_lie_in_files_beside_it() {
+        let folder = std::env::temp_dir().join(format!("balsa-kubeconfig-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("pki")).unwrap();
+        for (file, text) in [("ca", "-----BEGIN CA"), ("crt", "-----BEGIN CERT"), ("key", "-----BEGIN KEY")] {
+            std::fs::write(folder.join("pki").join(file), text).unwrap();
+        }
+        std::fs::write(folder.join("pki/empty"), "").unwrap();
+        let read = |key: &str| {
+            let text = TEXT
+                .replace("certificate-authority-data: Q0E=", "certificate-authority: pki/ca")
+                .replace("client-certificate-data: Q0VSVA==", "client-certificate: pki/crt")
+                .replace("client-key-data: S0VZ", key);
+            std::fs::write(folder.join("kubeconfig"), text).unwrap();
+            Access::read(&folder.join("kubeconfig"))
         };
+        let key = |said: &str| read(said).unwrap().identity.unwrap().key;
+        assert_eq!(key("client-key: pki/key"), "-----BEGIN KEY");
+        assert_eq!(key(&format!("client-key: '{}'", folder.join("pki/key").display())), "-----BEGIN KEY");
+        assert_eq!(key("client-key: pki/key, client-key-data: S0VZ"), "KEY", "-data wins");
+        let access = read("client-key: pki/key").unwrap();
+        assert_eq!((access.ca.as_str(), access.servers.len()), ("-----BEGIN CA", 2));
+        assert_eq!(access.identity.unwrap().certificate, "-----BEGIN CERT");
+        let file = |name: &str| folder.join(name).display().to_string();
+        let why = format!("cannot read {}, which client-key names", file("pki/none"));
+        assert_eq!(told(read("client-key: pki/none")), why);
+        let why = format!("not a kubeconfig: {}, which client-key names, holds no PEM", file("pki/empty"));
+        assert_eq!(told(read("client-key: pki/empty")), why);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let told = |text: &str| told(Access::parse(text));
         assert_eq!(told("{}"), "not a kubeconfig: \"\" is not among its contexts");
         let without = |field: &str| TEXT.replace(field, "other");
-        assert!(told(&without("client-key-data")).contains("client-key-data is missing"));
+        assert!(told(&without("client-key-data")).contains("client-key-data is missing, and so is client-key"));
+        assert!(told(&TEXT.replace("S0VZ", "'%'")).contains("client-key-data is not base64 of PEM"));
         assert!(told(&without("name: me")).contains("is not among its users"));
         assert!(told("[").contains("not a kubeconfig"));
     }
