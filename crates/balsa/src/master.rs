@@ -42,8 +42,9 @@ const ENDING_MAX: Duration = Duration::from_secs(1);
 /// without this has lost its disk, and must not speak under its old id.
 const JOINED: &[u8] = b"Mjoined";
 
-/// How a master stands before others on its machine, as `nice` counts. A build or a pod that takes every processor
-/// must not keep a leader from its heartbeats: its followers would elect another.
+/// How a master stands before others on its machine, as `nice` counts: a leader that a build or a pod keeps from
+/// its heartbeats is deposed. Where the kernel groups processes by session (`sched_autogroup`), it counts only
+/// within the master's own.
 const NICENESS: i32 = -10;
 
 pub(crate) fn run(path: &Path) -> Result<()> {
