@@ -48,7 +48,7 @@ pub(crate) async fn run(disk: Arc<dyn Disk>) -> String {
 mod tests {
     use super::*;
     use raft_disk::RocksDisk;
-    use raft_node::Batch;
+    use raft_node::Origin;
     use std::path::Path;
 
     fn pass(disk: &dyn Disk) -> io::Result<usize> {
@@ -69,15 +69,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         {
             let disk = RocksDisk::open(folder.path()).unwrap();
-            for i in 0..200_u32 {
-                let mut batch = Batch::default();
-                batch.put([b"O", &i.to_be_bytes()[..]].concat(), vec![7; 1000]);
-                disk.write(batch, true).unwrap();
-            }
+            let row = |i: u32| ([b"O", &i.to_be_bytes()[..]].concat(), Some(vec![7; 1000].into()));
+            disk.write_rows(Origin::Checkpoint, &mut (0..200).map(row)).unwrap();
         }
-        // The second start moves the log into a table.
         let disk = RocksDisk::open(folder.path()).unwrap();
-        for table in tables(folder.path()) {
+        for table in tables(&folder.path().join("rows")) {
             let mut bytes = std::fs::read(&table).unwrap();
             for at in (0..bytes.len() / 2).step_by(500) {
                 bytes[at] ^= 1;
@@ -92,11 +88,8 @@ mod tests {
     fn what_is_sound_is_read_to_its_end() {
         let folder = tempfile::tempdir().unwrap();
         let disk = RocksDisk::open(folder.path()).unwrap();
-        for i in 0..150_u32 {
-            let mut batch = Batch::default();
-            batch.put([b"O", &i.to_be_bytes()[..]].concat(), vec![7; 10]);
-            disk.write(batch, false).unwrap();
-        }
+        let row = |i: u32| ([b"O", &i.to_be_bytes()[..]].concat(), Some(vec![7; 10].into()));
+        disk.write_rows(Origin::Checkpoint, &mut (0..150).map(row)).unwrap();
         assert_eq!(pass(&disk).unwrap(), 3);
     }
 }

@@ -1,21 +1,35 @@
 //! The `Disk` port on RocksDB. The only crate that links C++.
 //!
-//! One column family: log, votes and applied rows share one write-ahead log, so a sync of any makes
-//! all earlier writes durable. The settings and their reasons stand at `options`.
+//! Two databases, which do not hold each other up. The log's takes entries and votes through its write-ahead log,
+//! so that a sync of any makes all earlier ones durable. The rows' is only given whole tables, which are written
+//! beside it and taken in at once: no write-ahead log, no copy in memory, nothing that a sync of the log
+//! would wait for. The settings and their reasons stand at `log_options` and `row_options`.
 
 mod mark;
 
+use bytes::Bytes;
 use mark::Mark;
-use raft_node::{Batch, Disk};
-use rocksdb::{DB, DBRecoveryMode, Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
+use raft_node::{Batch, Disk, Origin, ROWS_START, Row};
+use rocksdb::{
+    DB, DBRecoveryMode, Direction, IngestExternalFileOptions, IteratorMode, Options, ReadOptions, SstFileWriter,
+    WriteBatch, WriteOptions,
+};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 pub struct RocksDisk {
-    db: DB,
-    /// None where nothing is written.
+    log: DB,
+    rows: DB,
+    /// Of the log. None where nothing is written.
     mark: Option<Mark>,
+    /// Where a table is written before the rows' database takes it in; one at a time.
+    table: Mutex<PathBuf>,
 }
+
+/// The folder of the rows' database, in the log's, which leaves alone what it does not know.
+const ROWS: &str = "rows";
+const TABLE: &str = "rows.new";
 
 /// What to do about a disk that lost or garbled data, whoever finds it.
 const REMEDY: &str = "empty this master's data folder and join again with a token (`balsa token` prints it); \
@@ -39,24 +53,35 @@ pub enum OpenError {
     LostTail { path: String, synced: u64, found: u64 },
 }
 
-fn options() -> Options {
-    let mut options = Options::default();
-    options.create_if_missing(true);
-    // Two of them are a large part of a busy master's memory. Small entries mostly die in them, as purges follow
-    // within some 30 MB; larger ones are flushed once.
-    options.set_write_buffer_size(32 << 20);
+fn log_options() -> Options {
+    let mut options = row_options();
+    // Two of them are a large part of a busy master's memory. What dies in them, as purges follow, is never
+    // written to a table; the rest is written once more.
+    options.set_write_buffer_size(LOG_BUFFER_BYTES);
     options.set_max_write_buffer_number(2);
     options.set_max_total_wal_size(256 << 20);
+    // Tables are merged when most of what they hold is purged, so that little is written a third time.
+    options.set_level_zero_file_num_compaction_trigger(8);
     // A torn tail after a crash is expected; damage before it must not be skipped silently, since
     // that would drop acknowledged entries. The open fails and the master rejoins.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-    options.set_paranoid_checks(true);
     options.set_use_fsync(false);
+    options
+}
+
+fn row_options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_paranoid_checks(true);
+    // Tables reach the disk as they are written, not at their end, where a sync of the log would wait for them.
+    options.set_bytes_per_sync(1 << 20);
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(2);
     options.set_max_open_files(256);
     options
 }
+
+const LOG_BUFFER_BYTES: usize = 16 << 20;
 
 /// What the operating system says of a full disk, which RocksDB passes on as text alone.
 const NO_SPACE: &str = "No space left on device";
@@ -70,18 +95,29 @@ fn unopened(path: &Path, source: rocksdb::Error) -> OpenError {
 
 impl RocksDisk {
     pub fn open(path: &Path) -> Result<RocksDisk, OpenError> {
-        let name = path.display().to_string();
-        let db = DB::open(&options(), path).map_err(|source| unopened(path, source))?;
-        reaches_mark(&db, path)?;
-        let mark = Mark::open(path).map_err(|source| OpenError::Mark { path: name, source })?;
-        Ok(RocksDisk { db, mark: Some(mark) })
+        let failed = |source| OpenError::Mark { path: path.display().to_string(), source };
+        let log = DB::open(&log_options(), path).map_err(|source| unopened(path, source))?;
+        reaches_mark(&log, path)?;
+        let rows = DB::open(&row_options(), path.join(ROWS)).map_err(|source| unopened(path, source))?;
+        // That there is a folder of rows must outlast a power cut as they do.
+        std::fs::File::open(path).and_then(|folder| folder.sync_all()).map_err(failed)?;
+        let mark = Some(Mark::open(path).map_err(failed)?);
+        Ok(RocksDisk { log, rows, mark, table: Mutex::new(path.join(TABLE)) })
     }
 
     /// For looking: nothing is changed, and every write fails.
     pub fn open_read_only(path: &Path) -> Result<RocksDisk, OpenError> {
-        let db = DB::open_for_read_only(&options(), path, false).map_err(|source| unopened(path, source))?;
-        reaches_mark(&db, path)?;
-        Ok(RocksDisk { db, mark: None })
+        let open = |options: Options, folder: &Path| {
+            DB::open_for_read_only(&options, folder, false).map_err(|source| unopened(path, source))
+        };
+        let log = open(log_options(), path)?;
+        reaches_mark(&log, path)?;
+        let rows = open(row_options(), &path.join(ROWS))?;
+        Ok(RocksDisk { log, rows, mark: None, table: Mutex::new(path.join(TABLE)) })
+    }
+
+    fn of(&self, key: &[u8]) -> &DB {
+        if key < ROWS_START { &self.log } else { &self.rows }
     }
 }
 
@@ -103,8 +139,28 @@ fn failed(error: rocksdb::Error) -> io::Error {
     }
 }
 
+/// The pairs of one database in `from..to`.
+fn pairs<'a>(db: &'a DB, from: &'a [u8], to: &[u8]) -> impl Iterator<Item = io::Result<(Bytes, Bytes)>> + use<'a> {
+    let mut options = ReadOptions::default();
+    options.set_iterate_upper_bound(to);
+    let pairs = db.iterator_opt(IteratorMode::From(from, Direction::Forward), options);
+    pairs.map(|pair| pair.map(|(key, value)| (key.into(), value.into())).map_err(failed))
+}
+
+/// The last pair of one database in `from..to`.
+fn last_pair(db: &DB, from: &[u8], to: &[u8]) -> io::Result<Option<(Bytes, Bytes)>> {
+    let mut options = ReadOptions::default();
+    options.set_iterate_upper_bound(to);
+    options.set_iterate_lower_bound(from);
+    let mut pairs = db.iterator_opt(IteratorMode::End, options);
+    pairs.next().map(|pair| pair.map(|(key, value)| (key.into(), value.into())).map_err(failed)).transpose()
+}
+
 impl Disk for RocksDisk {
     fn write(&self, batch: Batch, sync: bool) -> io::Result<()> {
+        if let Some((key, _)) = batch.puts.iter().find(|(key, _)| key[..] >= *ROWS_START) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{key:?} is a row's key")));
+        }
         let mut writes = WriteBatch::default();
         for (from, to) in &batch.delete_ranges {
             writes.delete_range(from, to);
@@ -119,31 +175,48 @@ impl Disk for RocksDisk {
         options.set_sync(sync);
         // This batch's last number is at least this: others may get some between. All that is before it in
         // the write-ahead log is synced with it.
-        let (before, n_writes) = (self.db.latest_sequence_number(), writes.len() as u64);
-        self.db.write_opt(writes, &options).map_err(failed)?;
+        let (before, n_writes) = (self.log.latest_sequence_number(), writes.len() as u64);
+        self.log.write_opt(writes, &options).map_err(failed)?;
         match &self.mark {
             Some(mark) if sync && n_writes > 0 => mark.raise(before + n_writes),
             Some(_) | None => Ok(()),
         }
     }
 
-    fn get(&self, key: &[u8]) -> io::Result<Option<bytes::Bytes>> {
-        Ok(self.db.get(key).map_err(failed)?.map(Into::into))
+    fn write_rows(&self, _: Origin, rows: &mut dyn Iterator<Item = Row>) -> io::Result<()> {
+        let path = self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let options = row_options();
+        let mut table = SstFileWriter::create(&options);
+        table.open(&*path).map_err(failed)?;
+        for (key, value) in rows {
+            match value {
+                Some(value) => table.put(key, value),
+                None => table.delete(key),
+            }
+            .map_err(failed)?;
+        }
+        table.finish().map_err(failed)?;
+        let mut taking = IngestExternalFileOptions::default();
+        taking.set_move_files(true);
+        self.rows.ingest_external_file_opts(&taking, vec![&*path]).map_err(failed)
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], max: usize) -> io::Result<Vec<(bytes::Bytes, bytes::Bytes)>> {
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(to);
-        let pairs = self.db.iterator_opt(IteratorMode::From(from, Direction::Forward), options);
-        pairs.take(max).map(|pair| pair.map(|(key, value)| (key.into(), value.into())).map_err(failed)).collect()
+    fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+        Ok(self.of(key).get(key).map_err(failed)?.map(Into::into))
     }
 
-    fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<(bytes::Bytes, bytes::Bytes)>> {
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(to);
-        options.set_iterate_lower_bound(from);
-        let mut pairs = self.db.iterator_opt(IteratorMode::End, options);
-        pairs.next().map(|pair| pair.map(|(key, value)| (key.into(), value.into())).map_err(failed)).transpose()
+    fn scan(&self, from: &[u8], to: &[u8], max: usize) -> io::Result<Vec<(Bytes, Bytes)>> {
+        let of_log = (from < ROWS_START).then(|| pairs(&self.log, from, to.min(ROWS_START)));
+        let of_rows = (to > ROWS_START).then(|| pairs(&self.rows, from.max(ROWS_START), to));
+        of_log.into_iter().flatten().chain(of_rows.into_iter().flatten()).take(max).collect()
+    }
+
+    fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<(Bytes, Bytes)>> {
+        let of_rows = (to > ROWS_START).then(|| last_pair(&self.rows, from.max(ROWS_START), to));
+        match of_rows.transpose()?.flatten() {
+            None if from < ROWS_START => last_pair(&self.log, from, to.min(ROWS_START)),
+            found => Ok(found),
+        }
     }
 }
 
@@ -173,5 +246,40 @@ mod tests {
         assert_eq!(keys, ["Lb", "Lc"]);
         assert_eq!(disk.last(b"L", b"M").unwrap().unwrap().1, "3");
         assert_eq!(disk.get(b"La").unwrap(), None);
+    }
+
+    fn rows(pairs: &[(&str, Option<&str>)]) -> impl Iterator<Item = Row> {
+        let row = |(key, value): &(&str, Option<&str>)| {
+            (key.as_bytes().to_vec(), value.map(|value| Bytes::copy_from_slice(value.as_bytes())))
+        };
+        pairs.iter().map(row).collect::<Vec<_>>().into_iter()
+    }
+
+    #[test]
+    fn rows_and_log_are_read_as_one() {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let disk = RocksDisk::open(dir.path()).unwrap();
+            disk.write_rows(Origin::Snapshot, &mut rows(&[("N", Some("1")), ("Oa", Some("2")), ("Oc", Some("3"))]))
+                .unwrap();
+            disk.write(put("La", "4"), true).unwrap();
+            disk.write(put("Mb", "5"), true).unwrap();
+            disk.write_rows(Origin::Checkpoint, &mut rows(&[("N", Some("6")), ("Oa", None), ("Ob", Some("7"))]))
+                .unwrap();
+            assert!(disk.write(put("Oz", "8"), true).is_err(), "a row");
+            let unordered = disk.write_rows(Origin::Checkpoint, &mut rows(&[("Ob", None), ("Oa", None)]));
+            assert!(unordered.is_err());
+        }
+        let disk = RocksDisk::open(dir.path()).unwrap();
+        let scan = |from: &[u8], to: &[u8], max| -> Vec<String> {
+            let pairs = disk.scan(from, to, max).unwrap();
+            let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+            pairs.iter().map(|(key, value)| format!("{}={}", text(key), text(value))).collect()
+        };
+        assert_eq!(scan(b"", b"\xff", 9), ["La=4", "Mb=5", "N=6", "Ob=7", "Oc=3"]);
+        assert_eq!(scan(b"Mb", b"Oc", 2), ["Mb=5", "N=6"]);
+        assert_eq!(disk.last(b"", b"\xff").unwrap().unwrap().0, "Oc");
+        assert_eq!(disk.last(b"L", b"N").unwrap().unwrap().0, "Mb");
+        assert_eq!(disk.get(b"Oa").unwrap(), None);
     }
 }

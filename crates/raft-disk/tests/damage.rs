@@ -50,18 +50,22 @@ async fn write(node: &Node, from: usize, to: usize) {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        if entry.file_name() != "LOCK" {
-            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+/// The files of a folder and its parts, by their paths in it.
+fn read_all(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        match path.is_dir() {
+            true => files.extend(read_all(&path).into_iter().map(|(part, bytes)| (format!("{name}/{part}"), bytes))),
+            false => drop(files.insert(name, std::fs::read(path).unwrap())),
         }
     }
+    files
 }
 
 /// The files of a master that has run, ended, run again and been killed: tables, a log, and all the rest.
 async fn files(home: &Path) -> BTreeMap<String, Vec<u8>> {
-    let (lived, killed) = (home.join("lived"), home.join("killed"));
+    let lived = home.join("lived");
     let node = start(&lived).await;
     node.initialize(Member::default()).await.unwrap();
     write(&node, 0, 250).await;
@@ -77,11 +81,10 @@ async fn files(home: &Path) -> BTreeMap<String, Vec<u8>> {
     let node = start(&lived).await;
     write(&node, 250, 400).await;
     // As it is on the disk at this moment: a kill.
-    copy(&lived, &killed);
+    let mut files = read_all(&lived);
     node.shutdown().await;
-    let named = |entry: std::fs::DirEntry| (entry.file_name().to_string_lossy().into_owned(), entry.path());
-    let all = std::fs::read_dir(&killed).unwrap().flatten().map(named);
-    all.map(|(name, path)| (name, std::fs::read(path).unwrap())).collect()
+    files.retain(|name, _| !name.ends_with("LOCK"));
+    files
 }
 
 /// What a master would be after a start on these files: how far its log reaches, and its state.
@@ -105,12 +108,18 @@ struct Damaged {
 }
 
 impl Damaged {
-    fn try_with(&mut self, name: &str, bytes: &[u8], what: &str) {
+    /// Puts the files into the folder, and nothing else.
+    fn lay_out(&self) {
         let _cleared = std::fs::remove_dir_all(&self.folder);
-        std::fs::create_dir(&self.folder).unwrap();
-        for (other, bytes) in self.files.iter().filter(|(other, _)| *other != name) {
-            std::fs::write(self.folder.join(other), bytes).unwrap();
+        for (name, bytes) in &self.files {
+            let path = self.folder.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
         }
+    }
+
+    fn try_with(&mut self, name: &str, bytes: &[u8], what: &str) {
+        self.lay_out();
         std::fs::write(self.folder.join(name), bytes).unwrap();
         match read(&self.folder) {
             Ok(found) if found == self.truth => self.n_harmless += 1,
@@ -129,11 +138,15 @@ async fn damage_is_told_or_does_no_harm() {
     let files = files(home.path()).await;
     let kinds: Vec<&str> = files.keys().filter_map(|name| name.rsplit_once('.').map(|(_, kind)| kind)).collect();
     assert!(kinds.contains(&"sst") && kinds.contains(&"log"), "{:?}", files.keys());
-    let truth = read(&home.path().join("killed")).unwrap();
     let folder = home.path().join("damaged");
+    let truth = (Reach::default(), Vec::new());
     let mut damaged = Damaged { files: files.clone(), folder, truth, n_told: 0, n_harmless: 0 };
+    damaged.lay_out();
+    damaged.truth = read(&damaged.folder).unwrap();
+    assert!(files.keys().any(|name| name.starts_with("rows/") && name.ends_with(".sst")), "{:?}", files.keys());
     // RocksDB's own diary and settings hold nothing of ours; a damaged mark claims nothing.
-    let ours = files.iter().filter(|(name, _)| !name.starts_with("LOG") && !name.starts_with("OPTIONS"));
+    let diary = |name: &str| ["LOG", "OPTIONS"].iter().any(|diary| name.trim_start_matches("rows/").starts_with(diary));
+    let ours = files.iter().filter(|(name, _)| !diary(name));
     for (name, bytes) in ours.filter(|(name, bytes)| *name != "SYNCED" && !bytes.is_empty()) {
         for i in 0..24 {
             let at = bytes.len() * i / 24;

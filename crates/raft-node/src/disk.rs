@@ -1,8 +1,11 @@
 //! The port to durable storage: an ordered key-value store with atomic batches.
 //!
-//! Keys live in three ranges: `L` + index (big endian) is the log, `M` + name is what there is one
-//! of (vote, purge point, identity, checkpoint), `O` + object key is the applied state.
+//! Keys live in two parts. The log's: `L` + index (big endian) is an entry, `M` + name is what there is one of
+//! (vote, purge point). The rows, which are the applied state: `N` + name is what a checkpoint has one of, `O` +
+//! object key is an object. A checkpoint of many objects must not hold up the log's next sync, so rows are written
+//! in a way of their own.
 
+use crate::types::LogId;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -41,10 +44,25 @@ impl Batch {
     }
 }
 
+/// A row's key, and its value; `None` deletes.
+pub type Row = (Vec<u8>, Option<Bytes>);
+
+/// What rows come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// What has changed since the last checkpoint.
+    Checkpoint,
+    /// A state that replaces the one before it.
+    Snapshot,
+}
+
 pub trait Disk: Send + Sync + 'static {
-    /// Applies the batch atomically. With `sync`, returns only once it and everything before it is
-    /// durable. An error is final: the process must stop and start again.
+    /// Applies the batch atomically, to the log's part. With `sync`, returns only once it and everything `write`
+    /// was given before it is durable. An error is final: the process must stop and start again.
     fn write(&self, batch: Batch, sync: bool) -> io::Result<()>;
+    /// Writes rows, in key order: all or none, and durable on return, whether or not what `write` was given
+    /// before is. An error is final.
+    fn write_rows(&self, origin: Origin, rows: &mut dyn Iterator<Item = Row>) -> io::Result<()>;
     fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>>;
     /// The pairs in `from..to`, at most `max`, in key order.
     fn scan(&self, from: &[u8], to: &[u8], max: usize) -> io::Result<Vec<(Bytes, Bytes)>>;
@@ -106,6 +124,14 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn write_rows(&self, _: Origin, rows: &mut dyn Iterator<Item = Row>) -> io::Result<()> {
+        let batch = Batch { puts: rows.collect(), ..Batch::default() };
+        let mut inner = self.inner.lock();
+        apply_to(&mut inner.now, &batch);
+        apply_to(&mut inner.durable, &batch);
+        Ok(())
+    }
+
     fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
         Ok(self.inner.lock().now.get(key).cloned())
     }
@@ -126,11 +152,28 @@ impl Disk for MemoryDisk {
 pub(crate) const VOTE: &[u8] = b"Mvote";
 pub(crate) const PURGED: &[u8] = b"Mpurged";
 pub(crate) const COMMITTED: &[u8] = b"Mcommitted";
-pub(crate) const CHECKPOINT_META: &[u8] = b"Mcheckpoint-meta";
-pub(crate) const CHECKPOINT_HEAD: &[u8] = b"Mcheckpoint-head";
+/// Keys from here on are rows.
+pub const ROWS_START: &[u8] = b"N";
+pub(crate) const CHECKPOINT_HEAD: &[u8] = b"Nhead";
+pub(crate) const CHECKPOINT_META: &[u8] = b"Nmeta";
 pub(crate) const OBJECTS_START: &[u8] = b"O";
 pub(crate) const OBJECTS_END: &[u8] = b"P";
 pub(crate) const LOG_END: &[u8] = b"M";
+
+/// What is said of a log and a checkpoint with entries missing between them. Entries are purged only below a
+/// checkpoint, so the disk has lost one.
+pub(crate) fn gap(purged: Option<LogId>, applied: Option<LogId>) -> io::Error {
+    let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!(
+            "the Raft storage has lost the applied state: its log begins after entry {}, its checkpoint ends at {}; \
+             empty this master's data folder and join again with a token",
+            index(purged),
+            index(applied)
+        ),
+    )
+}
 
 pub(crate) fn log_key(index: u64) -> Vec<u8> {
     let mut key = vec![b'L'];
@@ -138,6 +181,7 @@ pub(crate) fn log_key(index: u64) -> Vec<u8> {
     key
 }
 
+/// Orders as `Key` does.
 pub(crate) fn object_key(key: &objects::Key) -> Vec<u8> {
     let mut out = vec![b'O'];
     out.extend_from_slice(&key.kind.0.to_be_bytes());

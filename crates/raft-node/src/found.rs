@@ -1,8 +1,9 @@
 //! A group that begins with a given state: what a restore and a quorum repair write to an empty disk.
 
 use crate::codec;
-use crate::disk::{self, Batch, Disk};
+use crate::disk::{self, Batch, Disk, Origin};
 use crate::types::{LogId, Member, Membership, SnapshotMeta, StoredMembership, Vote};
+use bytes::Bytes;
 use objects::Key;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,25 +15,29 @@ const BATCH_BYTES: usize = 4 << 20;
 /// A disk being filled. Without `finish` it holds no master: there is no checkpoint yet.
 pub struct Founding {
     disk: Arc<dyn Disk>,
-    batch: Batch,
+    rows: BTreeMap<Vec<u8>, Bytes>,
     n_bytes: usize,
 }
 
 impl Founding {
     pub fn on(disk: Arc<dyn Disk>) -> Founding {
-        Founding { disk, batch: Batch::default(), n_bytes: 0 }
+        Founding { disk, rows: BTreeMap::new(), n_bytes: 0 }
     }
 
     /// An object, as `state::snapshot::record_bytes` makes it.
     pub fn row(&mut self, key: &Key, bytes: Vec<u8>) -> io::Result<()> {
         self.n_bytes += bytes.len();
-        self.batch.put(disk::object_key(key), bytes);
-        if self.n_bytes >= BATCH_BYTES {
-            self.n_bytes = 0;
-            // Synced with the last write: they share a write-ahead log.
-            self.disk.write(std::mem::take(&mut self.batch), false)?;
+        self.rows.insert(disk::object_key(key), bytes.into());
+        match self.n_bytes >= BATCH_BYTES {
+            true => self.write_rows(),
+            false => Ok(()),
         }
-        Ok(())
+    }
+
+    fn write_rows(&mut self) -> io::Result<()> {
+        self.n_bytes = 0;
+        let rows = std::mem::take(&mut self.rows).into_iter();
+        self.disk.write_rows(Origin::Snapshot, &mut rows.map(|(key, value)| (key, Some(value))))
     }
 
     /// Completes it, durably: a group whose one member is `member`, with `head` (as
@@ -58,11 +63,13 @@ impl Founding {
             last_log_id: Some(begins),
             last_membership: StoredMembership::new(Some(begins), membership),
         };
-        self.batch.put(disk::CHECKPOINT_HEAD, head);
-        self.batch.put(disk::CHECKPOINT_META, codec::meta_to_bytes(&meta));
-        self.batch.put(disk::PURGED, codec::log_id_to_bytes(&begins));
-        self.batch.put(disk::COMMITTED, codec::log_id_to_bytes(&begins));
-        self.batch.put(disk::VOTE, codec::vote_to_bytes(&Vote { leader_id, committed: false }));
-        self.disk.write(self.batch, true)
+        let mut batch = Batch::default();
+        batch.put(disk::PURGED, codec::log_id_to_bytes(&begins));
+        batch.put(disk::COMMITTED, codec::log_id_to_bytes(&begins));
+        batch.put(disk::VOTE, codec::vote_to_bytes(&Vote { leader_id, committed: false }));
+        self.disk.write(batch, true)?;
+        self.rows.insert(disk::CHECKPOINT_HEAD.to_vec(), head.into());
+        self.rows.insert(disk::CHECKPOINT_META.to_vec(), codec::meta_to_bytes(&meta).into());
+        self.write_rows()
     }
 }

@@ -4,7 +4,7 @@
 //! disk that has room again, or was only disturbed, would take it. An append without the one before
 //! is a hole in the log, with which no master starts again.
 
-use crate::disk::{Batch, Disk};
+use crate::disk::{Batch, Disk, Origin, Row};
 use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
@@ -19,14 +19,22 @@ impl HaltingDisk {
     pub(crate) fn new(disk: Arc<dyn Disk>) -> HaltingDisk {
         HaltingDisk { disk, failed: AtomicBool::new(false) }
     }
+
+    fn unless_failed(&self, write: impl FnOnce(&dyn Disk) -> io::Result<()>) -> io::Result<()> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("an earlier write failed; this master must restart"));
+        }
+        write(&*self.disk).inspect_err(|_| self.failed.store(true, Ordering::Release))
+    }
 }
 
 impl Disk for HaltingDisk {
     fn write(&self, batch: Batch, sync: bool) -> io::Result<()> {
-        if self.failed.load(Ordering::Acquire) {
-            return Err(io::Error::other("an earlier write failed; this master must restart"));
-        }
-        self.disk.write(batch, sync).inspect_err(|_| self.failed.store(true, Ordering::Release))
+        self.unless_failed(|disk| disk.write(batch, sync))
+    }
+
+    fn write_rows(&self, origin: Origin, rows: &mut dyn Iterator<Item = Row>) -> io::Result<()> {
+        self.unless_failed(|disk| disk.write_rows(origin, rows))
     }
 
     fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
@@ -62,6 +70,10 @@ mod tests {
             }
         }
 
+        fn write_rows(&self, origin: Origin, rows: &mut dyn Iterator<Item = Row>) -> io::Result<()> {
+            self.disk.write_rows(origin, rows)
+        }
+
         fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
             self.disk.get(key)
         }
@@ -86,6 +98,7 @@ mod tests {
         assert_eq!(write(b"1"), Ok(()));
         assert_eq!(write(b"2"), Err("no space left on device".into()));
         assert_eq!(write(b"3"), Err("an earlier write failed; this master must restart".into()));
+        assert!(disk.write_rows(Origin::Checkpoint, &mut std::iter::once((b"4".to_vec(), None))).is_err());
         let keys: Vec<Bytes> = disk.scan(b"0", b"9", 9).unwrap().into_iter().map(|(key, _)| key).collect();
         assert_eq!(keys, [Bytes::from_static(b"1")]);
     }

@@ -4,8 +4,9 @@
 //! the last one, atomically and synced, beside the log; entries are purged only below a checkpoint.
 //! A snapshot for a peer is the checkpointed state itself, encoded when it is sent.
 
+use crate::aside::aside;
 use crate::codec;
-use crate::disk::{self, Batch, Disk};
+use crate::disk::{self, Disk, Origin, Row};
 use crate::types::{Entry, LogId, Snapshot, SnapshotData, SnapshotMeta, StoredMembership, TypeConfig, leader_id};
 use futures::{Stream, TryStreamExt};
 use objects::{Key, KindId};
@@ -58,9 +59,13 @@ impl Machine {
         Ok((meta.last_log_id, meta.last_membership, state))
     }
 
-    /// Loads the last checkpoint; the log since then is re-applied by openraft.
-    pub(crate) fn open(disk: Arc<dyn Disk>) -> io::Result<Machine> {
+    /// Loads the last checkpoint; the log since then is re-applied by openraft. `purged` is the last entry that
+    /// the log has let go.
+    pub(crate) fn open(disk: Arc<dyn Disk>, purged: Option<LogId>) -> io::Result<Machine> {
         let (last_applied, membership, state) = Machine::checkpoint_of(&*disk)?;
+        if purged > last_applied {
+            return Err(disk::gap(purged, last_applied));
+        }
         let meta = SnapshotMeta { last_log_id: last_applied, last_membership: membership.clone() };
         let checkpoint = last_applied.is_some().then(|| (meta, state.clone()));
         let shared = Shared { state, last_applied, membership, dirty: BTreeSet::new(), checkpoint };
@@ -148,29 +153,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, state: SnapshotData) -> io::Result<()> {
-        let mut batch = Batch::default();
-        batch.delete_range(disk::OBJECTS_START.to_vec(), disk::OBJECTS_END.to_vec());
-        let view = View::new(state.clone());
-        for kind in objects::kinds() {
-            for record in view.list(kind.id, "", None) {
-                batch.put(disk::object_key(&record.key), snapshot::record_bytes(record));
-            }
-        }
-        batch.put(disk::CHECKPOINT_HEAD, snapshot::head_bytes(&state));
-        batch.put(disk::CHECKPOINT_META, codec::meta_to_bytes(meta));
-        let _rows = self.rows.lock();
-        self.disk.write(batch, true)?;
-        {
-            let mut shared = self.shared.lock();
-            shared.state = state.clone();
-            shared.last_applied = meta.last_log_id;
-            shared.membership = meta.last_membership.clone();
-            shared.dirty.clear();
-            shared.checkpoint = Some((meta.clone(), state));
-        }
-        self.published.publish_all(view);
-        self.applied.send_replace(meta.last_log_id);
-        Ok(())
+        let (machine, meta) = (self.clone(), meta.clone());
+        aside(move || machine.install(meta, state)).await.map_err(io::Error::other)?
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
@@ -178,6 +162,73 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let checkpoint = shared.checkpoint.as_ref();
         Ok(checkpoint.map(|(meta, state)| Snapshot { meta: meta.clone(), snapshot: state.clone() }))
     }
+}
+
+impl Machine {
+    /// Makes `state` the applied one, and the checkpoint.
+    fn install(&self, meta: SnapshotMeta, state: State) -> io::Result<()> {
+        let _rows = self.rows.lock();
+        let before = self.shared.lock().checkpoint.as_ref().map(|(_, state)| state.clone()).unwrap_or_default();
+        let rows = head_rows(&meta, &state).into_iter();
+        self.disk.write_rows(Origin::Snapshot, &mut rows.chain(replacing(&before, &state)))?;
+        let applied = meta.last_log_id;
+        {
+            let mut shared = self.shared.lock();
+            shared.state = state.clone();
+            shared.last_applied = applied;
+            shared.membership = meta.last_membership.clone();
+            shared.dirty.clear();
+            shared.checkpoint = Some((meta, state.clone()));
+        }
+        self.published.publish_all(View::new(state));
+        self.applied.send_replace(applied);
+        Ok(())
+    }
+
+    /// Writes what has changed since the last checkpoint.
+    fn check_point(&self, meta: SnapshotMeta, state: State, dirty: BTreeSet<Key>) -> io::Result<Snapshot> {
+        let _rows = self.rows.lock();
+        // A snapshot installed meanwhile is newer: writing older rows over it would mix the two.
+        let newer = |shared: &Shared| {
+            shared.checkpoint.as_ref().filter(|(newest, _)| newest.last_log_id > meta.last_log_id).cloned()
+        };
+        if let Some((meta, state)) = newer(&self.shared.lock()) {
+            return Ok(Snapshot { meta, snapshot: state });
+        }
+        let view = View::new(state.clone());
+        let row =
+            |key: &Key| (disk::object_key(key), view.get(key).map(|record| snapshot::record_bytes(record).into()));
+        let rows = head_rows(&meta, &state).into_iter();
+        self.disk.write_rows(Origin::Checkpoint, &mut rows.chain(dirty.iter().map(row)))?;
+        self.shared.lock().checkpoint = Some((meta.clone(), state.clone()));
+        Ok(Snapshot { meta, snapshot: state })
+    }
+}
+
+/// What a checkpoint has one of.
+fn head_rows(meta: &SnapshotMeta, state: &State) -> [Row; 2] {
+    let (head, meta) = (snapshot::head_bytes(state), codec::meta_to_bytes(meta));
+    [(disk::CHECKPOINT_HEAD.to_vec(), Some(head.into())), (disk::CHECKPOINT_META.to_vec(), Some(meta.into()))]
+}
+
+/// The rows of `state`, in order, and the end of those that `before` has beside them.
+fn replacing<'a>(before: &'a State, state: &'a State) -> impl Iterator<Item = Row> + use<'a> {
+    let view = View::new(state.clone());
+    let gone = before.records_after(None).filter(move |record| view.get(&record.key).is_none());
+    let (mut gone, mut there) = (gone.peekable(), state.records_after(None).peekable());
+    std::iter::from_fn(move || {
+        let goes = match (gone.peek(), there.peek()) {
+            (Some(gone), Some(there)) => gone.key < there.key,
+            (gone, None) => gone.is_some(),
+            (None, Some(_)) => false,
+        };
+        match goes {
+            true => gone.next().map(|record| (disk::object_key(&record.key), None)),
+            false => {
+                there.next().map(|record| (disk::object_key(&record.key), Some(snapshot::record_bytes(record).into())))
+            }
+        }
+    })
 }
 
 /// A checkpoint in the making: the state as it was when the builder was asked for.
@@ -192,26 +243,41 @@ impl RaftSnapshotBuilder<TypeConfig> for Checkpoint {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        let _rows = self.machine.rows.lock();
-        // A snapshot installed meanwhile is newer: writing older rows over it would mix the two.
-        let newer = |shared: &Shared| {
-            shared.checkpoint.as_ref().filter(|(meta, _)| meta.last_log_id > self.meta.last_log_id).cloned()
+        let (machine, meta, state) = (self.machine.clone(), self.meta.clone(), self.state.clone());
+        let dirty = std::mem::take(&mut self.dirty);
+        aside(move || machine.check_point(meta, state, dirty)).await.map_err(io::Error::other)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use objects::registry;
+    use state::{LeaderId, Op, Txn};
+
+    fn state_of(names: &[&str]) -> State {
+        let mut state = State::new();
+        let object = |name: &&str| {
+            let object = objects::json!({"metadata": {"name": name}});
+            Op::Create { key: Key::new(registry::NODE, "", name), object: objects::record::encode(&object) }
         };
-        if let Some((meta, state)) = newer(&self.machine.shared.lock()) {
-            return Ok(Snapshot { meta, snapshot: state });
-        }
-        let view = View::new(self.state.clone());
-        let mut batch = Batch::default();
-        for key in std::mem::take(&mut self.dirty) {
-            match view.get(&key) {
-                Some(record) => batch.put(disk::object_key(&key), snapshot::record_bytes(record)),
-                None => batch.delete(disk::object_key(&key)),
-            }
-        }
-        batch.put(disk::CHECKPOINT_HEAD, snapshot::head_bytes(&self.state));
-        batch.put(disk::CHECKPOINT_META, codec::meta_to_bytes(&self.meta));
-        self.machine.disk.write(batch, true)?;
-        self.machine.shared.lock().checkpoint = Some((self.meta.clone(), self.state.clone()));
-        Ok(Snapshot { meta: self.meta.clone(), snapshot: self.state.clone() })
+        let txn = Txn { ops: names.iter().map(object).collect(), ..Txn::default() };
+        state.apply(LeaderId::default(), &txn);
+        state
+    }
+
+    #[test]
+    fn what_replaces_a_state_ends_the_rows_that_it_does_not_have() {
+        let told = |before: &[&str], after: &[&str]| -> String {
+            let (before, after) = (state_of(before), state_of(after));
+            let name = |row: Row| {
+                let sign = if row.1.is_some() { '+' } else { '-' };
+                format!("{sign}{} ", row.0.last().copied().map_or(' ', char::from))
+            };
+            replacing(&before, &after).map(name).collect()
+        };
+        assert_eq!(told(&[], &["a", "b"]), "+a +b ");
+        assert_eq!(told(&["a", "c", "e"], &["b", "c", "d"]), "-a +b +c +d -e ");
+        assert_eq!(told(&["a"], &[]), "-a ");
     }
 }

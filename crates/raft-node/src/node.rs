@@ -183,9 +183,9 @@ impl Node {
         };
         let config = Arc::new(config.validate().map_err(|error| Error::Fatal(error.to_string()))?);
         let disk: Arc<dyn Disk> = Arc::new(HaltingDisk::new(options.disk));
-        let machine = Machine::open(disk.clone()).map_err(Error::Storage)?;
         let writer = (options.spawn_writer)(Writer::new(disk.clone()));
-        let log = Log::open(disk, writer).map_err(Error::Storage)?;
+        let log = Log::open(disk.clone(), writer).map_err(Error::Storage)?;
+        let machine = Machine::open(disk, log.purged()).map_err(Error::Storage)?;
         let network = Network { cluster_id: options.cluster_id.clone(), transport: options.transport.clone() };
         let promises = log.clone();
         let starting = Raft::new(options.node_id, config, network, log, machine.clone());

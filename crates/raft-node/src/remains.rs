@@ -57,8 +57,8 @@ pub fn read_remains(disk: Arc<dyn Disk>) -> io::Result<Remains> {
     let (committed, purged) = (log_id(disk::COMMITTED)?, log_id(disk::PURGED)?);
     let (mut applied, mut membership, mut state) = Machine::checkpoint_of(&*disk)?;
     let mut next = applied.map_or(0, |id| id.index + 1);
-    if purged.is_some_and(|id| id.index >= next) {
-        return Err(damaged(format!("its log begins after {purged:?}, its checkpoint ends before")));
+    if purged > applied {
+        return Err(disk::gap(purged, applied));
     }
     loop {
         let page = disk.scan(&log_key(next), disk::LOG_END, PAGE)?;

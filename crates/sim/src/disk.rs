@@ -4,7 +4,7 @@ use crate::Twin;
 use crate::points::{Edge, Point, Subject};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use raft_node::{Batch, Disk, MemoryDisk};
+use raft_node::{Batch, Disk, MemoryDisk, Origin, Row};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -40,8 +40,6 @@ fn subject(batch: &Batch) -> Subject {
     let puts = |prefix: &[u8]| batch.puts.iter().any(|(key, _)| key.starts_with(prefix));
     let cuts = |prefix: u8| batch.delete_ranges.iter().any(|(from, _)| from.first() == Some(&prefix));
     match () {
-        () if cuts(b'O') => Subject::Install,
-        () if puts(b"Mcheckpoint") => Subject::Checkpoint,
         () if puts(b"Mpurged") => Subject::Purge,
         () if cuts(b'L') => Subject::Truncate,
         () if puts(b"Mvote") => Subject::Vote,
@@ -77,6 +75,23 @@ impl Mount {
         }
     }
 
+    /// How a write fails, if it does, and whether it reaches the disk all the same.
+    fn failure(&self) -> Option<(io::Error, bool)> {
+        let failing = match *self.health.lock() {
+            _ if self.full.load(Relaxed) => {
+                (io::Error::new(io::ErrorKind::StorageFull, "no space left on device"), false)
+            }
+            Health::Failing { reached: true } => (io::Error::other("the sync failed"), true),
+            Health::Failing { reached: false } => (io::Error::other("a bad sector"), false),
+            Health::Fine | Health::Over => return None,
+        };
+        if !self.full.load(Relaxed) {
+            *self.health.lock() = Health::Fine;
+        }
+        self.was_failed.store(true, Relaxed);
+        Some(failing)
+    }
+
     /// Passes a point; an error when the power went.
     fn pass(&self, subject: Subject, edge: Edge) -> io::Result<()> {
         match (self.trip)(Point(subject, edge)) {
@@ -91,28 +106,38 @@ impl Disk for Mount {
         self.alive()?;
         let subject = subject(&batch);
         self.pass(subject, Edge::Before)?;
-        if self.full.load(Relaxed) {
-            self.was_failed.store(true, Relaxed);
-            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device"));
-        }
-        let reached = match *self.health.lock() {
-            Health::Failing { reached } => Some(reached),
-            Health::Fine | Health::Over => None,
-        };
-        if let Some(reached) = reached {
-            *self.health.lock() = Health::Fine;
-            self.was_failed.store(true, Relaxed);
+        if let Some((error, reached)) = self.failure() {
             if reached {
                 self.disk.write(batch, false)?;
-                return Err(io::Error::other("the sync failed"));
             }
-            return Err(io::Error::other("a bad sector"));
+            return Err(error);
         }
         let sync = sync && self.twin != Some(Twin::LyingDisk);
         self.disk.write(batch, false)?;
         if sync {
             self.pass(subject, Edge::Unsynced)?;
             self.disk.write(Batch::default(), true)?;
+        }
+        self.pass(subject, Edge::After)
+    }
+
+    fn write_rows(&self, origin: Origin, rows: &mut dyn Iterator<Item = Row>) -> io::Result<()> {
+        self.alive()?;
+        let subject = match origin {
+            Origin::Checkpoint => Subject::Checkpoint,
+            Origin::Snapshot => Subject::Install,
+        };
+        self.pass(subject, Edge::Before)?;
+        if let Some((error, reached)) = self.failure() {
+            if reached {
+                self.disk.write_rows(origin, rows)?;
+            }
+            return Err(error);
+        }
+        if self.twin != Some(Twin::LyingDisk) {
+            self.disk.write_rows(origin, rows)?;
+        } else {
+            self.disk.write(Batch { puts: rows.collect(), ..Batch::default() }, false)?;
         }
         self.pass(subject, Edge::After)
     }

@@ -84,8 +84,8 @@ pub fn all() -> Vec<Point> {
     use Edge::{After, Answered, Before, Received, Replied, Sent, Unsynced};
     use Subject as S;
     let table: [(&[Subject], &[Edge]); 8] = [
-        (&[S::Vote, S::Append, S::Truncate, S::Checkpoint, S::Install], &[Before, Unsynced, After]),
-        (&[S::Purge], &[Before, After]),
+        (&[S::Vote, S::Append, S::Truncate], &[Before, Unsynced, After]),
+        (&[S::Purge, S::Checkpoint, S::Install], &[Before, After]),
         (
             &[S::Entries, S::VoteRequest, S::PreVote, S::Snapshot, S::Transfer, S::Propose, S::ReadIndex, S::Beats],
             &[Sent, Received, After, Replied, Answered],

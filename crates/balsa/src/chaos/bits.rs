@@ -41,8 +41,11 @@ pub(super) fn flip(data: &Path, n_bits: u32, draw: u64) -> Result<()> {
     for folder in std::fs::read_dir(data).with_context(|| format!("reading {}", data.display()))? {
         let folder = folder?;
         if folder.file_name().to_string_lossy().starts_with("raft") {
-            for file in std::fs::read_dir(folder.path())? {
-                files.push(file?.path());
+            let rows = folder.path().join("rows");
+            for part in [folder.path(), rows].into_iter().filter(|part| part.is_dir()) {
+                for file in std::fs::read_dir(part)? {
+                    files.push(file?.path());
+                }
             }
         }
     }

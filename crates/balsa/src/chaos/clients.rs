@@ -320,6 +320,20 @@ fn pod_spec() -> Value {
     })
 }
 
+/// Ends a pod that has been seen bound. It must go: the workers have room for so many.
+pub(super) async fn end_pod(world: &World, name: &str) {
+    let request = pb::DeleteRequest {
+        key: Some(world.key("", "pods", name)),
+        grace_period_seconds: Some(0),
+        request_id: format!("chaos-{}-{name}-end", world.nonce),
+        ..Default::default()
+    };
+    let told = until_told(world, Request::Delete(request)).await;
+    if told.end != WriteEnd::Applied {
+        tracing::debug!(name, end = ?told.end, "a pod was not deleted");
+    }
+}
+
 pub(super) async fn pods(world: Arc<World>, stop: watch::Receiver<bool>) {
     let one = |n| {
         let world = world.clone();

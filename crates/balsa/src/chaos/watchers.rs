@@ -1,7 +1,7 @@
 //! The clients that are shown what happens: of the ConfigMaps, whose story is the truth of a run, and of the
 //! pods, for their bindings. Each resumes at another master where it was.
 
-use super::clients::{ASKED, LABEL, list_request, seen};
+use super::clients::{self, ASKED, LABEL, list_request, seen};
 use super::world::World;
 use chaos::lines::{Line, OWN_STATE, Seen};
 use objects::{Value, ValueExt};
@@ -144,24 +144,8 @@ impl Pods {
         self.world.bound.tell(pod.label(ASKED).and_then(|us| us.parse().ok()).unwrap_or(0));
         if self.deletes {
             let world = self.world.clone();
-            tokio::spawn(async move { delete(&world, &name).await });
+            tokio::spawn(async move { clients::end_pod(&world, &name).await });
         }
-    }
-}
-
-/// One try is enough: what stays goes with the namespace.
-async fn delete(world: &World, name: &str) {
-    let request = pb::DeleteRequest {
-        key: Some(world.key("", "pods", name)),
-        grace_period_seconds: Some(0),
-        request_id: format!("chaos-{}-{name}-end", world.nonce),
-        ..Default::default()
-    };
-    let mut client = ObjectsClient::new(world.any_master().channel.clone());
-    match timeout(Duration::from_secs(5), client.delete(request)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(status)) => tracing::debug!(name, "not deleted: {}", status.message()),
-        Err(_) => tracing::debug!(name, "not deleted in time"),
     }
 }
 
