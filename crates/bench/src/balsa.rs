@@ -33,6 +33,7 @@ pub(crate) struct Balsa {
     binary: PathBuf,
     dir: PathBuf,
     ports: Vec<u16>,
+    profile: String,
     servers: Vec<Server>,
     /// With a master's certificate, which may propose and has an administrator's rights.
     access: Access,
@@ -44,8 +45,13 @@ pub(crate) struct Balsa {
 impl Balsa {
     /// Starts three masters in `dir`, with the shipped defaults, and waits until all vote.
     pub(crate) async fn start(binary: &Path, dir: &Path) -> Result<Balsa> {
+        Balsa::start_with(binary, dir, "").await
+    }
+
+    /// The same with the election timing of `profile`.
+    pub(crate) async fn start_with(binary: &Path, dir: &Path, profile: &str) -> Result<Balsa> {
         let ports = free_ports(6)?;
-        configure(dir, &ports, 0, None)?;
+        configure(dir, &ports, profile, 0, None)?;
         let config = folder(dir, 0).join("config.yaml");
         let init = Command::new(binary).arg("init").arg("--config").arg(config).output();
         let init = init.with_context(|| format!("running {}", binary.display()))?;
@@ -59,13 +65,14 @@ impl Balsa {
         let access = Access { ca: read("ca.crt")?, credential };
         let token = wait("join tokens", &mut servers, async || join_token(binary, &data)).await?;
         for i in 1..3 {
-            configure(dir, &ports, i, Some(&token))?;
+            configure(dir, &ports, profile, i, Some(&token))?;
             servers.push(start(binary, dir, i)?);
         }
         let first = format!("127.0.0.1:{}", ports[0]);
         let status = wait("three voters", &mut servers, async || three_voters(&access, &first).await).await?;
         let (to, api, peer) = leader_in(&status)?;
-        Ok(Balsa { binary: binary.into(), dir: dir.into(), ports, servers, access, to, api, peer })
+        let (binary, dir, profile) = (binary.into(), dir.into(), profile.into());
+        Ok(Balsa { binary, dir, ports, profile, servers, access, to, api, peer })
     }
 
     /// Finds who leads now: an election between two rows must not cost the second its clients.
@@ -92,6 +99,16 @@ impl Balsa {
     /// What the leader has applied.
     pub(crate) async fn revision(&self) -> Result<u64> {
         Ok(self.status(&self.api).await?.revision)
+    }
+
+    /// The newest term that any master knows, and who leads in it; empty while nobody does.
+    pub(crate) async fn term(&self) -> Result<(u64, String)> {
+        let mut newest = None;
+        for i in 0..3 {
+            let status = self.status(&format!("127.0.0.1:{}", self.ports[2 * i])).await?;
+            newest = newest.max(Some((status.term, status.leader)));
+        }
+        newest.context("there are three masters")
     }
 
     async fn status(&self, addr: &str) -> Result<StatusResponse> {
@@ -121,7 +138,7 @@ impl Balsa {
         if let Some(token) = &token {
             let data = folder(&self.dir, i).join("data");
             std::fs::remove_dir_all(&data).with_context(|| format!("removing {}", data.display()))?;
-            configure(&self.dir, &self.ports, i, Some(token))?;
+            configure(&self.dir, &self.ports, &self.profile, i, Some(token))?;
         }
         let reached = self.revision().await?;
         let started = Instant::now();
@@ -214,12 +231,12 @@ fn folder(dir: &Path, i: usize) -> PathBuf {
 }
 
 /// Writes master `i`'s configuration. `ports` are two for each: its API's and its peers'.
-fn configure(dir: &Path, ports: &[u16], i: usize, token: Option<&str>) -> Result<()> {
+fn configure(dir: &Path, ports: &[u16], profile: &str, i: usize, token: Option<&str>) -> Result<()> {
     let folder = folder(dir, i);
     std::fs::create_dir_all(&folder)?;
     let mut config = json!({
         "name": format!("master-{}", i + 1), "dataDir": folder.join("data"), "address": "127.0.0.1",
-        "apiPort": ports[2 * i], "peerPort": ports[2 * i + 1],
+        "apiPort": ports[2 * i], "peerPort": ports[2 * i + 1], "profile": profile,
     });
     if let Some(token) = token {
         // The first is asked by those that come after it; it is itself taken back by the second.

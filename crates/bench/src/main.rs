@@ -10,6 +10,7 @@ mod report;
 mod rest;
 mod rounds;
 mod scale;
+mod steady;
 mod watch;
 mod wire;
 
@@ -93,6 +94,7 @@ enum Bench {
     Store(Options),
     Scale(scale::Options),
     Churn(churn::Options),
+    Steady(steady::Options),
 }
 
 impl Options {
@@ -161,6 +163,7 @@ async fn run(bench: &Bench) -> Result<()> {
         }
         Bench::Scale(options) => scale::run(options).await,
         Bench::Churn(options) => churn::run(options).await,
+        Bench::Steady(options) => steady::run(options).await,
     }
 }
 

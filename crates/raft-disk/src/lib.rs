@@ -3,7 +3,7 @@
 //! Two databases, which do not hold each other up. The log's takes entries and votes through its write-ahead log,
 //! so that a sync of any makes all earlier ones durable. The rows' is only given whole tables, which are written
 //! beside it and taken in at once: no write-ahead log, no copy in memory, nothing that a sync of the log
-//! would wait for. The settings and their reasons stand at `log_options` and `row_options`.
+//! would wait for. The settings and their reasons stand at `log_options` and `common_options`.
 
 mod mark;
 
@@ -19,8 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 pub struct RocksDisk {
-    log: DB,
     rows: DB,
+    // After the rows: it is its lock that keeps another process out.
+    log: DB,
     /// Of the log. None where nothing is written.
     mark: Option<Mark>,
     /// Where a table is written before the rows' database takes it in; one at a time.
@@ -30,6 +31,15 @@ pub struct RocksDisk {
 /// The folder of the rows' database, in the log's, which leaves alone what it does not know.
 const ROWS: &str = "rows";
 const TABLE: &str = "rows.new";
+
+/// Ends what is left of a table that was being written or taken in. After a crash it may be one file with a table
+/// that has been taken in: it must be unlinked, never written to.
+fn remove_table(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
 
 /// What to do about a disk that lost or garbled data, whoever finds it.
 const REMEDY: &str = "empty this master's data folder and join again with a token (`balsa token` prints it); \
@@ -45,7 +55,13 @@ pub enum OpenError {
     )]
     Full { path: String, source: rocksdb::Error },
     #[error("cannot open the Raft storage in {path}")]
-    Mark { path: String, source: io::Error },
+    Io { path: String, source: io::Error },
+    #[error(
+        "the Raft storage in {path} was written by an earlier build, which kept the applied state elsewhere. Upgrade one \
+         master at a time, while the others have a quorum: empty this master's data folder and join again with a token \
+         (`balsa token` prints it)"
+    )]
+    Earlier { path: String },
     #[error(
         "the Raft storage in {path} has lost its newest writes: it was synced up to {synced} and reaches {found}. It \
          must not vote again: {REMEDY}"
@@ -53,15 +69,15 @@ pub enum OpenError {
     LostTail { path: String, synced: u64, found: u64 },
 }
 
+const LOG_BUFFER_BYTES: usize = 16 << 20;
+
 fn log_options() -> Options {
-    let mut options = row_options();
+    let mut options = common_options();
     // Two of them are a large part of a busy master's memory. What dies in them, as purges follow, is never
     // written to a table; the rest is written once more.
     options.set_write_buffer_size(LOG_BUFFER_BYTES);
     options.set_max_write_buffer_number(2);
     options.set_max_total_wal_size(256 << 20);
-    // Tables are merged when most of what they hold is purged, so that little is written a third time.
-    options.set_level_zero_file_num_compaction_trigger(8);
     // A torn tail after a crash is expected; damage before it must not be skipped silently, since
     // that would drop acknowledged entries. The open fails and the master rejoins.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
@@ -69,19 +85,22 @@ fn log_options() -> Options {
     options
 }
 
-fn row_options() -> Options {
+fn common_options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.set_paranoid_checks(true);
-    // Tables reach the disk as they are written, not at their end, where a sync of the log would wait for them.
+    // Merged late: most of what the log's tables hold is purged by then, and each of the rows' spans all keys, so
+    // that the whole state is written again. Both are read as a whole, at a start and by the scrub, and hardly else.
+    options.set_level_zero_file_num_compaction_trigger(8);
+    // Merged tables reach the disk as they are written, not at their end, where a sync of the log would wait.
     options.set_bytes_per_sync(1 << 20);
     options.set_max_background_jobs(2);
+    // RocksDB's diary.
     options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(4 << 20);
     options.set_max_open_files(256);
     options
 }
-
-const LOG_BUFFER_BYTES: usize = 16 << 20;
 
 /// What the operating system says of a full disk, which RocksDB passes on as text alone.
 const NO_SPACE: &str = "No space left on device";
@@ -95,14 +114,15 @@ fn unopened(path: &Path, source: rocksdb::Error) -> OpenError {
 
 impl RocksDisk {
     pub fn open(path: &Path) -> Result<RocksDisk, OpenError> {
-        let failed = |source| OpenError::Mark { path: path.display().to_string(), source };
+        let failed = |source| OpenError::Io { path: path.display().to_string(), source };
         let log = DB::open(&log_options(), path).map_err(|source| unopened(path, source))?;
-        reaches_mark(&log, path)?;
-        let rows = DB::open(&row_options(), path.join(ROWS)).map_err(|source| unopened(path, source))?;
+        is_sound(&log, path)?;
+        let rows = DB::open(&common_options(), path.join(ROWS)).map_err(|source| unopened(path, source))?;
+        remove_table(&path.join(TABLE)).map_err(failed)?;
         // That there is a folder of rows must outlast a power cut as they do.
         std::fs::File::open(path).and_then(|folder| folder.sync_all()).map_err(failed)?;
         let mark = Some(Mark::open(path).map_err(failed)?);
-        Ok(RocksDisk { log, rows, mark, table: Mutex::new(path.join(TABLE)) })
+        Ok(RocksDisk { rows, log, mark, table: Mutex::new(path.join(TABLE)) })
     }
 
     /// For looking: nothing is changed, and every write fails.
@@ -111,9 +131,33 @@ impl RocksDisk {
             DB::open_for_read_only(&options, folder, false).map_err(|source| unopened(path, source))
         };
         let log = open(log_options(), path)?;
-        reaches_mark(&log, path)?;
-        let rows = open(row_options(), &path.join(ROWS))?;
-        Ok(RocksDisk { log, rows, mark: None, table: Mutex::new(path.join(TABLE)) })
+        is_sound(&log, path)?;
+        let folder = path.join(ROWS);
+        // RocksDB would make the folder.
+        let source = || io::Error::new(io::ErrorKind::NotFound, format!("{} holds no database", folder.display()));
+        if !folder.join("CURRENT").exists() {
+            return Err(OpenError::Io { path: path.display().to_string(), source: source() });
+        }
+        let rows = open(common_options(), &folder)?;
+        Ok(RocksDisk { rows, log, mark: None, table: Mutex::new(path.join(TABLE)) })
+    }
+
+    /// Writes a table at `path` and has the rows' database take it in, which moves it.
+    fn write_table(&self, path: &Path, rows: &mut dyn Iterator<Item = Row>) -> io::Result<()> {
+        let options = common_options();
+        let mut table = SstFileWriter::create(&options);
+        table.open(path).map_err(failed)?;
+        for (key, value) in rows {
+            match value {
+                Some(value) => table.put(key, value),
+                None => table.delete(key),
+            }
+            .map_err(failed)?;
+        }
+        table.finish().map_err(failed)?;
+        let mut taking = IngestExternalFileOptions::default();
+        taking.set_move_files(true);
+        self.rows.ingest_external_file_opts(&taking, vec![path]).map_err(failed)
     }
 
     fn of(&self, key: &[u8]) -> &DB {
@@ -121,12 +165,17 @@ impl RocksDisk {
     }
 }
 
-/// What was synced is there.
-fn reaches_mark(db: &DB, path: &Path) -> Result<(), OpenError> {
-    let (synced, found) = (mark::read(path), db.latest_sequence_number());
-    match found < synced {
-        true => Err(OpenError::LostTail { path: path.display().to_string(), synced, found }),
-        false => Ok(()),
+/// What was synced of the log is there, and nothing that is no log's.
+fn is_sound(log: &DB, folder: &Path) -> Result<(), OpenError> {
+    let path = folder.display().to_string();
+    let (synced, found) = (mark::read(folder), log.latest_sequence_number());
+    if found < synced {
+        return Err(OpenError::LostTail { path, synced, found });
+    }
+    match last_pair(log, ROWS_START, &[0xFF]) {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) => Err(OpenError::Earlier { path }),
+        Err(source) => Err(OpenError::Io { path, source }),
     }
 }
 
@@ -143,6 +192,8 @@ fn failed(error: rocksdb::Error) -> io::Error {
 fn pairs<'a>(db: &'a DB, from: &'a [u8], to: &[u8]) -> impl Iterator<Item = io::Result<(Bytes, Bytes)>> + use<'a> {
     let mut options = ReadOptions::default();
     options.set_iterate_upper_bound(to);
+    // What is read in a row is not read again soon.
+    options.fill_cache(false);
     let pairs = db.iterator_opt(IteratorMode::From(from, Direction::Forward), options);
     pairs.map(|pair| pair.map(|(key, value)| (key.into(), value.into())).map_err(failed))
 }
@@ -158,7 +209,8 @@ fn last_pair(db: &DB, from: &[u8], to: &[u8]) -> io::Result<Option<(Bytes, Bytes
 
 impl Disk for RocksDisk {
     fn write(&self, batch: Batch, sync: bool) -> io::Result<()> {
-        if let Some((key, _)) = batch.puts.iter().find(|(key, _)| key[..] >= *ROWS_START) {
+        let (puts, cuts) = (batch.puts.iter().map(|(key, _)| key), batch.delete_ranges.iter().map(|(from, _)| from));
+        if let Some(key) = puts.chain(cuts).find(|key| key[..] >= *ROWS_START) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{key:?} is a row's key")));
         }
         let mut writes = WriteBatch::default();
@@ -184,21 +236,16 @@ impl Disk for RocksDisk {
     }
 
     fn write_rows(&self, _: Origin, rows: &mut dyn Iterator<Item = Row>) -> io::Result<()> {
-        let path = self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let options = row_options();
-        let mut table = SstFileWriter::create(&options);
-        table.open(&*path).map_err(failed)?;
-        for (key, value) in rows {
-            match value {
-                Some(value) => table.put(key, value),
-                None => table.delete(key),
-            }
-            .map_err(failed)?;
+        if self.mark.is_none() {
+            return Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "the Raft storage is open for looking"));
         }
-        table.finish().map_err(failed)?;
-        let mut taking = IngestExternalFileOptions::default();
-        taking.set_move_files(true);
-        self.rows.ingest_external_file_opts(&taking, vec![&*path]).map_err(failed)
+        let path = self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        remove_table(&path)?;
+        self.write_table(&path, rows).inspect_err(|_| {
+            if let Err(error) = remove_table(&path) {
+                tracing::warn!(%error, "a table that was not finished takes room until the next start");
+            }
+        })
     }
 
     fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
@@ -207,8 +254,10 @@ impl Disk for RocksDisk {
 
     fn scan(&self, from: &[u8], to: &[u8], max: usize) -> io::Result<Vec<(Bytes, Bytes)>> {
         let of_log = (from < ROWS_START).then(|| pairs(&self.log, from, to.min(ROWS_START)));
-        let of_rows = (to > ROWS_START).then(|| pairs(&self.rows, from.max(ROWS_START), to));
-        of_log.into_iter().flatten().chain(of_rows.into_iter().flatten()).take(max).collect()
+        // Not looked for before the log's have ended.
+        let of_rows = || (to > ROWS_START).then(|| pairs(&self.rows, from.max(ROWS_START), to));
+        let of_rows = std::iter::once_with(of_rows).flatten().flatten();
+        of_log.into_iter().flatten().chain(of_rows).take(max).collect()
     }
 
     fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<(Bytes, Bytes)>> {
@@ -253,6 +302,42 @@ mod tests {
             (key.as_bytes().to_vec(), value.map(|value| Bytes::copy_from_slice(value.as_bytes())))
         };
         pairs.iter().map(row).collect::<Vec<_>>().into_iter()
+    }
+
+    #[test]
+    fn a_crash_before_a_table_s_old_name_is_gone_does_no_harm() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |disk: &RocksDisk, value: &str| {
+            disk.write_rows(Origin::Checkpoint, &mut rows(&[("Oa", Some(value)), ("Ob", None)])).unwrap();
+        };
+        write(&RocksDisk::open(dir.path()).unwrap(), "1");
+        let tables = std::fs::read_dir(dir.path().join(ROWS)).unwrap().flatten().map(|entry| entry.path());
+        let table = tables.filter(|path| path.extension().is_some_and(|kind| kind == "sst")).next().unwrap();
+        std::fs::hard_link(&table, dir.path().join(TABLE)).unwrap();
+        let bytes = std::fs::read(&table).unwrap();
+        {
+            let disk = RocksDisk::open(dir.path()).unwrap();
+            assert!(!dir.path().join(TABLE).exists());
+            std::fs::hard_link(&table, dir.path().join(TABLE)).unwrap();
+            write(&disk, "2, which is longer");
+        }
+        assert_eq!(std::fs::read(&table).unwrap(), bytes, "it was written over");
+        assert_eq!(RocksDisk::open(dir.path()).unwrap().get(b"Oa").unwrap().unwrap(), "2, which is longer");
+    }
+
+    #[test]
+    fn who_looks_changes_nothing_and_an_earlier_build_s_rows_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DB::open(&log_options(), dir.path()).unwrap());
+        assert!(matches!(RocksDisk::open_read_only(dir.path()), Err(OpenError::Io { .. })));
+        assert!(!dir.path().join(ROWS).exists());
+        drop(RocksDisk::open(dir.path()).unwrap());
+        let disk = RocksDisk::open_read_only(dir.path()).unwrap();
+        assert!(disk.write(put("La", "1"), true).is_err());
+        assert!(disk.write_rows(Origin::Checkpoint, &mut rows(&[("Oa", None)])).is_err());
+        drop(disk);
+        DB::open(&log_options(), dir.path()).unwrap().put("Oa", "1").unwrap();
+        assert!(matches!(RocksDisk::open(dir.path()), Err(OpenError::Earlier { .. })));
     }
 
     #[test]

@@ -5,7 +5,6 @@
 //! object key is an object. A checkpoint of many objects must not hold up the log's next sync, so rows are written
 //! in a way of their own.
 
-use crate::types::LogId;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -47,7 +46,7 @@ impl Batch {
 /// A row's key, and its value; `None` deletes.
 pub type Row = (Vec<u8>, Option<Bytes>);
 
-/// What rows come from.
+/// What rows come from; told to who watches over a simulated disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// What has changed since the last checkpoint.
@@ -126,6 +125,9 @@ impl Disk for MemoryDisk {
 
     fn write_rows(&self, _: Origin, rows: &mut dyn Iterator<Item = Row>) -> io::Result<()> {
         let batch = Batch { puts: rows.collect(), ..Batch::default() };
+        // As a real one demands.
+        assert!(batch.puts.first().is_none_or(|(key, _)| key[..] >= *ROWS_START), "no rows");
+        assert!(batch.puts.is_sorted_by(|(a, _), (b, _)| a < b), "rows out of order");
         let mut inner = self.inner.lock();
         apply_to(&mut inner.now, &batch);
         apply_to(&mut inner.durable, &batch);
@@ -160,21 +162,6 @@ pub(crate) const OBJECTS_START: &[u8] = b"O";
 pub(crate) const OBJECTS_END: &[u8] = b"P";
 pub(crate) const LOG_END: &[u8] = b"M";
 
-/// What is said of a log and a checkpoint with entries missing between them. Entries are purged only below a
-/// checkpoint, so the disk has lost one.
-pub(crate) fn gap(purged: Option<LogId>, applied: Option<LogId>) -> io::Error {
-    let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!(
-            "the Raft storage has lost the applied state: its log begins after entry {}, its checkpoint ends at {}; \
-             empty this master's data folder and join again with a token",
-            index(purged),
-            index(applied)
-        ),
-    )
-}
-
 pub(crate) fn log_key(index: u64) -> Vec<u8> {
     let mut key = vec![b'L'];
     key.extend_from_slice(&index.to_be_bytes());
@@ -189,4 +176,23 @@ pub(crate) fn object_key(key: &objects::Key) -> Vec<u8> {
     out.push(0);
     out.extend_from_slice(key.name.as_bytes());
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use objects::{Key, KindId};
+
+    #[test]
+    fn the_keys_of_objects_order_as_the_objects_do() {
+        let names = ["", "a", "a-b", "a.b", "aa", "b", "system:a", "\u{e9}"];
+        let mut keys = Vec::new();
+        for kind in [1, 2, 255, 256, 300].map(KindId) {
+            for namespace in names {
+                keys.extend(names.map(|name| Key::new(kind, namespace, name)));
+            }
+        }
+        keys.sort();
+        assert!(keys.iter().map(object_key).is_sorted_by(|a, b| a < b));
+    }
 }

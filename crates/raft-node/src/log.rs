@@ -57,11 +57,6 @@ impl Log {
         self.shared.lock().promised
     }
 
-    /// The last entry that is gone for being in a checkpoint.
-    pub(crate) fn purged(&self) -> Option<LogId> {
-        self.shared.lock().purged
-    }
-
     /// Submits a batch and waits until it is written (and synced, when asked).
     async fn write(&self, batch: Batch, sync: bool) -> io::Result<()> {
         let (done, written) = oneshot::channel();

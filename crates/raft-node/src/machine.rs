@@ -23,6 +23,9 @@ use tokio::sync::watch;
 /// Entries applied before readers see them, at most: one publication costs about 2 us and a wake-up.
 const PUBLISH_EVERY: usize = 256;
 
+/// Rows read at once.
+const ROWS_PAGE: usize = 1_000;
+
 #[derive(Clone)]
 pub(crate) struct Machine {
     disk: Arc<dyn Disk>,
@@ -47,25 +50,40 @@ fn invalid(error: impl std::error::Error) -> io::Error {
 }
 
 impl Machine {
-    /// The last checkpoint: the last entry it holds, the group then, and the state. Empty without one.
+    /// The last checkpoint: the last entry it holds, the group then, and the state. Empty without one. Entries are
+    /// purged only below a checkpoint: with some missing in between, the disk has lost one.
     pub(crate) fn checkpoint_of(disk: &dyn Disk) -> io::Result<(Option<LogId>, StoredMembership, State)> {
-        let Some(meta) = disk.get(disk::CHECKPOINT_META)? else {
+        let purged = disk.get(disk::PURGED)?.map(|bytes| codec::log_id_from_bytes(&bytes)).transpose()?;
+        let meta = disk.get(disk::CHECKPOINT_META)?.map(|bytes| codec::meta_from_bytes(&bytes)).transpose()?;
+        let last = meta.as_ref().and_then(|meta| meta.last_log_id);
+        if purged > last {
+            let [purged, last] = [purged, last].map(|id| id.map_or(0, |id| id.index));
+            let why = format!(
+                "the Raft storage has lost the applied state: its log begins after entry {purged}, its checkpoint ends \
+                 at {last}; empty this master's data folder and join again with a token; docs/operations.md says what \
+                 to do when too many masters are damaged at once"
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        let Some(meta) = meta else {
             return Ok((None, StoredMembership::default(), State::new()));
         };
-        let meta = codec::meta_from_bytes(&meta)?;
         let head = disk.get(disk::CHECKPOINT_HEAD)?.unwrap_or_default();
-        let rows = disk.scan(disk::OBJECTS_START, disk::OBJECTS_END, usize::MAX)?;
-        let state = snapshot::assemble(&head, rows.iter().map(|(_, row)| &row[..])).map_err(invalid)?;
-        Ok((meta.last_log_id, meta.last_membership, state))
+        let mut state = snapshot::Assembly::begin(&head).map_err(invalid)?;
+        let mut from = disk::OBJECTS_START.to_vec();
+        loop {
+            let page = disk.scan(&from, disk::OBJECTS_END, ROWS_PAGE)?;
+            let Some((last, _)) = page.last() else { break };
+            // The next key there can be.
+            from = [last, &[0][..]].concat();
+            page.iter().try_for_each(|(_, row)| state.add(row)).map_err(invalid)?;
+        }
+        Ok((meta.last_log_id, meta.last_membership, state.finish().map_err(invalid)?))
     }
 
-    /// Loads the last checkpoint; the log since then is re-applied by openraft. `purged` is the last entry that
-    /// the log has let go.
-    pub(crate) fn open(disk: Arc<dyn Disk>, purged: Option<LogId>) -> io::Result<Machine> {
+    /// Loads the last checkpoint; the log since then is re-applied by openraft.
+    pub(crate) fn open(disk: Arc<dyn Disk>) -> io::Result<Machine> {
         let (last_applied, membership, state) = Machine::checkpoint_of(&*disk)?;
-        if purged > last_applied {
-            return Err(disk::gap(purged, last_applied));
-        }
         let meta = SnapshotMeta { last_log_id: last_applied, last_membership: membership.clone() };
         let checkpoint = last_applied.is_some().then(|| (meta, state.clone()));
         let shared = Shared { state, last_applied, membership, dirty: BTreeSet::new(), checkpoint };

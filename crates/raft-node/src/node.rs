@@ -185,7 +185,7 @@ impl Node {
         let disk: Arc<dyn Disk> = Arc::new(HaltingDisk::new(options.disk));
         let writer = (options.spawn_writer)(Writer::new(disk.clone()));
         let log = Log::open(disk.clone(), writer).map_err(Error::Storage)?;
-        let machine = Machine::open(disk, log.purged()).map_err(Error::Storage)?;
+        let machine = Machine::open(disk).map_err(Error::Storage)?;
         let network = Network { cluster_id: options.cluster_id.clone(), transport: options.transport.clone() };
         let promises = log.clone();
         let starting = Raft::new(options.node_id, config, network, log, machine.clone());

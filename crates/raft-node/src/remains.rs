@@ -54,12 +54,9 @@ pub fn read_remains(disk: Arc<dyn Disk>) -> io::Result<Remains> {
     let log_id = |key: &[u8]| disk.get(key)?.map(|bytes| codec::log_id_from_bytes(&bytes)).transpose();
     let vote = disk.get(disk::VOTE)?.map(|bytes| codec::vote_from_bytes(&bytes)).transpose()?;
     let vote = vote.ok_or_else(|| damaged("it holds no vote: no master has run on this disk".into()))?;
-    let (committed, purged) = (log_id(disk::COMMITTED)?, log_id(disk::PURGED)?);
+    let committed = log_id(disk::COMMITTED)?;
     let (mut applied, mut membership, mut state) = Machine::checkpoint_of(&*disk)?;
     let mut next = applied.map_or(0, |id| id.index + 1);
-    if purged > applied {
-        return Err(disk::gap(purged, applied));
-    }
     loop {
         let page = disk.scan(&log_key(next), disk::LOG_END, PAGE)?;
         if page.is_empty() {

@@ -22,7 +22,7 @@ impl StoreBuilder<TypeConfig, Log, Machine> for InMemory {
         let disk = Arc::new(MemoryDisk::default());
         let writer = spawn_inline()(Writer::new(disk.clone()));
         let log = Log::open(disk.clone(), writer).map_err(|e| StorageError::read(TypeConfig::err_from_error(&e)))?;
-        let machine = Machine::open(disk, None).map_err(|e| StorageError::read(TypeConfig::err_from_error(&e)))?;
+        let machine = Machine::open(disk).map_err(|e| StorageError::read(TypeConfig::err_from_error(&e)))?;
         Ok(((), log, machine))
     }
 }

@@ -129,27 +129,51 @@ pub fn decode(bytes: &[u8]) -> Result<State, Error> {
 
 /// Builds the state from a head and rows.
 pub fn assemble<'a>(head: &[u8], rows: impl Iterator<Item = &'a [u8]>) -> Result<State, Error> {
-    let head: Head = postcard::from_bytes(head).map_err(|source| Error::Decode { item: 0, source })?;
-    if head.feature_level > crate::FEATURE_LEVEL {
-        return Err(Error::FeatureLevel { needs: head.feature_level, knows: crate::FEATURE_LEVEL });
+    let mut assembly = Assembly::begin(head)?;
+    for row in rows {
+        assembly.add(row)?;
     }
-    let mut state = State {
-        revision: head.revision,
-        stamp: head.stamp,
-        feature_level: head.feature_level,
-        dedup: head.dedup,
-        history: History::starting_after(head.revision),
-        ..State::default()
-    };
-    for (i, row) in rows.enumerate() {
-        let item = i + 1;
+    assembly.finish()
+}
+
+/// A state that is built row by row, so that they need not be in memory together.
+pub struct Assembly {
+    state: State,
+    n_announced: u64,
+    n_added: usize,
+}
+
+impl Assembly {
+    pub fn begin(head: &[u8]) -> Result<Assembly, Error> {
+        let head: Head = postcard::from_bytes(head).map_err(|source| Error::Decode { item: 0, source })?;
+        if head.feature_level > crate::FEATURE_LEVEL {
+            return Err(Error::FeatureLevel { needs: head.feature_level, knows: crate::FEATURE_LEVEL });
+        }
+        let state = State {
+            revision: head.revision,
+            stamp: head.stamp,
+            feature_level: head.feature_level,
+            dedup: head.dedup,
+            history: History::starting_after(head.revision),
+            ..State::default()
+        };
+        Ok(Assembly { state, n_announced: head.n_objects, n_added: 0 })
+    }
+
+    pub fn add(&mut self, row: &[u8]) -> Result<(), Error> {
+        self.n_added += 1;
+        let item = self.n_added;
         let row: Item = postcard::from_bytes(row).map_err(|source| Error::Decode { item, source })?;
         let record = Record::restore(row.key.clone(), row.revision, row.json)
             .map_err(|source| Error::Record { item, source })?;
-        state.put(&row.key, Some(Arc::new(record)));
+        self.state.put(&row.key, Some(Arc::new(record)));
+        Ok(())
     }
-    match state.objects.len() as u64 {
-        found if found != head.n_objects => Err(Error::Count { found, announced: head.n_objects }),
-        _ => Ok(state),
+
+    pub fn finish(self) -> Result<State, Error> {
+        match self.state.objects.len() as u64 {
+            found if found != self.n_announced => Err(Error::Count { found, announced: self.n_announced }),
+            _ => Ok(self.state),
+        }
     }
 }

@@ -108,7 +108,7 @@ fn bench(what: &str) -> Command {
     command
 }
 
-/// What measures Balsa alone: `scale` and `churn`.
+/// What measures Balsa alone: `scale`, `churn` and `steady`.
 pub(crate) fn alone(what: &str, flags: &[&str]) -> Result<()> {
     if !flags.iter().any(|flag| ["-h", "--help"].contains(flag)) {
         build(&setup::prepare(Purpose::Build)?)?;

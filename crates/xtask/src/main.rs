@@ -31,6 +31,9 @@ cargo xtask bench store [--quick] [--etcd PATH] [--no-etcd] [-o json] ...
 cargo xtask bench scale     a million objects: memory, restart, catch-up, and
                             lists beside writes
 cargo xtask bench churn     20 million writes over few keys: nothing may grow
+cargo xtask bench steady    writes for an hour beside --beside COMMAND, such as
+                            a build, with an election timing (--profile): the
+                            leader must not change
 cargo xtask bench failover [--kills N] [--others N] [--report DIR] [-o json]
                             N leaders killed with -9 (1000, about 25 min), and
                             frozen, cut off and stopped (100 each) under 500
@@ -48,7 +51,7 @@ fn main() -> Result<()> {
         ["bench", "kills", n] => bench::kills(n),
         ["bench", "failover", flags @ ..] => failover::bench(flags),
         ["bench", "store", flags @ ..] => bench::store(flags),
-        ["bench", what @ ("scale" | "churn"), flags @ ..] => bench::alone(what, flags),
+        ["bench", what @ ("scale" | "churn" | "steady"), flags @ ..] => bench::alone(what, flags),
         ["build"] => build(&setup::prepare(Purpose::Build)?),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");

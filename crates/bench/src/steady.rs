@@ -1,0 +1,159 @@
+//! `bench steady`: how often a group that nothing happens to changes its leader, with every processor taken.
+
+use crate::balsa::Balsa;
+use crate::load::{self, Window};
+use crate::process::Folder;
+use crate::{At, show};
+use anyhow::{Context, Result, bail};
+use objects::{Value, json};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Writes to three masters without a pause, beside a command that takes the processors, and counts the
+/// elections. Fails when there is one.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    at: At,
+    /// The masters' election timing: lan, wan or slow-disk.
+    #[arg(long, default_value = "lan")]
+    profile: String,
+    #[arg(long, default_value_t = 60.0)]
+    minutes: f64,
+    /// Clients with one outstanding write each.
+    #[arg(long, default_value_t = 64)]
+    clients: usize,
+    /// Bytes of a value.
+    #[arg(long, default_value_t = 256)]
+    size: usize,
+    /// Run by the shell beside them, again whenever it ends, such as a release build.
+    #[arg(long)]
+    beside: Option<String>,
+}
+
+/// Between two looks at the term, which counts the elections in between.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const TELL_EVERY: Duration = Duration::from_secs(60);
+/// A command that ends sooner takes no processor worth speaking of, or fails.
+const COMMAND_MIN: Duration = Duration::from_secs(1);
+
+/// A command that is started again whenever it ends, until this value does.
+struct Beside {
+    command: String,
+    child: Child,
+    started: Instant,
+    n_ended: u64,
+}
+
+impl Beside {
+    fn start(command: &str) -> Result<Beside> {
+        let child = Beside::spawn(command)?;
+        Ok(Beside { command: command.into(), child, started: Instant::now(), n_ended: 0 })
+    }
+
+    fn spawn(command: &str) -> Result<Child> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::null());
+        // A group of its own, so that all it started ends with it.
+        shell.process_group(0).spawn().with_context(|| format!("running {command:?}"))
+    }
+
+    /// Starts it again when it has ended. A failure of its own is one of the bench.
+    fn keep_up(&mut self) -> Result<()> {
+        let Some(status) = self.child.try_wait()? else { return Ok(()) };
+        if !status.success() {
+            bail!("{:?} failed ({status}), so that the masters were not beside it", self.command);
+        }
+        if self.started.elapsed() < COMMAND_MIN {
+            bail!("{:?} ended within a second: it takes no processor", self.command);
+        }
+        (self.child, self.started, self.n_ended) = (Beside::spawn(&self.command)?, Instant::now(), self.n_ended + 1);
+        Ok(())
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let group = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
+        let killed = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+        if let Err(error) = killed.map_err(std::io::Error::from).and_then(|()| self.child.wait().map(drop)) {
+            eprintln!("{:?} could not be ended: {error}", self.command);
+        }
+    }
+}
+
+pub(crate) async fn run(options: &Options) -> Result<()> {
+    let measured = Duration::try_from_secs_f64(options.minutes * 60.0).ok().filter(|time| *time >= TELL_EVERY / 60);
+    let measured = measured.with_context(|| format!("--minutes {}: at least a second", options.minutes))?;
+    if options.clients == 0 {
+        bail!("--clients 0: at least one");
+    }
+    let root = Folder::create(options.at.dir.join(format!("bench-steady-{}", std::process::id())))?;
+    let balsa = Balsa::start_with(&options.at.balsa, &root.0, &options.profile).await?;
+    let window = Window { warm_up: Duration::from_secs(1), measured };
+    let clients = balsa.admitted("steady", options.clients, options.size).await?;
+    let mut beside = options.beside.as_deref().map(Beside::start).transpose()?;
+    let pids = balsa.pids();
+    let writing = load::run(clients, window, &pids);
+    tokio::pin!(writing);
+    let (started, mut told) = (Instant::now(), Instant::now());
+    let mut now = balsa.term().await?;
+    let (mut n_changes, mut changes) = (0, Vec::new());
+    let sample = loop {
+        tokio::select! {
+            sample = &mut writing => break sample?,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        beside.as_mut().map_or(Ok(()), Beside::keep_up)?;
+        let seconds = started.elapsed().as_secs();
+        let term = balsa.term().await?;
+        if term.0 != now.0 {
+            eprintln!(
+                "   {seconds:>6} s  term {} led by {:?}, after term {} led by {:?}",
+                term.0, term.1, now.0, now.1
+            );
+            n_changes += term.0.saturating_sub(now.0);
+            changes.push((seconds, term.0));
+            now = term;
+        }
+        if told.elapsed() >= TELL_EVERY {
+            told = Instant::now();
+            eprintln!("   {seconds:>6} s of {}  {n_changes} leader changes", measured.as_secs());
+        }
+    };
+    let n_commands = beside.as_ref().map(|beside| beside.n_ended);
+    let text = || {
+        let mut out = format!(
+            "{}, {} clients with values of {} bytes, for {:.1} min{}\n",
+            options.profile,
+            options.clients,
+            options.size,
+            options.minutes,
+            options.beside.as_deref().map_or_else(String::new, |command| format!(", beside {command:?}")),
+        );
+        let mut row = |what: &str, value: String| out += &format!("{what:<24} {value:>12}\n");
+        row("writes/s", format!("{:.0}", sample.per_second));
+        row("p50, ms", format!("{:.1}", sample.p50_ms));
+        row("p99, ms", format!("{:.1}", sample.p99_ms));
+        row("writes failed", sample.n_errors.to_string());
+        n_commands.map(|n| row("ends of the command", n.to_string()));
+        row("leader changes", n_changes.to_string());
+        out
+    };
+    let json = || -> Value {
+        json!({
+            "profile": options.profile, "minutes": options.minutes, "clients": options.clients,
+            "size": options.size, "beside": options.beside, "writesPerSecond": sample.per_second,
+            "p50Ms": sample.p50_ms, "p99Ms": sample.p99_ms, "failed": sample.n_errors,
+            "firstFailure": sample.error, "commandEnds": n_commands,
+            "leaderChanges": n_changes,
+            "changes": changes.iter().map(|(s, term)| json!({"second": s, "term": term})).collect::<Vec<_>>(),
+        })
+    };
+    show(&options.at, text, json)?;
+    match n_changes {
+        0 => Ok(()),
+        n => bail!("the leader changed {n} times, though nothing was done to it"),
+    }
+}
