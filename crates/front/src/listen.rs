@@ -7,6 +7,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -15,6 +16,9 @@ use tower::Service;
 
 /// A client that does not finish its TLS handshake by then is dropped.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// And one that was refused, when it does not hang up, or sends more than a first request.
+const PARTING_MAX: Duration = Duration::from_secs(1);
+const PARTING_BYTES_MAX: u64 = 64 * 1024;
 /// Connections served at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 10_000;
 
@@ -84,9 +88,12 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
     }
-    let stream = match tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
+    let stream = match tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream).into_fallible()).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
+        Ok(Err((error, stream))) => {
+            tracing::debug!(%peer, %error, "TLS handshake failed");
+            return part(stream).await;
+        }
         Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
@@ -116,6 +123,17 @@ async fn connection(
             drop(tokio::time::timeout(Duration::from_millis(300), serving).await);
         }
     }
+}
+
+/// Closes a refused connection so that its client can read why: closed with something unread, the kernel resets it,
+/// and the alert that is on its way may be lost with it.
+async fn part(mut stream: tokio::net::TcpStream) {
+    let parting = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(PARTING_BYTES_MAX), &mut tokio::io::sink()).await
+    };
+    // A client that is gone, or does not go, has heard what there is to hear.
+    drop(tokio::time::timeout(PARTING_MAX, parting).await);
 }
 
 /// Returns once the address `own` is being let go of.
