@@ -9,7 +9,7 @@ mod mark;
 
 use bytes::Bytes;
 use mark::Mark;
-use raft_node::{Batch, Disk, Origin, ROWS_START, Row};
+use raft_node::{Batch, Disk, Origin, REMEDY, ROWS_START, Row};
 use rocksdb::{
     DB, DBRecoveryMode, Direction, IngestExternalFileOptions, IteratorMode, Options, ReadOptions, SstFileWriter,
     WriteBatch, WriteOptions,
@@ -40,10 +40,6 @@ fn remove_table(path: &Path) -> io::Result<()> {
         Ok(()) | Err(_) => Ok(()),
     }
 }
-
-/// What to do about a disk that lost or garbled data, whoever finds it.
-const REMEDY: &str = "empty this master's data folder and join again with a token (`balsa token` prints it); \
-                      docs/operations.md says what to do when too many masters are damaged at once";
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -134,9 +130,10 @@ impl RocksDisk {
         is_sound(&log, path)?;
         let folder = path.join(ROWS);
         // RocksDB would make the folder.
-        let source = || io::Error::new(io::ErrorKind::NotFound, format!("{} holds no database", folder.display()));
         if !folder.join("CURRENT").exists() {
-            return Err(OpenError::Io { path: path.display().to_string(), source: source() });
+            let why = format!("{} holds no database", folder.display());
+            let source = io::Error::new(io::ErrorKind::NotFound, why);
+            return Err(OpenError::Io { path: path.display().to_string(), source });
         }
         let rows = open(common_options(), &folder)?;
         Ok(RocksDisk { rows, log, mark: None, table: Mutex::new(path.join(TABLE)) })
@@ -311,8 +308,8 @@ mod tests {
             disk.write_rows(Origin::Checkpoint, &mut rows(&[("Oa", Some(value)), ("Ob", None)])).unwrap();
         };
         write(&RocksDisk::open(dir.path()).unwrap(), "1");
-        let tables = std::fs::read_dir(dir.path().join(ROWS)).unwrap().flatten().map(|entry| entry.path());
-        let table = tables.filter(|path| path.extension().is_some_and(|kind| kind == "sst")).next().unwrap();
+        let mut tables = std::fs::read_dir(dir.path().join(ROWS)).unwrap().flatten().map(|entry| entry.path());
+        let table = tables.find(|path| path.extension().is_some_and(|kind| kind == "sst")).unwrap();
         std::fs::hard_link(&table, dir.path().join(TABLE)).unwrap();
         let bytes = std::fs::read(&table).unwrap();
         {

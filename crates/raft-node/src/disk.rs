@@ -43,6 +43,10 @@ impl Batch {
     }
 }
 
+/// What to do about a disk that lost or garbled data, whoever finds it.
+pub const REMEDY: &str = "empty this master's data folder and join again with a token (`balsa token` prints it); \
+                          docs/operations.md says what to do when too many masters are damaged at once";
+
 /// A row's key, and its value; `None` deletes.
 pub type Row = (Vec<u8>, Option<Bytes>);
 

@@ -6,7 +6,7 @@
 
 use crate::aside::aside;
 use crate::codec;
-use crate::disk::{self, Disk, Origin, Row};
+use crate::disk::{self, Disk, Origin, REMEDY, Row};
 use crate::types::{Entry, LogId, Snapshot, SnapshotData, SnapshotMeta, StoredMembership, TypeConfig, leader_id};
 use futures::{Stream, TryStreamExt};
 use objects::{Key, KindId};
@@ -60,8 +60,7 @@ impl Machine {
             let [purged, last] = [purged, last].map(|id| id.map_or(0, |id| id.index));
             let why = format!(
                 "the Raft storage has lost the applied state: its log begins after entry {purged}, its checkpoint ends \
-                 at {last}; empty this master's data folder and join again with a token; docs/operations.md says what \
-                 to do when too many masters are damaged at once"
+                 at {last}; {REMEDY}"
             );
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }

@@ -77,19 +77,15 @@ impl Mount {
 
     /// How a write fails, if it does, and whether it reaches the disk all the same.
     fn failure(&self) -> Option<(io::Error, bool)> {
-        let failing = match *self.health.lock() {
-            _ if self.full.load(Relaxed) => {
-                (io::Error::new(io::ErrorKind::StorageFull, "no space left on device"), false)
-            }
-            Health::Failing { reached: true } => (io::Error::other("the sync failed"), true),
-            Health::Failing { reached: false } => (io::Error::other("a bad sector"), false),
-            Health::Fine | Health::Over => return None,
-        };
-        if !self.full.load(Relaxed) {
-            *self.health.lock() = Health::Fine;
+        if self.full.load(Relaxed) {
+            self.was_failed.store(true, Relaxed);
+            return Some((io::Error::new(io::ErrorKind::StorageFull, "no space left on device"), false));
         }
+        let mut health = self.health.lock();
+        let Health::Failing { reached } = *health else { return None };
+        *health = Health::Fine;
         self.was_failed.store(true, Relaxed);
-        Some(failing)
+        Some((io::Error::other(if reached { "the sync failed" } else { "a bad sector" }), reached))
     }
 
     /// Passes a point; an error when the power went.
@@ -134,10 +130,9 @@ impl Disk for Mount {
             }
             return Err(error);
         }
-        if self.twin != Some(Twin::LyingDisk) {
-            self.disk.write_rows(origin, rows)?;
-        } else {
-            self.disk.write(Batch { puts: rows.collect(), ..Batch::default() }, false)?;
+        match self.twin {
+            Some(Twin::LyingDisk) => self.disk.write(Batch { puts: rows.collect(), ..Batch::default() }, false)?,
+            _ => self.disk.write_rows(origin, rows)?,
         }
         self.pass(subject, Edge::After)
     }
