@@ -3,6 +3,7 @@
 use crate::body;
 use crate::load::Client;
 use crate::process::{Server, free_ports};
+use crate::slow_link::SlowLink;
 use crate::watch::Watcher;
 use crate::wire::Access;
 use anyhow::{Context, Result, bail};
@@ -40,17 +41,24 @@ pub(crate) struct Balsa {
     to: raft::To,
     api: String,
     peer: String,
+    /// Between the masters, where it is slower than loopback.
+    _link: Option<SlowLink>,
 }
 
 impl Balsa {
     /// Starts three masters in `dir`, with the shipped defaults, and waits until all vote.
     pub(crate) async fn start(binary: &Path, dir: &Path) -> Result<Balsa> {
-        Balsa::start_with(binary, dir, "").await
+        Balsa::start_with(binary, dir, "", Duration::ZERO).await
     }
 
-    /// The same with the election timing of `profile`.
-    pub(crate) async fn start_with(binary: &Path, dir: &Path, profile: &str) -> Result<Balsa> {
+    /// The same with the election timing of `profile`, and with `round_trip` between the masters, which takes
+    /// a network of one's own unless it is zero.
+    pub(crate) async fn start_with(binary: &Path, dir: &Path, profile: &str, round_trip: Duration) -> Result<Balsa> {
         let ports = free_ports(6)?;
+        let link = match round_trip {
+            Duration::ZERO => None,
+            _ => Some(SlowLink::before(&[ports[1], ports[3], ports[5]], round_trip).await?),
+        };
         configure(dir, &ports, profile, 0, None)?;
         let config = folder(dir, 0).join("config.yaml");
         let init = Command::new(binary).arg("init").arg("--config").arg(config).output();
@@ -72,7 +80,7 @@ impl Balsa {
         let status = wait("three voters", &mut servers, async || three_voters(&access, &first).await).await?;
         let (to, api, peer) = leader_in(&status)?;
         let (binary, dir, profile) = (binary.into(), dir.into(), profile.into());
-        Ok(Balsa { binary, dir, ports, profile, servers, access, to, api, peer })
+        Ok(Balsa { binary, dir, ports, profile, servers, access, to, api, peer, _link: link })
     }
 
     /// Finds who leads now: an election between two rows must not cost the second its clients.

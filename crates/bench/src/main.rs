@@ -10,6 +10,7 @@ mod report;
 mod rest;
 mod rounds;
 mod scale;
+mod slow_link;
 mod steady;
 mod watch;
 mod wire;
@@ -138,6 +139,9 @@ pub(crate) fn names(cell: &str, i: usize, n: usize) -> Vec<String> {
 
 fn main() -> Result<()> {
     let bench = Bench::parse();
+    if matches!(&bench, Bench::Steady(options) if options.has_slow_link()) {
+        slow_link::own_network()?;
+    }
     pki::tls::install_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {

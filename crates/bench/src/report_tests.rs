@@ -41,8 +41,9 @@ fn medians_and_their_ratio_are_judged() {
           server CPU, us     0.0                 0.0
         lag p50, ms, 10/s    0.0                 0.0
         lag p99, ms, 10/s    0.0                 0.0
-        -- memory ----------------------------------------------------------------------
-        largest RSS, MiB     200                 200                  1.00 <= 1.0 met
+        -- memory of the largest server ------------------------------------------------
+        of equal states, MiB 200                 200                  1.00 <= 1.0 met
+        after all rows, MiB  200                 200                  1.00
         -- 4 of 5 targets met
     "#]]
     .assert_eq(&body(&report(&["Balsa", "etcd 3.4.23"], &rates)));
@@ -62,8 +63,9 @@ fn alone_nothing_is_compared() {
           server CPU, us     0.0
         lag p50, ms, 10/s    0.0
         lag p99, ms, 10/s    0.0
-        -- memory ----------------------------------------------------------------------
-        largest RSS, MiB     200
+        -- memory of the largest server ------------------------------------------------
+        of equal states, MiB 200
+        after all rows, MiB  200
     "#]]
     .assert_eq(&body(&report(&["Balsa"], &[&[99.94]])));
 }

@@ -19,6 +19,11 @@ const WATCH_BYTES: usize = 256;
 const BATCHED_CLIENTS: usize = 8;
 const BATCH: usize = 128;
 
+/// The name of the keys that a row of raw writes makes, and one of reads reads.
+fn raw_cell(size: usize, n: usize) -> String {
+    format!("r{size}-{n}")
+}
+
 enum System {
     Balsa(Balsa),
     Etcd(Etcd),
@@ -86,54 +91,63 @@ impl Measuring<'_> {
         }
     }
 
+    /// First the rows that all systems have, so that they hold the same while they are measured.
     async fn all(&mut self) -> Result<()> {
         for size in self.options.sizes() {
             for n in self.options.clients.clone() {
-                self.cell(size, n).await?;
+                self.raw(size, n).await?;
+                self.reads(size, n).await?;
             }
-            self.batched(size).await?;
         }
         if self.options.measures(Part::Watch) {
             self.watch().await?;
         }
+        for size in self.options.sizes() {
+            for n in self.options.clients.clone() {
+                self.admitted(size, n).await?;
+            }
+            self.batched(size).await?;
+        }
         Ok(())
     }
 
-    /// The rows of one size and number of clients.
-    async fn cell(&mut self, size: usize, n: usize) -> Result<()> {
-        let (raw, admitted) = (format!("r{size}-{n}"), format!("a{size}-{n}"));
-        let (writes, reads) = (self.options.measures(Part::Raw), self.options.measures(Part::Reads));
-        let (window, pids) = (self.window, self.system.pids());
-        self.ready().await?;
-        match &self.system {
-            System::Balsa(balsa) => {
-                // Reads need what the raw row wrote.
-                if writes || reads {
-                    let sample = load::run(balsa.raw(&raw, n, size).await?, window, &pids).await?;
-                    self.push(What::Raw, size, n, sample)?;
-                }
-            }
-            System::Etcd(etcd) => {
-                let sample = load::run(etcd.writers(&raw, n, size).await?, window, &pids).await?;
-                self.push(What::Raw, size, n, sample)?;
-            }
+    async fn raw(&mut self, size: usize, n: usize) -> Result<()> {
+        // Reads need what the raw row wrote, and all rows of Balsa's stand beside etcd's.
+        let unneeded = !self.options.measures(Part::Raw) && !self.options.measures(Part::Reads);
+        if unneeded && matches!(self.system, System::Balsa(_)) {
+            return Ok(());
         }
         self.ready().await?;
-        if let System::Balsa(balsa) = &self.system
-            && self.options.measures(Part::Admitted)
-        {
-            let sample = load::run(balsa.admitted(&admitted, n, size).await?, window, &pids).await?;
-            self.push(What::Admitted, size, n, sample)?;
+        let (cell, window, pids) = (raw_cell(size, n), self.window, self.system.pids());
+        let sample = match &self.system {
+            System::Balsa(balsa) => load::run(balsa.raw(&cell, n, size).await?, window, &pids).await?,
+            System::Etcd(etcd) => load::run(etcd.writers(&cell, n, size).await?, window, &pids).await?,
+        };
+        self.push(What::Raw, size, n, sample)
+    }
+
+    async fn reads(&mut self, size: usize, n: usize) -> Result<()> {
+        if !self.options.measures(Part::Reads) {
+            return Ok(());
         }
-        if reads {
-            self.ready().await?;
-            let sample = match &self.system {
-                System::Balsa(balsa) => load::run(balsa.readers(&raw, n).await?, window, &pids).await?,
-                System::Etcd(etcd) => load::run(etcd.readers(&raw, n).await?, window, &pids).await?,
-            };
-            self.push(What::Read, size, n, sample)?;
+        self.ready().await?;
+        let (cell, window, pids) = (raw_cell(size, n), self.window, self.system.pids());
+        let sample = match &self.system {
+            System::Balsa(balsa) => load::run(balsa.readers(&cell, n).await?, window, &pids).await?,
+            System::Etcd(etcd) => load::run(etcd.readers(&cell, n).await?, window, &pids).await?,
+        };
+        self.push(What::Read, size, n, sample)
+    }
+
+    async fn admitted(&mut self, size: usize, n: usize) -> Result<()> {
+        self.ready().await?;
+        let System::Balsa(balsa) = &self.system else { return Ok(()) };
+        if !self.options.measures(Part::Admitted) {
+            return Ok(());
         }
-        Ok(())
+        let clients = balsa.admitted(&format!("a{size}-{n}"), n, size).await?;
+        let sample = load::run(clients, self.window, &self.system.pids()).await?;
+        self.push(What::Admitted, size, n, sample)
     }
 
     async fn batched(&mut self, size: usize) -> Result<()> {

@@ -21,6 +21,9 @@ pub(crate) struct Options {
     profile: String,
     #[arg(long, default_value_t = 60.0)]
     minutes: f64,
+    /// Of messages between the masters, in milliseconds; above 0 as root, with the programs ip and nft.
+    #[arg(long, default_value_t = 0)]
+    round_trip: u64,
     /// Clients with one outstanding write each.
     #[arg(long, default_value_t = 64)]
     clients: usize,
@@ -30,6 +33,13 @@ pub(crate) struct Options {
     /// Run by the shell beside them, again whenever it ends, such as a release build.
     #[arg(long)]
     beside: Option<String>,
+}
+
+impl Options {
+    /// Whether it takes a network of its own, which is to be made before threads are.
+    pub(crate) fn has_slow_link(&self) -> bool {
+        self.round_trip > 0
+    }
 }
 
 /// Between two looks at the term, which counts the elections in between.
@@ -90,7 +100,8 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         bail!("--clients 0: at least one");
     }
     let root = Folder::create(options.at.dir.join(format!("bench-steady-{}", std::process::id())))?;
-    let balsa = Balsa::start_with(&options.at.balsa, &root.0, &options.profile).await?;
+    let round_trip = Duration::from_millis(options.round_trip);
+    let balsa = Balsa::start_with(&options.at.balsa, &root.0, &options.profile, round_trip).await?;
     let window = Window { warm_up: Duration::from_secs(1), measured };
     let clients = balsa.admitted("steady", options.clients, options.size).await?;
     let mut beside = options.beside.as_deref().map(Beside::start).transpose()?;
@@ -125,8 +136,9 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let n_commands = beside.as_ref().map(|beside| beside.n_ended);
     let text = || {
         let mut out = format!(
-            "{}, {} clients with values of {} bytes, for {:.1} min{}\n",
+            "{}, {} ms of round trip, {} clients with values of {} bytes, for {:.1} min{}\n",
             options.profile,
+            options.round_trip,
             options.clients,
             options.size,
             options.minutes,
@@ -143,7 +155,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     };
     let json = || -> Value {
         json!({
-            "profile": options.profile, "minutes": options.minutes, "clients": options.clients,
+            "profile": options.profile, "roundTripMs": options.round_trip, "minutes": options.minutes, "clients": options.clients,
             "size": options.size, "beside": options.beside, "writesPerSecond": sample.per_second,
             "p50Ms": sample.p50_ms, "p99Ms": sample.p99_ms, "failed": sample.n_errors,
             "firstFailure": sample.error, "commandEnds": n_commands,
