@@ -6,7 +6,7 @@
 
 use crate::read::{in_served_form, scale_of};
 use crate::step::Reply;
-use crate::write::{deleted_status, success};
+use crate::write::{deleted_status, success, success_at};
 use crate::{Request, Verb};
 use objects::{Key, registry};
 use state::{Outcome, View};
@@ -19,13 +19,15 @@ pub fn replay(request: &Request, view: &View) -> Option<Reply> {
     if matches!(request.subresource.as_str(), "binding" | "eviction") {
         return Some(Reply::Value { value: success(), created, warnings: Vec::new() });
     }
-    let event = view.event(kind.id, revisions.first().copied().unwrap_or_default());
-    // Older than the history: the object as it is now stands for the object as it was written.
+    let written = revisions.first().copied().unwrap_or_default();
+    let event = view.event(kind.id, written);
+    // Older than the history: the object as it is now, where it is still the one that was written. Another's
+    // would be taken for one's own, and its revision assumed by the next write.
     let record = match event {
         Some(event) => event.new.as_ref(),
-        // What now has the name of a new object may be another's, which its creator may not read.
-        None if created => None,
-        None => view.get(&Key::new(kind.id, &request.namespace, request.object_name())),
+        None => view
+            .get(&Key::new(kind.id, &request.namespace, request.object_name()))
+            .filter(|record| record.header.revision == written),
     };
     let removed = event.and_then(|event| event.old.as_ref());
     let object =
@@ -37,6 +39,6 @@ pub fn replay(request: &Request, view: &View) -> Option<Reply> {
         (Some(record), _) => object(record),
         (None, Some(old)) if kind.id == registry::POD => object(old),
         (None, Some(old)) => Reply::Value { value: deleted_status(request, old), created, warnings: Vec::new() },
-        (None, None) => Reply::Value { value: success(), created, warnings: Vec::new() },
+        (None, None) => Reply::Value { value: success_at(written), created, warnings: Vec::new() },
     })
 }

@@ -92,6 +92,27 @@ fn refused(plural: &str, body: &str, expected: Expect) {
     assert_eq!(cluster.view().n_objects(), 1, "a refused write leaves nothing behind");
 }
 
+/// A master that has started again has no history from before its checkpoint.
+#[test]
+fn a_retry_whose_object_was_replaced_is_not_shown_the_other_s() {
+    let mut cluster = Cluster::new();
+    let write = |verb, value: &str, id: Option<u128>| {
+        let body = json!({"metadata": {"name": "c"}, "data": {"v": value}});
+        let name = if verb == Verb::Create { "" } else { "c" };
+        Request { client_request: id, ..request(verb, "configmaps", name, body) }
+    };
+    cluster.object(&write(Verb::Create, "1", None));
+    let first = cluster.object(&write(Verb::Update, "2", Some(7)));
+    cluster.state = state::snapshot::decode(&state::snapshot::encode(&cluster.state)).unwrap();
+    assert_eq!(cluster.object(&write(Verb::Update, "2", Some(7))), first);
+    cluster.object(&write(Verb::Update, "3", Some(8)));
+    cluster.state = state::snapshot::decode(&state::snapshot::encode(&cluster.state)).unwrap();
+    let told = cluster.object(&write(Verb::Update, "2", Some(7)));
+    assert_eq!((told.text("kind"), told.text("status")), ("Status", "Success"));
+    assert_eq!(told.at("metadata.resourceVersion"), first.at("metadata.resourceVersion"));
+    assert_eq!(cluster.object(&request(Verb::Get, "configmaps", "c", Value::Null)).text("data.v"), "3");
+}
+
 #[test]
 fn a_created_pod_is_defaulted_and_admitted() {
     let mut cluster = Cluster::new();

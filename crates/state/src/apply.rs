@@ -66,7 +66,7 @@ impl State {
             Err(refusal) => refused(refusal),
             Ok(records) => self.perform(txn, records),
         };
-        self.dedup.record(txn.request, txn.client_request, &applied.outcome, self.revision, self.stamp);
+        self.dedup.record(txn.request, txn.client_request, &applied.outcome, self.revision);
         applied
     }
 

@@ -2,7 +2,7 @@
 
 use crate::Outcome;
 use imbl::OrdMap;
-use objects::{Revision, Timestamp};
+use objects::Revision;
 use serde::{Deserialize, Serialize};
 
 /// A proposer's name for one of its requests: its incarnation (drawn at start) and a counter.
@@ -17,9 +17,9 @@ pub struct RequestId {
 pub(crate) const WINDOW_MAX: usize = 4096;
 /// Proposers remembered; a master has a new incarnation at every start.
 pub(crate) const INCARNATIONS_MAX: usize = 64;
-/// Client request ids are kept this long and this many.
-pub(crate) const CLIENT_AGE_MAX_MS: i64 = 10 * 60 * 1000;
-pub(crate) const CLIENTS_MAX: usize = 16_384;
+/// Client request ids kept; some 10 MB when all are. By their number alone: a clock that jumps would forget some
+/// that are still tried, and an age that does not move while clocks catch up gives them no order.
+pub(crate) const CLIENTS_MAX: usize = 65_536;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Window {
@@ -32,9 +32,11 @@ pub(crate) struct Window {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Dedup {
     pub(crate) proposers: OrdMap<u64, Window>,
-    pub(crate) clients: OrdMap<u128, (Timestamp, Outcome)>,
-    /// Client ids by age, oldest first.
-    pub(crate) clients_by_age: OrdMap<(Timestamp, u128), ()>,
+    /// Each with its turn: the later applied, the higher.
+    pub(crate) clients: OrdMap<u128, (u64, Outcome)>,
+    /// Client ids by turn. Follows from `clients`: see `indexed`.
+    #[serde(skip)]
+    clients_by_turn: OrdMap<u64, u128>,
 }
 
 /// What the table knows about a request.
@@ -45,6 +47,12 @@ pub(crate) enum Seen {
 }
 
 impl Dedup {
+    /// One that was read, with what is not written.
+    pub(crate) fn indexed(mut self) -> Dedup {
+        self.clients_by_turn = self.clients.iter().map(|(id, (turn, _))| (*turn, *id)).collect();
+        self
+    }
+
     pub(crate) fn look_up(&self, request: Option<RequestId>, client: Option<u128>) -> Seen {
         if let Some((_, outcome)) = client.and_then(|id| self.clients.get(&id)) {
             return Seen::Before(outcome.clone());
@@ -60,22 +68,15 @@ impl Dedup {
 
     /// Remembers an outcome. Client ids are remembered only when the write was applied: a refused
     /// one changed nothing and may be tried again.
-    pub(crate) fn record(
-        &mut self,
-        request: Option<RequestId>,
-        client: Option<u128>,
-        outcome: &Outcome,
-        at: Revision,
-        now: Timestamp,
-    ) {
+    pub(crate) fn record(&mut self, request: Option<RequestId>, client: Option<u128>, outcome: &Outcome, at: Revision) {
         if let Some(id) = client.filter(|_| matches!(outcome, Outcome::Applied(_))) {
-            self.clients.insert(id, (now, outcome.clone()));
-            self.clients_by_age.insert((now, id), ());
-            while let Some(((stamp, id), ())) = self.clients_by_age.get_min().cloned() {
-                if self.clients_by_age.len() <= CLIENTS_MAX && now.since_ms(stamp) <= CLIENT_AGE_MAX_MS {
-                    break;
-                }
-                self.clients_by_age.remove(&(stamp, id));
+            let turn = self.clients_by_turn.get_max().map_or(0, |(newest, _)| newest + 1);
+            self.clients.insert(id, (turn, outcome.clone()));
+            self.clients_by_turn.insert(turn, id);
+            if self.clients.len() > CLIENTS_MAX
+                && let Some((oldest, id)) = self.clients_by_turn.get_min().copied()
+            {
+                self.clients_by_turn.remove(&oldest);
                 self.clients.remove(&id);
             }
         }

@@ -153,7 +153,7 @@ impl Assembly {
             revision: head.revision,
             stamp: head.stamp,
             feature_level: head.feature_level,
-            dedup: head.dedup,
+            dedup: head.dedup.indexed(),
             history: History::starting_after(head.revision),
             ..State::default()
         };

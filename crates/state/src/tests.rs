@@ -73,6 +73,27 @@ fn a_retry_gets_the_first_outcome_and_changes_nothing() {
     assert_eq!(state.revision(), Revision(2));
 }
 
+/// Of two names the later applied is remembered longer, whatever the clocks of leaders say meanwhile.
+#[test]
+fn names_are_forgotten_in_their_order_whatever_the_time() {
+    let mut state = State::new();
+    let named = |name: u128, stamp| Txn { client_request: Some(name), stamp: Timestamp(stamp), ..Txn::default() };
+    let day = 86_400_000;
+    // The ids fall, so that no order but that of the turns keeps the newest.
+    let names = (0..=dedup::CLIENTS_MAX as u128).rev();
+    for (i, name) in names.enumerate() {
+        state.apply(LEADER, &named(name, if i % 3 == 0 { day } else { 0 }));
+    }
+    let state = snapshot::decode(&snapshot::encode(&state)).unwrap();
+    let is_known = |name: usize| View::new(state.clone()).outcome_of(name as u128).is_some();
+    assert_eq!((is_known(dedup::CLIENTS_MAX), is_known(dedup::CLIENTS_MAX - 1), is_known(0)), (false, true, true));
+    let mut after = state.clone();
+    after.apply(LEADER, &named(u128::MAX, 2 * day));
+    let view = View::new(after);
+    let forgotten = view.outcome_of(dedup::CLIENTS_MAX as u128 - 1);
+    assert_eq!((forgotten, view.outcome_of(0).is_some()), (None, true));
+}
+
 #[test]
 fn a_request_below_the_window_is_never_applied_again() {
     let mut state = State::new();

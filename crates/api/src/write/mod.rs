@@ -18,7 +18,7 @@ use crate::accept::{Expected, accept, encoded};
 use crate::step::{Pending, Reply, Step};
 use crate::{Context, Request, admission};
 use bytes::Bytes;
-use objects::{FieldErrors, Key, Kind, Served, Status, Value, ValueExt, json, registry, validate};
+use objects::{FieldErrors, Key, Kind, Revision, Served, Status, Value, ValueExt, json, registry, validate};
 use state::{Check, Op, Txn, View};
 
 /// The name of the reason behind a namespace that refuses new content.
@@ -168,6 +168,13 @@ fn propose(request: &Request, txn: Txn, pending: Pending) -> Result<Step, Status
 
 pub fn success() -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
+}
+
+/// The same of a write whose object is no longer known, with the revision that it was given.
+pub(crate) fn success_at(revision: Revision) -> Value {
+    let mut status = success();
+    status.set("metadata.resourceVersion", revision.to_string());
+    status
 }
 
 /// A body about one object may not name another.
