@@ -74,11 +74,46 @@ fn log_options() -> Options {
     options.set_write_buffer_size(LOG_BUFFER_BYTES);
     options.set_max_write_buffer_number(2);
     options.set_max_total_wal_size(256 << 20);
-    // A torn tail after a crash is expected; damage before it must not be skipped silently, since
-    // that would drop acknowledged entries. The open fails and the master rejoins.
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    // See `lay_out_files`.
+    options.set_recycle_log_file_num(FILES_RECYCLED);
+    // A torn tail after a crash is expected, and in a file that is written over, what an earlier use has left
+    // there looks like one. RocksDB ends at either, and at damage before it, which would drop acknowledged
+    // entries: that is what the mark is for.
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_use_fsync(false);
     options
+}
+
+/// Files of the write-ahead log that wait to be written over: the next, and one for when the last has not been
+/// let go of yet.
+const FILES_RECYCLED: usize = 2;
+/// What a file is filled with at once.
+const FILLER_BYTES: usize = 1 << 20;
+/// Of the log's database, and never seen there.
+const FILLER: &str = "F";
+
+/// Has the write-ahead log go on in files that are written over, not in ones that grow. Synced bytes where others
+/// lay are one write of the disk; those at a file's end wait for a commit of the file system's journal besides,
+/// behind everybody else's: 0.3 ms became 1.2 to 2.8 on ext4. RocksDB writes over files that it has filled itself
+/// since it was opened, so these are filled here: for the first of a log's many megabytes are all that a small
+/// cluster writes in a day.
+fn lay_out_files(log: &DB) -> Result<(), rocksdb::Error> {
+    let filler = vec![0; FILLER_BYTES];
+    for _ in 0..FILES_RECYCLED {
+        for n_bytes in (FILLER_BYTES..=LOG_BUFFER_BYTES).step_by(FILLER_BYTES) {
+            let mut batch = WriteBatch::default();
+            // Stands in the file only.
+            batch.put_log_data(&filler);
+            // A file without a change is not let go of.
+            batch.delete(FILLER);
+            let mut options = WriteOptions::default();
+            options.set_sync(n_bytes == LOG_BUFFER_BYTES);
+            log.write_opt(batch, &options)?;
+        }
+        // The next file.
+        log.flush()?;
+    }
+    Ok(())
 }
 
 fn common_options() -> Options {
@@ -113,6 +148,7 @@ impl RocksDisk {
         let failed = |source| OpenError::Io { path: path.display().to_string(), source };
         let log = DB::open(&log_options(), path).map_err(|source| unopened(path, source))?;
         is_sound(&log, path)?;
+        lay_out_files(&log).map_err(|source| unopened(path, source))?;
         let rows = DB::open(&common_options(), path.join(ROWS)).map_err(|source| unopened(path, source))?;
         remove_table(&path.join(TABLE)).map_err(failed)?;
         // That there is a folder of rows must outlast a power cut as they do.

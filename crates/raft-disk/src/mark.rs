@@ -1,8 +1,8 @@
 //! The mark: up to which of RocksDB's sequence numbers everything is synced, in a file beside its own.
 //!
-//! At the tail of the write-ahead log RocksDB cannot tell a record that a crash has torn from one that was
-//! synced and damaged or cut off since, and drops either. The second kind was acknowledged. With the mark
-//! it is told: what is recovered must reach at least as far.
+//! RocksDB cannot tell a record of the write-ahead log that a crash has torn from one that was synced and
+//! damaged or cut off since, and ends the log at either. The second kind was acknowledged. With the mark it is
+//! told: what is recovered must reach at least as far.
 
 use std::fs::{File, OpenOptions};
 use std::io;

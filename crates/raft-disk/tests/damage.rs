@@ -10,6 +10,7 @@ use raft_node::{
 };
 use state::{Op, Txn, snapshot};
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,6 +100,13 @@ fn chain(error: &dyn std::error::Error) -> String {
     format!("{error}{}", source.unwrap_or_default())
 }
 
+/// What happens to a file.
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    Flipped { at: usize, bit: u8 },
+    CutTo(usize),
+}
+
 struct Damaged {
     files: BTreeMap<String, Vec<u8>>,
     folder: PathBuf,
@@ -108,9 +116,8 @@ struct Damaged {
 }
 
 impl Damaged {
-    /// Puts the files into the folder, and nothing else.
+    /// Puts the files into the folder.
     fn lay_out(&self) {
-        let _cleared = std::fs::remove_dir_all(&self.folder);
         for (name, bytes) in &self.files {
             let path = self.folder.join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -118,18 +125,37 @@ impl Damaged {
         }
     }
 
-    fn try_with(&mut self, name: &str, bytes: &[u8], what: &str) {
-        self.lay_out();
-        std::fs::write(self.folder.join(name), bytes).unwrap();
+    /// Reads them with one damaged, and mends it.
+    fn try_with(&mut self, name: &str, damage: Damage) {
+        let (bytes, path) = (&self.files[name], self.folder.join(name));
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        let from = match damage {
+            Damage::Flipped { at, bit } => {
+                file.write_all_at(&[bytes[at] ^ (1 << bit)], at as u64).unwrap();
+                at
+            }
+            Damage::CutTo(left) => {
+                file.set_len(left as u64).unwrap();
+                left
+            }
+        };
         match read(&self.folder) {
             Ok(found) if found == self.truth => self.n_harmless += 1,
-            Ok((reach, _)) => panic!("{name} {what}: went unnoticed; reaches {reach:?}, not {:?}", self.truth.0),
+            Ok((reach, _)) => panic!("{name} {damage:?}: went unnoticed; reaches {reach:?}, not {:?}", self.truth.0),
             Err(why) => {
                 assert!(!why.is_empty());
                 self.n_told += 1;
             }
         }
+        file.write_all_at(&bytes[from..], from as u64).unwrap();
     }
+}
+
+/// How much of a file says something: a log's is followed by what it was filled with.
+fn n_told_bytes(bytes: &[u8]) -> usize {
+    let filler = bytes.chunks(4096).position(|page| page.iter().all(|byte| *byte == 0));
+    let told = &bytes[..filler.map_or(bytes.len(), |page| page * 4096)];
+    told.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,20 +174,15 @@ async fn damage_is_told_or_does_no_harm() {
     let diary = |name: &str| ["LOG", "OPTIONS"].iter().any(|diary| name.trim_start_matches("rows/").starts_with(diary));
     let ours = files.iter().filter(|(name, _)| !diary(name));
     for (name, bytes) in ours.filter(|(name, bytes)| *name != "SYNCED" && !bytes.is_empty()) {
+        let n_told = n_told_bytes(bytes);
         for i in 0..24 {
-            let at = bytes.len() * i / 24;
-            let mut flipped = bytes.clone();
-            flipped[at] ^= 1 << (i % 8);
-            damaged.try_with(name, &flipped, &format!("with a bit of byte {at} of {} flipped", bytes.len()));
+            damaged.try_with(name, Damage::Flipped { at: n_told * i / 24, bit: (i % 8) as u8 });
         }
         // The last record is the one that a crash could have torn.
-        let mut flipped = bytes.clone();
-        let last = flipped.len() - 1;
-        flipped[last] ^= 0x10;
-        damaged.try_with(name, &flipped, "with its last byte flipped");
-        for cut in [1, bytes.len() / 3, bytes.len() - bytes.len() / 5, bytes.len()] {
-            let left = bytes.len() - cut.min(bytes.len());
-            damaged.try_with(name, &bytes[..left], &format!("cut from {} to {left} bytes", bytes.len()));
+        damaged.try_with(name, Damage::Flipped { at: n_told - 1, bit: 4 });
+        damaged.try_with(name, Damage::CutTo(bytes.len() - 1));
+        for cut in [1, n_told / 3, n_told - n_told / 5, n_told] {
+            damaged.try_with(name, Damage::CutTo(n_told - cut.min(n_told)));
         }
     }
     println!("{} damages told, {} did no harm", damaged.n_told, damaged.n_harmless);
