@@ -74,11 +74,11 @@ impl Twin {
     /// ask again.
     pub fn seed(self) -> u64 {
         match self {
-            Twin::StaleRead | Twin::LostUpdate => 2,
+            Twin::StaleRead | Twin::LostUpdate | Twin::Doubling => 2,
             Twin::Forgetful => 6,
-            Twin::Silent => 9,
-            Twin::Unfenced => 17,
-            Twin::LyingDisk | Twin::Amnesia | Twin::SkippingWatch | Twin::DeafWatch | Twin::Doubling => 1,
+            Twin::Unfenced => 18,
+            Twin::Silent => 41,
+            Twin::LyingDisk | Twin::Amnesia | Twin::SkippingWatch | Twin::DeafWatch => 1,
             Twin::Crowding | Twin::Forgotten | Twin::Undead | Twin::Blind => 1,
         }
     }
