@@ -158,9 +158,9 @@ impl Report {
             let rows = self.cells.iter().filter(|(cell, _)| cell.system == system && is_counted(cell.what));
             let of_rows = rows.filter_map(|(_, figures)| Some(figures.get(round)?.rss_mib));
             let of_watch = self.watches.get(&system).and_then(|watches| Some(watches.get(round)?.1));
-            of_rows.chain(of_watch).fold(0.0, f64::max)
+            of_rows.chain(of_watch).reduce(f64::max)
         });
-        spread(rounds)
+        spread(rounds.collect::<Option<Vec<f64>>>()?.into_iter())
     }
 
     /// The row of puts with the highest median.
@@ -241,7 +241,9 @@ impl Report {
         let rss = |is_counted: fn(What) -> bool| (self.rss(0, is_counted), self.rss(peer, is_counted));
         // Until then all systems hold the same. What follows is Balsa's alone, and twice as many objects.
         let is_common = |what: What| what == what.peer();
-        rows.push(Row::new("of equal states, MiB", rss(is_common), Some(Target::AtMost(1.0))));
+        if self.cells.keys().any(|cell| cell.system == 0 && cell.what == What::Raw) {
+            rows.push(Row::new("of equal states, MiB", rss(is_common), Some(Target::AtMost(1.0))));
+        }
         rows.push(Row::new("after all rows, MiB", rss(|_| true), None));
         let _: std::fmt::Result = writeln!(out, "\n{:<20} {:<19} {name:<19} ratio target", "", "Balsa");
         rows.iter().for_each(|row| row.write(out));

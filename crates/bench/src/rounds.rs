@@ -112,9 +112,12 @@ impl Measuring<'_> {
     }
 
     async fn raw(&mut self, size: usize, n: usize) -> Result<()> {
-        // Reads need what the raw row wrote, and all rows of Balsa's stand beside etcd's.
-        let unneeded = !self.options.measures(Part::Raw) && !self.options.measures(Part::Reads);
-        if unneeded && matches!(self.system, System::Balsa(_)) {
+        // Reads need what the raw row wrote, and every row of writes of Balsa's stands beside etcd's puts.
+        let needed: &[Part] = match self.system {
+            System::Balsa(_) => &[Part::Raw, Part::Reads],
+            System::Etcd(_) => &[Part::Raw, Part::Reads, Part::Admitted, Part::Batched],
+        };
+        if !needed.iter().any(|part| self.options.measures(*part)) {
             return Ok(());
         }
         self.ready().await?;

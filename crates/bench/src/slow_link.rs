@@ -1,4 +1,5 @@
-//! A slow link between masters on one machine: what one sends another is handed on after half a round trip.
+//! A slow link between masters on one machine: what one sends another is handed on after half a round trip, and
+//! what is left of the millisecond.
 
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, unshare};

@@ -21,7 +21,8 @@ pub(crate) struct Options {
     profile: String,
     #[arg(long, default_value_t = 60.0)]
     minutes: f64,
-    /// Of messages between the masters, in milliseconds; above 0 as root, with the programs ip and nft.
+    /// Of messages between the masters, in milliseconds; above 0 as root, with the programs ip and nft, and
+    /// the command beside them has no network either.
     #[arg(long, default_value_t = 0)]
     round_trip: u64,
     /// Clients with one outstanding write each.

@@ -31,6 +31,8 @@ pub struct RocksDisk {
 /// The folder of the rows' database, in the log's, which leaves alone what it does not know.
 const ROWS: &str = "rows";
 const TABLE: &str = "rows.new";
+/// The file that a folder has once it holds a database.
+const EXISTS: &str = "CURRENT";
 
 /// Ends what is left of a table that was being written or taken in. After a crash it may be one file with a table
 /// that has been taken in: it must be unlinked, never written to.
@@ -84,11 +86,14 @@ fn log_options() -> Options {
     options
 }
 
-/// Files of the write-ahead log that wait to be written over: the next, and one for when the last has not been
-/// let go of yet.
+/// Files of the write-ahead log that are filled: the one that is written over now, and one for when it is full and
+/// not let go of yet.
 const FILES_RECYCLED: usize = 2;
 /// What a file is filled with at once.
 const FILLER_BYTES: usize = 1 << 20;
+/// Read as the head of a record it has an impossible length, which ends the log. Of zeros RocksDB would skip a block
+/// without a word, and a lost write would leave a hole.
+const FILLED_WITH: u8 = 0xFF;
 /// Of the log's database, and never seen there.
 const FILLER: &str = "F";
 
@@ -98,7 +103,7 @@ const FILLER: &str = "F";
 /// since it was opened, so these are filled here: for the first of a log's many megabytes are all that a small
 /// cluster writes in a day.
 fn lay_out_files(log: &DB) -> Result<(), rocksdb::Error> {
-    let filler = vec![0; FILLER_BYTES];
+    let filler = vec![FILLED_WITH; FILLER_BYTES];
     for _ in 0..FILES_RECYCLED {
         for n_bytes in (FILLER_BYTES..=LOG_BUFFER_BYTES).step_by(FILLER_BYTES) {
             let mut batch = WriteBatch::default();
@@ -146,33 +151,40 @@ fn unopened(path: &Path, source: rocksdb::Error) -> OpenError {
 impl RocksDisk {
     pub fn open(path: &Path) -> Result<RocksDisk, OpenError> {
         let failed = |source| OpenError::Io { path: path.display().to_string(), source };
+        // Before anything is changed: an open in earnest removes the files of what it could not recover.
+        if path.join(EXISTS).exists() {
+            drop(RocksDisk::open_log_read_only(path)?);
+        }
         let log = DB::open(&log_options(), path).map_err(|source| unopened(path, source))?;
-        is_sound(&log, path)?;
         lay_out_files(&log).map_err(|source| unopened(path, source))?;
         let rows = DB::open(&common_options(), path.join(ROWS)).map_err(|source| unopened(path, source))?;
         remove_table(&path.join(TABLE)).map_err(failed)?;
         // That there is a folder of rows must outlast a power cut as they do.
         std::fs::File::open(path).and_then(|folder| folder.sync_all()).map_err(failed)?;
-        let mark = Some(Mark::open(path).map_err(failed)?);
+        // The last write of laying out was synced, and all before it in the log.
+        let mark = Some(Mark::open(path, log.latest_sequence_number()).map_err(failed)?);
         Ok(RocksDisk { rows, log, mark, table: Mutex::new(path.join(TABLE)) })
     }
 
     /// For looking: nothing is changed, and every write fails.
     pub fn open_read_only(path: &Path) -> Result<RocksDisk, OpenError> {
-        let open = |options: Options, folder: &Path| {
-            DB::open_for_read_only(&options, folder, false).map_err(|source| unopened(path, source))
-        };
-        let log = open(log_options(), path)?;
-        is_sound(&log, path)?;
+        let log = RocksDisk::open_log_read_only(path)?;
         let folder = path.join(ROWS);
         // RocksDB would make the folder.
-        if !folder.join("CURRENT").exists() {
+        if !folder.join(EXISTS).exists() {
             let why = format!("{} holds no database", folder.display());
             let source = io::Error::new(io::ErrorKind::NotFound, why);
             return Err(OpenError::Io { path: path.display().to_string(), source });
         }
-        let rows = open(common_options(), &folder)?;
+        let rows = open_read_only(&common_options(), &folder, path)?;
         Ok(RocksDisk { rows, log, mark: None, table: Mutex::new(path.join(TABLE)) })
+    }
+
+    /// The log, if it is sound.
+    fn open_log_read_only(path: &Path) -> Result<DB, OpenError> {
+        let log = open_read_only(&log_options(), path, path)?;
+        is_sound(&log, path)?;
+        Ok(log)
     }
 
     /// Writes a table at `path` and has the rows' database take it in, which moves it.
@@ -198,10 +210,15 @@ impl RocksDisk {
     }
 }
 
+fn open_read_only(options: &Options, folder: &Path, path: &Path) -> Result<DB, OpenError> {
+    DB::open_for_read_only(options, folder, false).map_err(|source| unopened(path, source))
+}
+
 /// What was synced of the log is there, and nothing that is no log's.
 fn is_sound(log: &DB, folder: &Path) -> Result<(), OpenError> {
     let path = folder.display().to_string();
-    let (synced, found) = (mark::read(folder), log.latest_sequence_number());
+    let synced = mark::read(folder).map_err(|source| OpenError::Io { path: path.clone(), source })?;
+    let found = log.latest_sequence_number();
     if found < synced {
         return Err(OpenError::LostTail { path, synced, found });
     }

@@ -8,16 +8,23 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// RocksDB leaves files alone whose names it does not know.
 const NAME: &str = "SYNCED";
 /// The sequence number and its CRC-32C: within one sector, so that a crash leaves the old or the new.
 const N_BYTES: usize = 12;
+/// How old a mark may be after a power cut: damage to what was synced since then goes unnoticed. After the end of
+/// the process alone it is the newest.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) struct Mark {
-    file: File,
-    newest: Mutex<u64>,
+    file: Arc<File>,
+    newest: Arc<Mutex<u64>>,
+    /// Dropped, it ends the thread that syncs.
+    _ended: mpsc::Sender<()>,
 }
 
 fn encode(sequence: u64) -> [u8; N_BYTES] {
@@ -33,21 +40,52 @@ fn decode(bytes: &[u8]) -> Option<u64> {
     (bytes == encode(sequence)).then_some(sequence)
 }
 
-/// The mark of a folder; 0 when there is none, or none that can be read: then nothing is known.
-pub(crate) fn read(folder: &Path) -> u64 {
-    std::fs::read(folder.join(NAME)).ok().and_then(|bytes| decode(&bytes)).unwrap_or(0)
+/// The mark of a folder; 0 when there is none, or a damaged one: then nothing is known.
+pub(crate) fn read(folder: &Path) -> io::Result<u64> {
+    match std::fs::read(folder.join(NAME)) {
+        Ok(bytes) => Ok(decode(&bytes).unwrap_or(0)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+fn lock(newest: &Mutex<u64>) -> std::sync::MutexGuard<'_, u64> {
+    newest.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Syncs the mark as it rises, beside the writes that raise it: one of them must not wait for it too.
+fn keep_synced(file: &File, newest: &Mutex<u64>, mut synced: u64, ended: &mpsc::Receiver<()>) {
+    while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(SYNC_EVERY) {
+        let now = *lock(newest);
+        if now == synced {
+            continue;
+        }
+        match file.sync_data() {
+            Ok(()) => synced = now,
+            Err(error) => tracing::warn!(%error, "the mark of the Raft log could not be synced"),
+        }
+    }
 }
 
 impl Mark {
-    pub(crate) fn open(folder: &Path) -> io::Result<Mark> {
-        let newest = Mutex::new(read(folder));
-        let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join(NAME));
-        Ok(Mark { file: options?, newest })
+    /// Everything up to `sequence` is synced.
+    pub(crate) fn open(folder: &Path, sequence: u64) -> io::Result<Mark> {
+        let path = folder.join(NAME);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        file.write_all_at(&encode(sequence), 0)?;
+        file.sync_all()?;
+        let (file, newest) = (Arc::new(file), Arc::new(Mutex::new(sequence)));
+        let (_ended, ended) = mpsc::channel();
+        let (of_thread, at) = (file.clone(), newest.clone());
+        std::thread::Builder::new()
+            .name("raft-mark".into())
+            .spawn(move || keep_synced(&of_thread, &at, sequence, &ended))?;
+        Ok(Mark { file, newest, _ended })
     }
 
-    /// Everything up to `sequence` is synced. The mark itself need not be: an older one says less.
+    /// Everything up to `sequence` is synced. The mark itself need not be yet: an older one says less.
     pub(crate) fn raise(&self, sequence: u64) -> io::Result<()> {
-        let mut newest = self.newest.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut newest = lock(&self.newest);
         if sequence > *newest {
             self.file.write_all_at(&encode(sequence), 0)?;
             *newest = sequence;
@@ -63,15 +101,16 @@ mod tests {
     #[test]
     fn a_mark_rises_and_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(read(dir.path()), 0);
-        let mark = Mark::open(dir.path()).unwrap();
+        assert_eq!(read(dir.path()).unwrap(), 0);
+        let mark = Mark::open(dir.path(), 3).unwrap();
+        assert_eq!(read(dir.path()).unwrap(), 3);
         mark.raise(7).unwrap();
         mark.raise(5).unwrap();
-        assert_eq!(read(dir.path()), 7);
+        assert_eq!(read(dir.path()).unwrap(), 7);
         let path = dir.path().join(NAME);
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[3] ^= 1;
         std::fs::write(&path, bytes).unwrap();
-        assert_eq!(read(dir.path()), 0, "a damaged mark says nothing");
+        assert_eq!(read(dir.path()).unwrap(), 0, "a damaged mark says nothing");
     }
 }

@@ -153,9 +153,9 @@ impl Damaged {
 
 /// How much of a file says something: a log's is followed by what it was filled with.
 fn n_told_bytes(bytes: &[u8]) -> usize {
-    let filler = bytes.chunks(4096).position(|page| page.iter().all(|byte| *byte == 0));
+    let filler = bytes.chunks(4096).position(|page| page.iter().all(|byte| *byte == 0xFF));
     let told = &bytes[..filler.map_or(bytes.len(), |page| page * 4096)];
-    told.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+    told.iter().rposition(|byte| *byte != 0xFF).map_or(0, |last| last + 1)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

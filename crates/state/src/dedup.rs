@@ -30,13 +30,29 @@ pub(crate) struct Window {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Written")]
 pub(crate) struct Dedup {
     pub(crate) proposers: OrdMap<u64, Window>,
     /// Each with its turn: the later applied, the higher.
     pub(crate) clients: OrdMap<u128, (u64, Outcome)>,
-    /// Client ids by turn. Follows from `clients`: see `indexed`.
+    /// Client ids by turn.
     #[serde(skip)]
     clients_by_turn: OrdMap<u64, u128>,
+}
+
+/// What of it is written. The index follows.
+#[derive(Deserialize)]
+struct Written {
+    proposers: OrdMap<u64, Window>,
+    clients: OrdMap<u128, (u64, Outcome)>,
+}
+
+impl From<Written> for Dedup {
+    fn from(written: Written) -> Dedup {
+        let Written { proposers, clients } = written;
+        let clients_by_turn = clients.iter().map(|(id, (turn, _))| (*turn, *id)).collect();
+        Dedup { proposers, clients, clients_by_turn }
+    }
 }
 
 /// What the table knows about a request.
@@ -47,12 +63,6 @@ pub(crate) enum Seen {
 }
 
 impl Dedup {
-    /// One that was read, with what is not written.
-    pub(crate) fn indexed(mut self) -> Dedup {
-        self.clients_by_turn = self.clients.iter().map(|(id, (turn, _))| (*turn, *id)).collect();
-        self
-    }
-
     pub(crate) fn look_up(&self, request: Option<RequestId>, client: Option<u128>) -> Seen {
         if let Some((_, outcome)) = client.and_then(|id| self.clients.get(&id)) {
             return Seen::Before(outcome.clone());

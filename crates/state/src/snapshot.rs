@@ -28,6 +28,11 @@ pub enum Error {
     Record { item: usize, source: objects::record::Error },
     #[error("the snapshot needs feature level {needs}; this binary knows {knows}: upgrade it")]
     FeatureLevel { needs: u32, knows: u32 },
+    #[error(
+        "the state was written by an earlier build, which this one does not read: restore it with that build, or empty \
+         the data folder and join again with a token"
+    )]
+    Earlier,
     #[error("the snapshot holds {found} objects but announces {announced}")]
     Count { found: u64, announced: u64 },
 }
@@ -47,6 +52,14 @@ struct Item {
     key: Key,
     revision: Revision,
     json: Bytes,
+}
+
+fn head_of(bytes: &[u8]) -> Result<Head, Error> {
+    match postcard::take_from_bytes(bytes).map_err(|source| Error::Decode { item: 0, source })? {
+        (head, []) => Ok(head),
+        // It held an index of names besides.
+        (_, _) => Err(Error::Earlier),
+    }
 }
 
 fn push(out: &mut Vec<u8>, item: &[u8]) {
@@ -86,14 +99,12 @@ pub fn record_bytes(record: &Record) -> Vec<u8> {
 
 /// The head of the same state as it stands in a group that begins at `revision`.
 pub fn rebase(head: &[u8], revision: Revision) -> Result<Vec<u8>, Error> {
-    let head: Head = postcard::from_bytes(head).map_err(|source| Error::Decode { item: 0, source })?;
-    Ok(to_bytes(&Head { revision, ..head }))
+    Ok(to_bytes(&Head { revision, ..head_of(head)? }))
 }
 
 /// The replicated time that a head holds.
 pub fn stamp_of(head: &[u8]) -> Result<Timestamp, Error> {
-    let head: Head = postcard::from_bytes(head).map_err(|source| Error::Decode { item: 0, source })?;
-    Ok(head.stamp)
+    Ok(head_of(head)?.stamp)
 }
 
 /// An object as `record_bytes` makes it, checked.
@@ -145,7 +156,7 @@ pub struct Assembly {
 
 impl Assembly {
     pub fn begin(head: &[u8]) -> Result<Assembly, Error> {
-        let head: Head = postcard::from_bytes(head).map_err(|source| Error::Decode { item: 0, source })?;
+        let head = head_of(head)?;
         if head.feature_level > crate::FEATURE_LEVEL {
             return Err(Error::FeatureLevel { needs: head.feature_level, knows: crate::FEATURE_LEVEL });
         }
@@ -153,7 +164,7 @@ impl Assembly {
             revision: head.revision,
             stamp: head.stamp,
             feature_level: head.feature_level,
-            dedup: head.dedup.indexed(),
+            dedup: head.dedup,
             history: History::starting_after(head.revision),
             ..State::default()
         };
