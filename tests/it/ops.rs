@@ -477,12 +477,17 @@ fn damaged_disk(group: &Group) {
     let folder = std::fs::read_dir(group.path("m3")).unwrap().flatten().map(|entry| entry.path());
     let raft = folder.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("raft")).max().unwrap();
     let files = std::fs::read_dir(raft).unwrap().flatten().map(|entry| entry.path());
-    let log = files.filter(|path| path.extension().is_some_and(|e| e == "log"));
-    let log = log.max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap();
-    damage(&log, |bytes| {
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 0x10;
-    });
+    let logs = files.filter(|path| path.extension().is_some_and(|e| e == "log"));
+    // What a log was filled with, to be written over, says nothing.
+    let said = |path: &Path| {
+        let bytes = std::fs::read(path).unwrap();
+        let filler = bytes.chunks(4096).position(|page| page.iter().all(|byte| *byte == 0xFF));
+        let said = &bytes[..filler.map_or(bytes.len(), |page| page * 4096)];
+        said.iter().rposition(|byte| *byte != 0xFF).unwrap_or(0)
+    };
+    let log = logs.max_by_key(|path| said(path)).unwrap();
+    let middle = said(&log) / 2;
+    damage(&log, |bytes| bytes[middle] ^= 0x10);
     group.start("m3");
     let told = group.ended("m3");
     assert!(told.contains("join") && told.contains("token"), "{told}");

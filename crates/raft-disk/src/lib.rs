@@ -5,7 +5,10 @@
 //! beside it and taken in at once: no write-ahead log, no copy in memory, nothing that a sync of the log
 //! would wait for. The settings and their reasons stand at `log_options` and `common_options`.
 
+mod extent;
 mod mark;
+
+pub use extent::{Extent, extents};
 
 use bytes::Bytes;
 use mark::Mark;

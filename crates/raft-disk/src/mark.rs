@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// RocksDB leaves files alone whose names it does not know.
-const NAME: &str = "SYNCED";
+pub(crate) const NAME: &str = "SYNCED";
 /// The sequence number and its CRC-32C: within one sector, so that a crash leaves the old or the new.
 const N_BYTES: usize = 12;
 /// How old a mark may be after a power cut: damage to what was synced since then goes unnoticed. After the end of

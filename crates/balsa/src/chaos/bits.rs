@@ -4,15 +4,8 @@
 use anyhow::{Context, Result, bail};
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use stdx::Rng;
-
-/// What holds state: RocksDB's tables, write-ahead logs and manifests, and our mark. The rest of a folder
-/// is locks and notes.
-fn holds_state(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name.ends_with(".sst") || name.ends_with(".log") || name.starts_with("MANIFEST-") || name == "SYNCED"
-}
 
 /// Where to flip: (which file, which byte, which bit), each byte of all files alike likely. The same draw
 /// and sizes give the same places.
@@ -37,27 +30,21 @@ fn places(sizes: &[u64], n_bits: u32, draw: u64) -> Vec<(usize, u64, u8)> {
 
 /// Inverts bits in the Raft storage of a master that does not run.
 pub(super) fn flip(data: &Path, n_bits: u32, draw: u64) -> Result<()> {
-    let mut files: Vec<PathBuf> = Vec::new();
+    let mut files = Vec::new();
     for folder in std::fs::read_dir(data).with_context(|| format!("reading {}", data.display()))? {
         let folder = folder?;
         if folder.file_name().to_string_lossy().starts_with("raft") {
-            let rows = folder.path().join("rows");
-            for part in [folder.path(), rows].into_iter().filter(|part| part.is_dir()) {
-                for file in std::fs::read_dir(part)? {
-                    files.push(file?.path());
-                }
-            }
+            files.extend(raft_disk::extents(&folder.path())?);
         }
     }
-    files.retain(|path| holds_state(path));
-    files.sort();
-    let sizes = files.iter().map(|path| Ok(path.metadata()?.len())).collect::<Result<Vec<u64>>>()?;
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let sizes: Vec<u64> = files.iter().map(|file| file.n_bytes).collect();
     let places = places(&sizes, n_bits, draw);
     if places.is_empty() {
         bail!("{} holds no Raft storage", data.display());
     }
     for (i, at, bit) in places {
-        let file = OpenOptions::new().read(true).write(true).open(&files[i])?;
+        let file = OpenOptions::new().read(true).write(true).open(&files[i].path)?;
         let mut byte = [0];
         file.read_exact_at(&mut byte, at)?;
         file.write_all_at(&[byte[0] ^ (1 << bit)], at)?;
@@ -104,7 +91,8 @@ mod tests {
         }
         std::fs::write(data.path().join("identity.json"), [0; 64]).unwrap();
         flip(data.path(), 1, 3).unwrap();
-        let ones = |path: PathBuf| std::fs::read(path).unwrap().iter().map(|byte| byte.count_ones()).sum::<u32>();
+        let ones =
+            |path: std::path::PathBuf| std::fs::read(path).unwrap().iter().map(|byte| byte.count_ones()).sum::<u32>();
         assert_eq!(ones(raft.join("000001.log")), 1);
         assert_eq!(ones(raft.join("LOCK")) + ones(raft.join("LOG")) + ones(data.path().join("identity.json")), 0);
         empty(data.path()).unwrap();
