@@ -21,15 +21,13 @@ fn holds_state(name: &str) -> bool {
 /// The length of a file without what a log was filled with, and will be written over.
 fn n_said(bytes: &[u8]) -> usize {
     let is_filler = |page: &[u8]| page.iter().all(|byte| *byte == FILLED_WITH);
-    let filler = bytes.chunks(4096).position(is_filler).unwrap_or(usize::MAX).saturating_mul(4096);
-    let said = &bytes[..filler.min(bytes.len())];
-    match said.len() < bytes.len() {
-        true => said.iter().rposition(|byte| *byte != FILLED_WITH).map_or(0, |last| last + 1),
-        false => said.len(),
+    match bytes.chunks(4096).position(is_filler) {
+        None => bytes.len(),
+        Some(page) => bytes[..page * 4096].iter().rposition(|byte| *byte != FILLED_WITH).map_or(0, |last| last + 1),
     }
 }
 
-/// The files of `RocksDisk`'s folder that hold state, in order of their paths.
+/// The files of `RocksDisk`'s folder that hold state, in no order.
 pub fn extents(folder: &Path) -> io::Result<Vec<Extent>> {
     let mut extents = Vec::new();
     for part in [folder.to_path_buf(), folder.join(ROWS)].into_iter().filter(|part| part.is_dir()) {
@@ -41,7 +39,6 @@ pub fn extents(folder: &Path) -> io::Result<Vec<Extent>> {
             }
         }
     }
-    extents.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(extents)
 }
 

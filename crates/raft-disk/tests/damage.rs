@@ -169,15 +169,15 @@ async fn damage_is_told_or_does_no_harm() {
     let diary = |name: &str| ["LOG", "OPTIONS"].iter().any(|diary| name.trim_start_matches("rows/").starts_with(diary));
     let ours = files.iter().filter(|(name, _)| !diary(name));
     for (name, bytes) in ours.filter(|(name, bytes)| *name != "SYNCED" && !bytes.is_empty()) {
-        let n_told = said.get(&damaged.folder.join(name)).copied().unwrap_or(bytes.len());
+        let n_said = said.get(&damaged.folder.join(name)).copied().unwrap_or(bytes.len());
         for i in 0..24 {
-            damaged.try_with(name, Damage::Flipped { at: n_told * i / 24, bit: (i % 8) as u8 });
+            damaged.try_with(name, Damage::Flipped { at: n_said * i / 24, bit: (i % 8) as u8 });
         }
         // The last record is the one that a crash could have torn.
-        damaged.try_with(name, Damage::Flipped { at: n_told - 1, bit: 4 });
+        damaged.try_with(name, Damage::Flipped { at: n_said - 1, bit: 4 });
         damaged.try_with(name, Damage::CutTo(bytes.len() - 1));
-        for cut in [1, n_told / 3, n_told - n_told / 5, n_told] {
-            damaged.try_with(name, Damage::CutTo(n_told - cut.min(n_told)));
+        for cut in [1, n_said / 3, n_said - n_said / 5, n_said] {
+            damaged.try_with(name, Damage::CutTo(n_said - cut.min(n_said)));
         }
     }
     println!("{} damages told, {} did no harm", damaged.n_told, damaged.n_harmless);
