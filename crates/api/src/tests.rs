@@ -103,10 +103,10 @@ fn a_retry_whose_object_was_replaced_is_not_shown_the_other_s() {
     };
     cluster.object(&write(Verb::Create, "1", None));
     let first = cluster.object(&write(Verb::Update, "2", Some(7)));
-    cluster.state = state::snapshot::decode(&state::snapshot::encode(&cluster.state)).unwrap();
+    cluster.state = state::snapshot::decode(&state::snapshot::encode(&cluster.state), 1).unwrap();
     assert_eq!(cluster.object(&write(Verb::Update, "2", Some(7))), first);
     cluster.object(&write(Verb::Update, "3", Some(8)));
-    cluster.state = state::snapshot::decode(&state::snapshot::encode(&cluster.state)).unwrap();
+    cluster.state = state::snapshot::decode(&state::snapshot::encode(&cluster.state), 1).unwrap();
     let told = cluster.object(&write(Verb::Update, "2", Some(7)));
     assert_eq!((told.text("kind"), told.text("status")), ("Status", "Success"));
     assert_eq!(told.at("metadata.resourceVersion"), first.at("metadata.resourceVersion"));

@@ -100,6 +100,7 @@ impl ClusterService {
             voter: m.voter,
             leader: status.leader == Some(m.id),
             lag: m.lag,
+            feature_level: m.member.feature_level,
         };
         let mut members: Vec<pb::Member> = status.members.iter().map(member).collect();
         members.sort_by(|a, b| a.name.cmp(&b.name));
@@ -124,17 +125,19 @@ impl Cluster for ClusterService {
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
         let status = self.node.status();
         let leadership = self.front.store.leadership().borrow().clone();
+        let view = self.front.store.view();
         Ok(Response::new(pb::StatusResponse {
             cluster_id: self.cluster_id.clone(),
             leader: leadership.leader.unwrap_or_default(),
             term: status.term,
             last_index: status.last_index,
             applied_index: status.applied_index,
-            revision: self.front.store.view().revision().0,
+            revision: view.revision().0,
+            feature_level: view.state().feature_level(),
             answered_by: self.name.clone(),
             members: self.members(),
             epoch: self.epoch,
-            backup: backup::schedule::told(&self.front.store.view()),
+            backup: backup::schedule::told(&view),
         }))
     }
 

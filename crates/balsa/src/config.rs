@@ -283,6 +283,12 @@ impl MasterConfig {
         Ok(config)
     }
 
+    /// This master, as the membership is to know it.
+    pub(crate) fn member(&self) -> raft_node::Member {
+        let (peer_addr, api_addr) = (self.peer_addr(), self.api_addr());
+        raft_node::Member { name: self.name.clone(), peer_addr, api_addr, feature_level: state::FEATURE_LEVEL }
+    }
+
     pub(crate) fn api_addr(&self) -> String {
         host_port(&self.address, self.api_port)
     }

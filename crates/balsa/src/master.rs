@@ -180,6 +180,7 @@ async fn serve(
         disk: disk.clone(),
         transport,
         spawn_writer: raft_node::spawn_thread(),
+        feature_level: state::FEATURE_LEVEL,
         clock: Arc::new(crate::now),
     };
     let node = raft_runtime.spawn(Node::start(options)).await??;
@@ -235,7 +236,7 @@ async fn serve(
     tokio::spawn(listen::serve(api_listener, api_tls, router, Ends { stop: stop.clone(), leaving }));
     tracing::info!(name = %identity.name, api = %config.api_addr(), peer = %config.peer_addr(), "master started");
 
-    let own = Member { name: identity.name.clone(), peer_addr: config.peer_addr(), api_addr: config.api_addr() };
+    let own = config.member();
     if let Some(bootstrap) = bootstrap {
         found(&node, &front, &bootstrap, own, &ca).await?;
         mark_joined(&*disk)?;
@@ -418,6 +419,7 @@ async fn add_self(dir: &DataDir, join: &Join, ca: &str, identity: &Identity, own
         name: own.name,
         peer_addr: own.peer_addr,
         api_addr: own.api_addr,
+        feature_level: own.feature_level,
         ..Default::default()
     };
     let credential = dir.credential("master")?;

@@ -185,6 +185,7 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
                 status.term, status.revision, status.answered_by
             );
             print_members(&status, None);
+            println!("feature level {}{}", status.feature_level, waiting(&status));
             if let Some(backup) = &status.backup {
                 match backup.failure.as_str() {
                     "" => println!("last scheduled backup {} by {}", backup.last_file, backup.by),
@@ -229,6 +230,17 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
     }
 }
 
+/// Who keeps the feature level from rising to what others know, after the level itself.
+fn waiting(status: &pb::StatusResponse) -> String {
+    let newest = status.members.iter().map(|member| member.feature_level).max().unwrap_or_default();
+    let behind = status.members.iter().filter(|member| member.feature_level < newest);
+    let behind: Vec<&str> = behind.map(|member| member.name.as_str()).collect();
+    match behind.is_empty() {
+        true => String::new(),
+        false => format!("; rises to {newest} once {} runs the new version, too", behind.join(", ")),
+    }
+}
+
 /// `answering`: who answers, where that was asked.
 pub(crate) fn print_members(status: &pb::StatusResponse, answering: Option<&BTreeSet<String>>) {
     let answers = |text: &str| answering.map(|_| format!("{text:<8}")).unwrap_or_default();
@@ -249,14 +261,14 @@ pub(crate) fn print_members(status: &pb::StatusResponse, answering: Option<&BTre
 pub(crate) fn status_json(status: &pb::StatusResponse) -> Value {
     let member = |m: &pb::Member| {
         json!({"name": m.name, "id": m.id, "apiAddress": m.api_addr, "peerAddress": m.peer_addr, "voter": m.voter,
-            "leader": m.leader, "lag": m.lag})
+            "leader": m.leader, "lag": m.lag, "featureLevel": m.feature_level})
     };
     let backup = status
         .backup
         .as_ref()
         .map(|b| json!({"by": b.by, "lastAtMs": b.last_at_ms, "lastFile": b.last_file, "failure": b.failure}));
     json!({
-        "epoch": status.epoch, "backup": backup,
+        "epoch": status.epoch, "featureLevel": status.feature_level, "backup": backup,
         "clusterId": status.cluster_id, "leader": status.leader, "term": status.term, "revision": status.revision,
         "lastIndex": status.last_index, "appliedIndex": status.applied_index, "answeredBy": status.answered_by,
         "members": status.members.iter().map(member).collect::<Vec<_>>(),

@@ -17,10 +17,18 @@ const VERSION: u8 = 1;
 #[derive(Serialize, Deserialize)]
 struct LogIdImage(u64, u64, u64);
 
+/// Followed by the members' feature levels, which builds before those neither wrote nor read.
 #[derive(Serialize, Deserialize)]
 struct MembershipImage {
     configs: Vec<BTreeSet<u64>>,
-    nodes: BTreeMap<u64, Member>,
+    nodes: BTreeMap<u64, MemberImage>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct MemberImage {
+    name: String,
+    peer_addr: String,
+    api_addr: String,
 }
 
 /// An entry is its version, its log id, a byte for what it holds, and that.
@@ -30,12 +38,9 @@ const MEMBERSHIP: u8 = 2;
 /// Version, three numbers of at most ten bytes each, and the byte for what it holds.
 const ENTRY_HEAD_BYTES_MAX: usize = 32;
 
+/// The last entry of a snapshot and that of its membership, which follows.
 #[derive(Serialize, Deserialize)]
-struct MetaImage {
-    last_log_id: Option<LogIdImage>,
-    membership_log_id: Option<LogIdImage>,
-    membership: MembershipImage,
-}
+struct MetaImage(Option<LogIdImage>, Option<LogIdImage>);
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     extend(value, vec![VERSION])
@@ -70,16 +75,30 @@ fn log_id_from(LogIdImage(term, node_id, index): LogIdImage) -> LogId {
     LogId { leader_id: openraft::impls::leader_id_adv::LeaderId { term, node_id }, index }
 }
 
-fn membership_image(membership: &Membership) -> MembershipImage {
-    MembershipImage {
-        configs: membership.get_joint_config().clone(),
-        nodes: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
-    }
+fn member_image(Member { name, peer_addr, api_addr, feature_level: _ }: &Member) -> MemberImage {
+    MemberImage { name: name.clone(), peer_addr: peer_addr.clone(), api_addr: api_addr.clone() }
 }
 
-fn membership_from(image: MembershipImage) -> io::Result<Membership> {
-    Membership::new(image.configs, image.nodes)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("membership: {error}")))
+fn extend_membership(membership: &Membership, out: Vec<u8>) -> Vec<u8> {
+    let configs = membership.get_joint_config().clone();
+    let nodes = membership.nodes().map(|(id, member)| (*id, member_image(member))).collect();
+    let levels: BTreeMap<u64, u32> = membership.nodes().map(|(id, member)| (*id, member.feature_level)).collect();
+    extend(&levels, extend(&MembershipImage { configs, nodes }, out))
+}
+
+/// The membership that ends `bytes`.
+fn membership_from(bytes: &[u8]) -> io::Result<Membership> {
+    const WHAT: &str = "membership";
+    let (image, rest): (MembershipImage, _) = postcard::take_from_bytes(bytes).map_err(|error| invalid(WHAT, error))?;
+    let levels: BTreeMap<u64, u32> = match rest {
+        [] => BTreeMap::new(),
+        rest => postcard::from_bytes(rest).map_err(|error| invalid(WHAT, error))?,
+    };
+    let member = |(id, MemberImage { name, peer_addr, api_addr }): (u64, MemberImage)| {
+        (id, Member { name, peer_addr, api_addr, feature_level: levels.get(&id).copied().unwrap_or(1) })
+    };
+    let nodes: BTreeMap<u64, Member> = image.nodes.into_iter().map(member).collect();
+    Membership::new(image.configs, nodes).map_err(|error| invalid(WHAT, error))
 }
 
 pub(crate) fn entry_to_bytes(entry: &Entry) -> Vec<u8> {
@@ -98,7 +117,7 @@ pub(crate) fn entry_to_bytes(entry: &Entry) -> Vec<u8> {
         }
         EntryPayload::Membership(membership) => {
             out.push(MEMBERSHIP);
-            out = extend(&membership_image(membership), out);
+            out = extend_membership(membership, out);
         }
     }
     out
@@ -113,10 +132,7 @@ pub(crate) fn entry_from_bytes(bytes: &Bytes) -> io::Result<Entry> {
     let payload = match rest.split_first() {
         Some((&BLANK, _)) => EntryPayload::Blank,
         Some((&TXN, txn)) => EntryPayload::Normal(Command(bytes.slice_ref(txn))),
-        Some((&MEMBERSHIP, image)) => {
-            let image = postcard::from_bytes(image).map_err(|error| invalid(WHAT, error))?;
-            EntryPayload::Membership(membership_from(image)?)
-        }
+        Some((&MEMBERSHIP, image)) => EntryPayload::Membership(membership_from(image)?),
         Some((kind, _)) => return Err(invalid(WHAT, format!("holds {kind}, which is unknown to this binary"))),
         None => return Err(invalid(WHAT, "cut short")),
     };
@@ -185,20 +201,17 @@ pub(crate) fn log_id_from_bytes(bytes: &[u8]) -> io::Result<LogId> {
 }
 
 pub(crate) fn meta_to_bytes(meta: &SnapshotMeta) -> Vec<u8> {
-    encode(&MetaImage {
-        last_log_id: meta.last_log_id.as_ref().map(log_id_image),
-        membership_log_id: meta.last_membership.log_id().as_ref().map(log_id_image),
-        membership: membership_image(meta.last_membership.membership()),
-    })
+    let last = meta.last_log_id.as_ref().map(log_id_image);
+    let image = MetaImage(last, meta.last_membership.log_id().as_ref().map(log_id_image));
+    extend_membership(meta.last_membership.membership(), encode(&image))
 }
 
 pub(crate) fn meta_from_bytes(bytes: &[u8]) -> io::Result<SnapshotMeta> {
-    let image: MetaImage = decode("snapshot meta", bytes)?;
-    let membership = membership_from(image.membership)?;
-    Ok(SnapshotMeta {
-        last_log_id: image.last_log_id.map(log_id_from),
-        last_membership: StoredMembership::new(image.membership_log_id.map(log_id_from), membership),
-    })
+    const WHAT: &str = "snapshot meta";
+    let (MetaImage(last, membership_at), rest) =
+        postcard::take_from_bytes(body(WHAT, bytes)?).map_err(|error| invalid(WHAT, error))?;
+    let last_membership = StoredMembership::new(membership_at.map(log_id_from), membership_from(rest)?);
+    Ok(SnapshotMeta { last_log_id: last.map(log_id_from), last_membership })
 }
 
 /// A transaction as peers forward it.
@@ -245,7 +258,17 @@ mod tests {
     enum PayloadImage {
         Blank,
         Txn(Txn),
-        Membership(MembershipImage),
+        Membership(MembershipImage, BTreeMap<u64, u32>),
+    }
+
+    fn first_image() -> MembershipImage {
+        let member = MemberImage { name: "a".into(), peer_addr: "p".into(), api_addr: String::new() };
+        MembershipImage { configs: vec![BTreeSet::from([1])], nodes: BTreeMap::from([(1, member)]) }
+    }
+
+    fn membership(feature_level: u32) -> Membership {
+        let member = Member { name: "a".into(), peer_addr: "p".into(), feature_level, ..Member::default() };
+        Membership::new(vec![BTreeSet::from([1])], BTreeMap::from([(1, member)])).unwrap()
     }
 
     fn txn() -> Txn {
@@ -261,11 +284,11 @@ mod tests {
     #[test]
     fn entries_keep_their_format_and_are_read_back() {
         let log_id = LogId { leader_id: LeaderId { term: 300, node_id: 2 }, index: 1 << 40 };
-        let membership = Membership::new(vec![BTreeSet::from([1])], BTreeMap::from([(1, Member::default())])).unwrap();
+        let levels = BTreeMap::from([(1, 7)]);
         let cases = [
             (EntryPayload::Blank, PayloadImage::Blank),
             (EntryPayload::Normal(Command::new(&txn())), PayloadImage::Txn(txn())),
-            (EntryPayload::Membership(membership.clone()), PayloadImage::Membership(membership_image(&membership))),
+            (EntryPayload::Membership(membership(7)), PayloadImage::Membership(first_image(), levels)),
         ];
         for (payload, image) in cases {
             let entry = Entry { log_id, payload };
@@ -274,6 +297,16 @@ mod tests {
             let again = entry_from_peer(&bytes).unwrap();
             assert_eq!((again.log_id, entry_to_bytes(&again)), (log_id, bytes.to_vec()));
         }
+    }
+
+    /// Builds before feature levels wrote none: they knew the first one.
+    #[test]
+    fn a_membership_without_levels_is_read() {
+        let read = membership_from(&postcard::to_stdvec(&first_image()).unwrap()).unwrap();
+        assert_eq!(read, membership(1));
+        let meta = SnapshotMeta { last_log_id: None, last_membership: StoredMembership::new(None, membership(3)) };
+        assert_eq!(meta_from_bytes(&meta_to_bytes(&meta)).unwrap(), meta);
+        assert!(membership_from(&[1]).unwrap_err().to_string().contains("membership"));
     }
 
     #[test]

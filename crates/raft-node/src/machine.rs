@@ -7,7 +7,9 @@
 use crate::aside::aside;
 use crate::codec;
 use crate::disk::{self, Disk, Origin, REMEDY, Row};
-use crate::types::{Entry, LogId, Snapshot, SnapshotData, SnapshotMeta, StoredMembership, TypeConfig, leader_id};
+use crate::types::{
+    Entry, LogId, Membership, Snapshot, SnapshotData, SnapshotMeta, StoredMembership, TypeConfig, leader_id,
+};
 use futures::{Stream, TryStreamExt};
 use objects::{Key, KindId};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -34,6 +36,8 @@ pub(crate) struct Machine {
     shared: Arc<Mutex<Shared>>,
     /// Held while rows are written, so that a checkpoint and an installed snapshot never mix.
     rows: Arc<Mutex<()>>,
+    /// The highest feature level that this binary understands.
+    knows: u32,
 }
 
 struct Shared {
@@ -45,14 +49,25 @@ struct Shared {
     checkpoint: Option<(SnapshotMeta, State)>,
 }
 
+/// Brings into force what all members of `membership` know. An error when that is more than this binary does, which
+/// was a newer one when it told what it knows.
+pub(crate) fn raise(state: &mut State, membership: &Membership, knows: u32) -> io::Result<()> {
+    let level = membership.nodes().map(|(_, member)| member.feature_level).min().unwrap_or_default();
+    if level > knows {
+        return Err(invalid(snapshot::Error::FeatureLevel { needs: level, knows }));
+    }
+    state.raise(level);
+    Ok(())
+}
+
 fn invalid(error: impl std::error::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("the applied state on disk cannot be read: {error}"))
+    io::Error::new(io::ErrorKind::InvalidData, format!("the applied state cannot be read: {error}"))
 }
 
 impl Machine {
     /// The last checkpoint: the last entry it holds, the group then, and the state. Empty without one. Entries are
     /// purged only below a checkpoint: with some missing in between, the disk has lost one.
-    pub(crate) fn checkpoint_of(disk: &dyn Disk) -> io::Result<(Option<LogId>, StoredMembership, State)> {
+    pub(crate) fn checkpoint_of(disk: &dyn Disk, knows: u32) -> io::Result<(Option<LogId>, StoredMembership, State)> {
         let purged = disk.get(disk::PURGED)?.map(|bytes| codec::log_id_from_bytes(&bytes)).transpose()?;
         let meta = disk.get(disk::CHECKPOINT_META)?.map(|bytes| codec::meta_from_bytes(&bytes)).transpose()?;
         let last = meta.as_ref().and_then(|meta| meta.last_log_id);
@@ -68,7 +83,7 @@ impl Machine {
             return Ok((None, StoredMembership::default(), State::new()));
         };
         let head = disk.get(disk::CHECKPOINT_HEAD)?.unwrap_or_default();
-        let mut state = snapshot::Assembly::begin(&head).map_err(invalid)?;
+        let mut state = snapshot::Assembly::begin(&head, knows).map_err(invalid)?;
         let mut from = disk::OBJECTS_START.to_vec();
         loop {
             let page = disk.scan(&from, disk::OBJECTS_END, ROWS_PAGE)?;
@@ -81,14 +96,14 @@ impl Machine {
     }
 
     /// Loads the last checkpoint; the log since then is re-applied by openraft.
-    pub(crate) fn open(disk: Arc<dyn Disk>) -> io::Result<Machine> {
-        let (last_applied, membership, state) = Machine::checkpoint_of(&*disk)?;
+    pub(crate) fn open(disk: Arc<dyn Disk>, knows: u32) -> io::Result<Machine> {
+        let (last_applied, membership, state) = Machine::checkpoint_of(&*disk, knows)?;
         let meta = SnapshotMeta { last_log_id: last_applied, last_membership: membership.clone() };
         let checkpoint = last_applied.is_some().then(|| (meta, state.clone()));
         let shared = Shared { state, last_applied, membership, dirty: BTreeSet::new(), checkpoint };
         let published = Published::new(View::new(shared.state.clone()));
         let applied = watch::Sender::new(shared.last_applied);
-        Ok(Machine { disk, published, applied, shared: Arc::new(Mutex::new(shared)), rows: Arc::default() })
+        Ok(Machine { disk, published, applied, shared: Arc::new(Mutex::new(shared)), rows: Arc::default(), knows })
     }
 
     pub(crate) fn published(&self) -> Arc<Published> {
@@ -123,6 +138,7 @@ impl Machine {
                 applied.outcome
             }
             EntryPayload::Membership(membership) => {
+                raise(&mut shared.state, &membership, self.knows)?;
                 shared.membership = StoredMembership::new(Some(entry.log_id), membership);
                 Outcome::Applied(Vec::new())
             }

@@ -2,6 +2,7 @@
 
 use crate::aside::aside;
 use crate::codec;
+use crate::node::Heard;
 use crate::pipe::{Opening, Pipe};
 use crate::transport::{APPEND_TIMEOUT, Lane, PeerReply, PeerRequest, Transport, TransportError};
 use crate::types::{Member, Snapshot, SnapshotData, TypeConfig, Vote};
@@ -24,6 +25,8 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) struct Network {
     pub(crate) cluster_id: String,
     pub(crate) transport: Arc<dyn Transport>,
+    /// What the answers to heartbeats tell besides.
+    pub(crate) heard_levels: Heard,
 }
 
 pub(crate) struct Peer {
@@ -102,7 +105,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let timeout = if rpc.entries.is_empty() { option.hard_ttl() } else { APPEND_TIMEOUT };
         let request = PeerRequest::Append(self.append_request(&rpc));
         match self.call(request, timeout).await? {
-            PeerReply::Append(reply) => Ok(append_response(reply)),
+            PeerReply::Append(reply) => {
+                if self.lane == Lane::Heartbeat {
+                    self.network.heard_levels.hear(rpc.vote.leader_id.term, self.id, reply.feature_level);
+                }
+                Ok(append_response(reply))
+            }
             _ => Err(unexpected()),
         }
     }

@@ -1,9 +1,11 @@
 //! One master's consensus: starts openraft, answers its peers, proposes, reads, changes members.
 
 mod leadership;
+mod levels;
 mod members;
 mod peers;
 
+pub(crate) use levels::Heard;
 pub use members::LAG_MAX;
 
 use crate::codec;
@@ -91,6 +93,8 @@ pub struct Options {
     pub disk: Arc<dyn Disk>,
     pub transport: Arc<dyn Transport>,
     pub spawn_writer: Spawn,
+    /// The highest feature level that this binary knows: `state::FEATURE_LEVEL`, but for tests.
+    pub feature_level: u32,
     /// The one clock: milliseconds since the epoch.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 }
@@ -155,6 +159,8 @@ struct Inner {
     /// When a leader was last heard; openraft goes on naming one that died while no other is elected.
     heard: Mutex<tokio::time::Instant>,
     log: Log,
+    feature_level: u32,
+    heard_levels: Heard,
     heartbeat: Duration,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -185,8 +191,13 @@ impl Node {
         let disk: Arc<dyn Disk> = Arc::new(HaltingDisk::new(options.disk));
         let writer = (options.spawn_writer)(Writer::new(disk.clone()));
         let log = Log::open(disk.clone(), writer).map_err(Error::Storage)?;
-        let machine = Machine::open(disk).map_err(Error::Storage)?;
-        let network = Network { cluster_id: options.cluster_id.clone(), transport: options.transport.clone() };
+        let machine = Machine::open(disk, options.feature_level).map_err(Error::Storage)?;
+        let heard_levels = Heard::default();
+        let network = Network {
+            cluster_id: options.cluster_id.clone(),
+            transport: options.transport.clone(),
+            heard_levels: heard_levels.clone(),
+        };
         let promises = log.clone();
         let starting = Raft::new(options.node_id, config, network, log, machine.clone());
         let raft = openraft::rt::deterministic_rng::DeterministicRng::<openraft_rt_tokio::TokioRuntime>::scope(
@@ -212,11 +223,14 @@ impl Node {
             beats: watch::Sender::new(BTreeMap::new()),
             heard: Mutex::new(tokio::time::Instant::now()),
             log: promises,
+            feature_level: options.feature_level,
+            heard_levels,
             heartbeat: Duration::from_millis(heartbeat),
             tasks: Mutex::default(),
         });
         let follow = tokio::spawn(leadership::follow(Arc::downgrade(&inner), Duration::from_millis(max)));
-        inner.tasks.lock().push(follow);
+        let keep = tokio::spawn(levels::keep(Arc::downgrade(&inner)));
+        inner.tasks.lock().extend([follow, keep]);
         Ok(Node(inner))
     }
 
@@ -231,6 +245,11 @@ impl Node {
 
     pub fn store(&self) -> Store {
         Store::new(self.0.machine.published(), self.0.clone())
+    }
+
+    /// The highest feature level that this binary knows.
+    pub fn feature_level(&self) -> u32 {
+        self.0.feature_level
     }
 
     /// Starts the cluster with this master as its only member. Refused once there is a log.
@@ -354,6 +373,13 @@ impl Attempt {
 impl Inner {
     fn to(&self, node_id: u64) -> pb::To {
         pb::To { cluster_id: self.cluster_id.clone(), node_id }
+    }
+
+    /// The members, by id.
+    fn members(&self) -> BTreeMap<u64, Member> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().nodes().map(|(id, member)| (*id, member.clone())).collect()
     }
 
     /// The leader and its address, as the metrics know it.

@@ -2,7 +2,7 @@
 
 use crate::codec;
 use crate::disk::{self, Disk, log_key};
-use crate::machine::Machine;
+use crate::machine::{Machine, raise};
 use crate::node::MemberStatus;
 use crate::types::{LogId, StoredMembership, leader_id};
 use openraft::EntryPayload;
@@ -55,7 +55,7 @@ pub fn read_remains(disk: Arc<dyn Disk>) -> io::Result<Remains> {
     let vote = disk.get(disk::VOTE)?.map(|bytes| codec::vote_from_bytes(&bytes)).transpose()?;
     let vote = vote.ok_or_else(|| damaged("it holds no vote: no master has run on this disk".into()))?;
     let committed = log_id(disk::COMMITTED)?;
-    let (mut applied, mut membership, mut state) = Machine::checkpoint_of(&*disk)?;
+    let (mut applied, mut membership, mut state) = Machine::checkpoint_of(&*disk, state::FEATURE_LEVEL)?;
     let mut next = applied.map_or(0, |id| id.index + 1);
     loop {
         let page = disk.scan(&log_key(next), disk::LOG_END, PAGE)?;
@@ -73,7 +73,10 @@ pub fn read_remains(disk: Arc<dyn Disk>) -> io::Result<Remains> {
                 EntryPayload::Normal(command) => {
                     state.apply(leader_id(&entry.log_id), &command.txn()?);
                 }
-                EntryPayload::Membership(new) => membership = StoredMembership::new(Some(entry.log_id), new),
+                EntryPayload::Membership(new) => {
+                    raise(&mut state, &new, state::FEATURE_LEVEL)?;
+                    membership = StoredMembership::new(Some(entry.log_id), new);
+                }
             }
             applied = Some(entry.log_id);
         }

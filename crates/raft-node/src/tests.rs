@@ -6,7 +6,7 @@ use crate::machine::Machine;
 use crate::transport::{Lane, PeerReply, PeerRequest, Transport, TransportError};
 use crate::types::TypeConfig;
 use crate::writer::{Writer, spawn_inline};
-use crate::{Checkpoints, Member, Node, Options, Profile};
+use crate::{Checkpoints, Error, Member, Node, Options, Profile};
 use async_trait::async_trait;
 use objects::Timestamp;
 use openraft::StorageError;
@@ -22,7 +22,7 @@ impl StoreBuilder<TypeConfig, Log, Machine> for InMemory {
         let disk = Arc::new(MemoryDisk::default());
         let writer = spawn_inline()(Writer::new(disk.clone()));
         let log = Log::open(disk.clone(), writer).map_err(|e| StorageError::read(TypeConfig::err_from_error(&e)))?;
-        let machine = Machine::open(disk).map_err(|e| StorageError::read(TypeConfig::err_from_error(&e)))?;
+        let machine = Machine::open(disk, 1).map_err(|e| StorageError::read(TypeConfig::err_from_error(&e)))?;
         Ok(((), log, machine))
     }
 }
@@ -42,6 +42,11 @@ impl Transport for Nowhere {
 }
 
 async fn boot(disk: Arc<dyn Disk>) -> Node {
+    boot_as(disk, 1).await.unwrap()
+}
+
+/// A master whose binary knows `feature_level`.
+async fn boot_as(disk: Arc<dyn Disk>, feature_level: u32) -> Result<Node, Error> {
     let options = Options {
         cluster_id: "test".into(),
         node_id: 1,
@@ -52,9 +57,10 @@ async fn boot(disk: Arc<dyn Disk>) -> Node {
         disk,
         transport: Arc::new(Nowhere),
         spawn_writer: spawn_inline(),
+        feature_level,
         clock: Arc::new(|| Timestamp(0)),
     };
-    Node::start(options).await.unwrap()
+    Node::start(options).await
 }
 
 async fn leading_term(node: &Node) -> u64 {
@@ -92,7 +98,7 @@ async fn a_founded_group_leads_and_ends_a_change_that_was_begun() {
     state.records_after(None).for_each(|r| founding.row(&r.key, snapshot::record_bytes(r)).unwrap());
     let head = snapshot::rebase(&snapshot::head_bytes(&state), Revision(1_000)).unwrap();
     let voters = vec![BTreeSet::from([1]), BTreeSet::from([1])];
-    founding.finish_as(1, Member::default(), head, voters.clone()).unwrap();
+    founding.finish_as(1, Member { feature_level: 1, ..Member::default() }, head, voters.clone()).unwrap();
     let remains = read_remains(disk.clone()).unwrap();
     assert_eq!((remains.voters, remains.last.index, remains.state.revision()), (voters, 1, Revision(1_000)));
 
@@ -105,4 +111,36 @@ async fn a_founded_group_leads_and_ends_a_change_that_was_begun() {
     assert_eq!((view.revision(), view.get(&key).is_some()), (Revision(1_000), true));
     node.shutdown().await;
     assert_eq!(read_remains(disk).unwrap().voters, [BTreeSet::from([1])]);
+}
+
+async fn level_in_force(node: &Node, wanted: u32) {
+    let mut revisions = tokio::time::interval(Duration::from_millis(10));
+    while node.store().view().state().feature_level() != wanted {
+        revisions.tick().await;
+    }
+}
+
+/// An older build neither applies nor takes what a newer one may have written by newer rules.
+#[tokio::test(start_paused = true)]
+async fn a_newer_build_raises_the_feature_level_and_an_older_one_stops() {
+    let disk = Arc::new(MemoryDisk::default());
+    let node = boot_as(disk.clone(), 1).await.unwrap();
+    node.initialize(Member { feature_level: 1, ..Member::default() }).await.unwrap();
+    leading_term(&node).await;
+    level_in_force(&node, 1).await;
+    node.shutdown().await;
+
+    let node = boot_as(disk.clone(), 2).await.unwrap();
+    level_in_force(&node, 2).await;
+    let old = Member { name: "master-2".into(), feature_level: 1, ..Member::default() };
+    let refusal = node.add_learner(2, old).await.unwrap_err().to_string();
+    assert!(refusal.contains("the binary of master-2 knows 1"), "{refusal}");
+    node.shutdown().await;
+
+    let told = match boot_as(disk.clone(), 1).await {
+        Ok(node) => node.failed().await,
+        Err(error) => format!("{error:?}"),
+    };
+    assert!(told.contains("feature level 2, and this binary knows 1"), "{told}");
+    level_in_force(&boot_as(disk, 2).await.unwrap(), 2).await;
 }

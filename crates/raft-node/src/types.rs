@@ -14,6 +14,8 @@ pub struct Member {
     pub peer_addr: String,
     /// host:port of its API listener.
     pub api_addr: String,
+    /// The highest feature level that its binary knows.
+    pub feature_level: u32,
 }
 
 /// What a normal log entry holds: an encoded `Txn`. It is encoded once, where it is proposed, and decoded

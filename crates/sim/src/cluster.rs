@@ -2,7 +2,7 @@
 
 use crate::chronicle::Chronicle;
 use crate::disk::{Mount, Trip};
-use crate::mix::{CLOCK_MS_MAX, Mix, Weather};
+use crate::mix::{FEATURE_LEVEL, Mix, Weather};
 use crate::network::{Host, Link, Network};
 use crate::office::Office;
 use crate::points::{Edge, Points, Subject};
@@ -55,6 +55,8 @@ struct Master {
     /// Half of a sync takes so long, at most; on top of what all disks take.
     slow_ms_max: Arc<AtomicU64>,
     skew_ms: Arc<AtomicI64>,
+    /// What the build knows that it starts with next.
+    feature_level: u32,
     n_boots: u64,
     /// Taken in as a member; a wiped master is not, until it has joined again.
     member: bool,
@@ -120,6 +122,7 @@ impl Cluster {
             full: Arc::default(),
             slow_ms_max: Arc::default(),
             skew_ms: Arc::new(AtomicI64::new(rng.below(mix.skew_ms_max + 1) as i64)),
+            feature_level: mix.feature_level,
             n_boots: 0,
             member: false,
             state: State::Down,
@@ -187,7 +190,9 @@ impl Cluster {
     }
 
     pub(crate) fn member(&self, i: usize) -> Member {
-        Member { name: label(i), peer_addr: i.to_string(), api_addr: i.to_string() }
+        let installed = self.masters[i].lock().feature_level;
+        let feature_level = self.network.host(i).map_or(installed, |host| host.node.feature_level());
+        Member { name: label(i), peer_addr: i.to_string(), api_addr: i.to_string(), feature_level }
     }
 
     /// A master that believes it leads.
@@ -280,6 +285,7 @@ impl Cluster {
             disk: mount,
             transport: Arc::new(Link { network: self.network.clone(), from: i, life: life.subscribe() }),
             spawn_writer: spawn_task(pauses),
+            feature_level: master.feature_level,
             clock: Arc::new(move || Timestamp(EPOCH_MS + skew_ms.load(Relaxed) + started.elapsed().as_millis() as i64)),
         };
         (options, life)
@@ -316,6 +322,12 @@ impl Cluster {
         master.id += 100;
         master.member = false;
         self.trace.note(format_args!("{} has lost its disk", label(i)));
+    }
+
+    /// Installs the newest build, which runs from the next start on.
+    pub(crate) fn install(&self, i: usize) {
+        self.trace.note(format_args!("{} gets the newest build", label(i)));
+        self.masters[i].lock().feature_level = FEATURE_LEVEL;
     }
 
     pub(crate) fn fail_next_write(&self, i: usize, reached: bool) {
@@ -360,9 +372,9 @@ impl Cluster {
         }
     }
 
-    /// Sets a master's clock to somewhere within what all clocks stay in.
+    /// Sets a master's clock, ahead or back.
     pub(crate) fn set_clock(&self, i: usize, rng: &mut Rng) {
-        let skew_ms = rng.below(CLOCK_MS_MAX) as i64;
+        let skew_ms = rng.below(self.mix.jump_ms_max) as i64;
         self.trace.note(format_args!("{} has its clock {skew_ms} ms ahead", label(i)));
         self.masters[i].lock().skew_ms.store(skew_ms, Relaxed);
     }

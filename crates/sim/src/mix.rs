@@ -32,9 +32,9 @@ pub(crate) enum Fault {
     SlowDisk,
     /// One disk has no room, for a while.
     FullDisk,
-    /// One master's clock is set, up to a minute either way.
+    /// One master's clock is set.
     ClockJump,
-    /// All masters are stopped and started again, one after the other, as for an upgrade.
+    /// All masters are stopped and come back with the newest build, one after the other.
     Upgrade,
     /// One worker's process ends; its containers go on.
     WorkerCrash,
@@ -66,9 +66,8 @@ const FAULTS: [Fault; 14] = [
 /// Those of clusters with workers.
 const WORKER_FAULTS: [Fault; 4] = [Fault::WorkerCrash, Fault::WorkerReboot, Fault::WorkerCut, Fault::Exit];
 
-/// Masters' clocks stay within this of the truth: well below the five minutes of history, or the
-/// judgement would miss events, too.
-pub(crate) const CLOCK_MS_MAX: u64 = 60_000;
+/// Masters' clocks stand apart by less than this: beyond every age at which something is forgotten.
+const CLOCK_MS_MAX: u64 = 2 * 3_600_000;
 
 /// How messages fare. Rates are of a thousand.
 #[derive(Clone, Copy, Debug, Default)]
@@ -80,6 +79,9 @@ pub(crate) struct Weather {
     pub(crate) late: u64,
 }
 
+/// What the newest build knows.
+pub(crate) const FEATURE_LEVEL: u32 = state::FEATURE_LEVEL + 1;
+
 #[derive(Clone, Debug)]
 pub(crate) struct Mix {
     pub(crate) n_masters: usize,
@@ -90,11 +92,14 @@ pub(crate) struct Mix {
     pub(crate) checkpoints: Checkpoints,
     /// Half of a sync's time, at most.
     pub(crate) disk_ms_max: u64,
-    /// How far the masters' clocks stand apart, at most.
+    /// How far the masters' clocks stand ahead of the true time at the start, and when they are set, at most.
     pub(crate) skew_ms_max: u64,
+    pub(crate) jump_ms_max: u64,
     pub(crate) weather: Weather,
     /// Between two faults, at most.
     pub(crate) calm_ms_max: u64,
+    /// What the build knows that the masters begin with.
+    pub(crate) feature_level: u32,
     /// With their weights.
     pub(crate) faults: Vec<(Fault, u64)>,
     /// Failpoints, each with the pass at which it fires.
@@ -140,9 +145,11 @@ impl Mix {
             think_ms_max: pick(rng, &[2, 10, 50]),
             checkpoints: Checkpoints { every, kept: pick(rng, &[0, 5, 20]) },
             disk_ms_max: pick(rng, &[0, 1, 5, 20, 100]),
-            skew_ms_max: pick(rng, &[0, 2_000, CLOCK_MS_MAX]),
+            skew_ms_max: pick(rng, &[0, 2_000, 60_000, CLOCK_MS_MAX]),
+            jump_ms_max: pick(rng, &[60_000, CLOCK_MS_MAX]),
             weather: Weather::draw(rng),
             calm_ms_max: pick(rng, &[200, 1_000, 3_000]),
+            feature_level: pick(rng, &[state::FEATURE_LEVEL, FEATURE_LEVEL]),
             faults,
             armed: points::draw(rng),
             n_workers,

@@ -74,12 +74,11 @@ impl Twin {
     /// ask again.
     pub fn seed(self) -> u64 {
         match self {
-            Twin::StaleRead | Twin::LostUpdate | Twin::Doubling => 2,
+            Twin::StaleRead => 2,
+            Twin::LostUpdate => 5,
             Twin::Forgetful => 6,
-            Twin::Unfenced => 18,
-            Twin::Silent => 41,
-            Twin::LyingDisk | Twin::Amnesia | Twin::SkippingWatch | Twin::DeafWatch => 1,
-            Twin::Crowding | Twin::Forgotten | Twin::Undead | Twin::Blind => 1,
+            Twin::LyingDisk | Twin::Amnesia | Twin::Unfenced | Twin::SkippingWatch | Twin::DeafWatch => 1,
+            Twin::Crowding | Twin::Doubling | Twin::Forgotten | Twin::Silent | Twin::Undead | Twin::Blind => 1,
         }
     }
 

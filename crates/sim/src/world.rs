@@ -276,9 +276,10 @@ async fn later(cluster: Arc<Cluster>, delay: Duration, mend: impl FnOnce(&Cluste
     mend(&cluster);
 }
 
-/// A rolling upgrade: one master after the other is stopped and comes back.
+/// A rolling upgrade: one master after the other is stopped and comes back with the newest build.
 async fn upgrade(cluster: Arc<Cluster>) {
     for i in 0..cluster.n_masters() {
+        cluster.install(i);
         stop(cluster.clone(), i, Duration::from_millis(300)).await;
         sleep(Duration::from_millis(500)).await;
     }
@@ -416,6 +417,8 @@ fn difference(cluster: &Cluster) -> Option<String> {
     let voters: Vec<usize> =
         nodes.iter().map(|node| node.status().members.iter().filter(|m| m.voter).count()).collect();
     let members: Vec<usize> = nodes.iter().map(|node| node.status().members.len()).collect();
+    let all_know = nodes.iter().map(Node::feature_level).min().unwrap_or_default();
+    let levels: Vec<u32> = views.iter().map(|view| view.state().feature_level()).collect();
     let leaders: Vec<Option<u64>> = nodes.iter().map(|node| node.status().leader).collect();
     let same = applied.windows(2).all(|pair| pair[0] == pair[1])
         && leaders.windows(2).all(|pair| pair[0] == pair[1] && pair[0].is_some())
@@ -425,6 +428,9 @@ fn difference(cluster: &Cluster) -> Option<String> {
         return Some(format!(
             "revisions {revisions:?}, applied {applied:?}, leaders {leaders:?}, voters {voters:?} of {members:?}"
         ));
+    }
+    if levels.iter().any(|level| *level != all_know) {
+        return Some(format!("feature levels {levels:?}, where all masters know {all_know}"));
     }
     // Costly, and pointless before.
     let named = views.into_iter().enumerate().map(|(i, view)| (cluster::label(i), view)).collect::<Vec<_>>();

@@ -15,6 +15,7 @@ pub struct State {
     pub(crate) revision: Revision,
     /// The time: the maximum stamp of all entries so far.
     pub(crate) stamp: Timestamp,
+    /// The version of the rules in force.
     pub(crate) feature_level: u32,
     pub(crate) objects: OrdMap<Key, Arc<Record>>,
     /// (node name, pod key) of every pod that is bound.
@@ -33,9 +34,14 @@ pub struct Applied {
 }
 
 impl State {
-    /// An empty cluster.
+    /// An empty cluster, of the first feature level: its first membership raises it.
     pub fn new() -> State {
-        State { feature_level: crate::FEATURE_LEVEL, ..State::default() }
+        State { feature_level: 1, ..State::default() }
+    }
+
+    /// Brings a higher feature level into force; never a lower one, as the rules of the higher may have been used.
+    pub fn raise(&mut self, feature_level: u32) {
+        self.feature_level = self.feature_level.max(feature_level);
     }
 
     pub fn revision(&self) -> Revision {

@@ -333,7 +333,9 @@ mod tests {
         assert_eq!(reader.stamp().unwrap(), Timestamp(5_000));
         let head = reader.head_at(Revision(9_000)).unwrap();
         let rows = read(&bytes).unwrap();
-        let state = snapshot::assemble(&head, rows.iter().map(|row| &row.bytes[..])).unwrap();
+        let mut assembly = snapshot::Assembly::begin(&head, crate::FEATURE_LEVEL).unwrap();
+        rows.iter().for_each(|row| assembly.add(&row.bytes).unwrap());
+        let state = assembly.finish().unwrap();
         assert_eq!(state.revision(), Revision(9_000));
         let restored = View::new(state);
         for record in view.list(registry::CONFIG_MAP, "", None) {

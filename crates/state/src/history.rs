@@ -11,6 +11,9 @@ use std::sync::{Arc, OnceLock};
 const HISTORY_EVENTS_MAX: usize = 100_000;
 const HISTORY_BYTES_MAX: usize = 64 << 20;
 const HISTORY_AGE_MAX_MS: i64 = 5 * 60 * 1000;
+/// The newest events stay, however old, while there is room: some MB of a quiet cluster, whose watchers can be away
+/// for long; and a clock that jumps ahead ages all events at once, which would make all watchers list at once.
+const HISTORY_EVENTS_MIN: usize = 1_000;
 /// What an event takes beside the JSON of the one record that only it holds: itself and that record, without
 /// labels.
 const EVENT_OVERHEAD: usize = 512;
@@ -100,7 +103,8 @@ impl History {
         self.by_kind.entry(event.key.kind).or_default().events.push_back(event);
         while let Some((kind, stamp, n_bytes)) = self.order.front().copied() {
             let full = self.order.len() > HISTORY_EVENTS_MAX || self.n_bytes > HISTORY_BYTES_MAX;
-            if !full && now.since_ms(stamp) <= HISTORY_AGE_MAX_MS {
+            let needed = self.order.len() <= HISTORY_EVENTS_MIN || now.since_ms(stamp) <= HISTORY_AGE_MAX_MS;
+            if !full && needed {
                 break;
             }
             self.order.pop_front();

@@ -21,6 +21,7 @@ pub use history::{Event, EventKind};
 pub use txn::{Check, LeaderId, Op, Outcome, Refusal, Txn};
 pub use view::{ListError, View};
 
-/// The newest version of the rules in `apply`. The replicated state holds the level in force; a
-/// master that meets a level it does not know stops before applying.
+/// The newest version of the rules in `apply` that this binary knows. The replicated state holds the level in force,
+/// which alone `apply` may branch on: it rises once every member's binary knows a higher one. A master that meets a
+/// level it does not know stops before applying.
 pub const FEATURE_LEVEL: u32 = 1;

@@ -26,7 +26,7 @@ pub enum Error {
     Decode { item: usize, source: postcard::Error },
     #[error("item {item} is not an object")]
     Record { item: usize, source: objects::record::Error },
-    #[error("the snapshot needs feature level {needs}; this binary knows {knows}: upgrade it")]
+    #[error("the state is of feature level {needs}, and this binary knows {knows}: install the version of the others")]
     FeatureLevel { needs: u32, knows: u32 },
     #[error(
         "the state was written by an earlier build, which this one does not read: restore it with that build, or empty \
@@ -121,7 +121,8 @@ impl Row {
     }
 }
 
-pub fn decode(bytes: &[u8]) -> Result<State, Error> {
+/// `knows`: the highest feature level that is understood; a state of a higher one is refused.
+pub fn decode(bytes: &[u8], knows: u32) -> Result<State, Error> {
     let mut rest = bytes.strip_prefix(MAGIC).ok_or(Error::Magic)?;
     let mut items = Vec::new();
     while !rest.is_empty() {
@@ -135,15 +136,8 @@ pub fn decode(bytes: &[u8]) -> Result<State, Error> {
         rest = after;
     }
     let (head, records) = items.split_first().ok_or(Error::Short)?;
-    assemble(head, records.iter().copied())
-}
-
-/// Builds the state from a head and rows.
-pub fn assemble<'a>(head: &[u8], rows: impl Iterator<Item = &'a [u8]>) -> Result<State, Error> {
-    let mut assembly = Assembly::begin(head)?;
-    for row in rows {
-        assembly.add(row)?;
-    }
+    let mut assembly = Assembly::begin(head, knows)?;
+    records.iter().try_for_each(|row| assembly.add(row))?;
     assembly.finish()
 }
 
@@ -155,10 +149,11 @@ pub struct Assembly {
 }
 
 impl Assembly {
-    pub fn begin(head: &[u8]) -> Result<Assembly, Error> {
+    /// `knows` as in `decode`.
+    pub fn begin(head: &[u8], knows: u32) -> Result<Assembly, Error> {
         let head = head_of(head)?;
-        if head.feature_level > crate::FEATURE_LEVEL {
-            return Err(Error::FeatureLevel { needs: head.feature_level, knows: crate::FEATURE_LEVEL });
+        if head.feature_level > knows {
+            return Err(Error::FeatureLevel { needs: head.feature_level, knows });
         }
         let state = State {
             revision: head.revision,

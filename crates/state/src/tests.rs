@@ -84,7 +84,7 @@ fn names_are_forgotten_in_their_order_whatever_the_time() {
     for (i, name) in names.enumerate() {
         state.apply(LEADER, &named(name, if i % 3 == 0 { day } else { 0 }));
     }
-    let state = snapshot::decode(&snapshot::encode(&state)).unwrap();
+    let state = snapshot::decode(&snapshot::encode(&state), 1).unwrap();
     let is_known = |name: usize| View::new(state.clone()).outcome_of(name as u128).is_some();
     assert_eq!((is_known(dedup::CLIENTS_MAX), is_known(dedup::CLIENTS_MAX - 1), is_known(0)), (false, true, true));
     let mut after = state.clone();
@@ -163,13 +163,23 @@ fn history_resumes_and_rewinds() {
 #[test]
 fn old_events_are_dropped_and_said_so() {
     let mut state = State::new();
-    state.apply(LEADER, &txn(vec![create("a", "")]));
+    let all: Vec<Op> = (0..1_500).map(|i| create(&format!("p{i}"), "")).collect();
+    state.apply(LEADER, &txn(all));
+    assert!(View::new(state.clone()).events_after(registry::POD, Revision(0)).is_ok());
     let later = Txn { stamp: Timestamp(3_600_000), ..txn(vec![create("b", "")]) };
     state.apply(LEADER, &later);
     let view = View::new(state);
     let error = view.events_after(registry::POD, Revision(0)).unwrap_err();
-    assert_eq!(error, ListError::Compacted { asked: Revision(0), oldest: Revision(1) });
+    assert_eq!(error, ListError::Compacted { asked: Revision(0), oldest: Revision(1_500) });
     assert!(view.events_after(KindId(99), Revision(0)).is_ok(), "what others do pushes out nobody who watches this");
+}
+
+#[test]
+fn the_newest_events_stay_however_old() {
+    let mut state = State::new();
+    state.apply(LEADER, &txn(vec![create("a", "")]));
+    state.apply(LEADER, &Txn { stamp: Timestamp(3_600_000), ..txn(vec![create("b", "")]) });
+    assert_eq!(View::new(state).events_after(registry::POD, Revision(0)).unwrap().len(), 2);
 }
 
 #[test]
@@ -188,7 +198,7 @@ fn a_snapshot_restores_the_same_state() {
     let request = Some(RequestId { incarnation: 1, seq: 5 });
     state.apply(LEADER, &Txn { request, ..txn(vec![create("a", "spec.nodeName=n1"), create("b", "owner=o")]) });
     let bytes = snapshot::encode(&state);
-    let restored = snapshot::decode(&bytes).unwrap();
+    let restored = snapshot::decode(&bytes, 1).unwrap();
     assert_eq!(snapshot::encode(&restored), bytes);
     assert_eq!(View::new(restored.clone()).pods_of_node("n1").count(), 1);
     let mut restored = restored;
@@ -204,9 +214,9 @@ fn a_damaged_snapshot_is_refused() {
     for i in 0..bytes.len() {
         let mut damaged = bytes.clone();
         damaged[i] ^= 0x40;
-        assert!(snapshot::decode(&damaged).is_err(), "flipping byte {i} went unnoticed");
+        assert!(snapshot::decode(&damaged, 1).is_err(), "flipping byte {i} went unnoticed");
     }
     for len in 0..bytes.len() {
-        assert!(snapshot::decode(&bytes[..len]).is_err(), "cutting at {len} went unnoticed");
+        assert!(snapshot::decode(&bytes[..len], 1).is_err(), "cutting at {len} went unnoticed");
     }
 }

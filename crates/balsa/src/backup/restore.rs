@@ -12,7 +12,7 @@ use authz::Role;
 use objects::{Key, Revision, Timestamp, registry};
 use pki::{Authority, Credential};
 use raft_disk::RocksDisk;
-use raft_node::{Disk, Founding, Member};
+use raft_node::{Disk, Founding};
 use state::backup::{Reader, epoch_after, revision_after};
 use std::path::Path;
 use std::sync::Arc;
@@ -72,7 +72,7 @@ pub(super) fn run(file: &Path, config: &Path, skip_revisions: u64) -> Result<()>
         founding.row(&row.record.key, row.bytes)?;
     }
     let secret = secret.context("the backup lacks the cluster's authority (Secret kube-system/balsa-cluster)")?;
-    let own = Member { name: config.name.clone(), peer_addr: config.peer_addr(), api_addr: config.api_addr() };
+    let own = config.member();
     founding.finish(identity.node_id, own, reader.head_at(begins)?)?;
     settle(&dir, disk, &identity, || {
         let ca = decoded(&secret, "ca.crt");

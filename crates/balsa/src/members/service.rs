@@ -104,7 +104,8 @@ impl ClusterService {
         }
         {
             let _turn = turn(&self.changing, format!("{name} joins"))?;
-            let new = Member { name: name.clone(), peer_addr: member.peer_addr, api_addr: member.api_addr };
+            let pb::Member { peer_addr, api_addr, feature_level, .. } = member;
+            let new = Member { name: name.clone(), peer_addr, api_addr, feature_level };
             self.node.add_learner(id, new).await.map_err(told)?;
         }
         if request.learner {

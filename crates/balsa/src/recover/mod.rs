@@ -15,7 +15,7 @@ use objects::json;
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
 use raft_disk::RocksDisk;
-use raft_node::{Founding, Member, Remains, read_remains};
+use raft_node::{Founding, Remains, read_remains};
 use state::backup::{epoch_after, revision_after};
 use state::{View, snapshot};
 use std::io::{BufRead, IsTerminal, Write};
@@ -205,7 +205,7 @@ fn refound(dir: &DataDir, config: &MasterConfig, old: &Identity, remains: &Remai
     // The lost masters may have issued revisions that this one never saw.
     let begins = revision_after(state.revision(), View::new(state.clone()).stamp(), now);
     let head = snapshot::rebase(&snapshot::head_bytes(state), begins)?;
-    let own = Member { name: config.name.clone(), peer_addr: config.peer_addr(), api_addr: config.api_addr() };
+    let own = config.member();
     founding.finish(identity.node_id, own, head)?;
     settle(dir, disk, &identity, || Ok(()))?;
     Ok(identity)

@@ -42,7 +42,22 @@ impl Node {
         if self.status().members.iter().any(|m| m.id == id && m.member == member) {
             return Ok(());
         }
+        let needs = self.needed_level();
+        if member.feature_level.max(1) < needs {
+            return Err(Error::Refused(format!(
+                "the group is of feature level {needs}, and the binary of {} knows {}: install the version of the others",
+                member.name,
+                member.feature_level.max(1)
+            )));
+        }
         self.0.raft.add_learner(id, member, false).await.map(drop).map_err(refused)
+    }
+
+    /// What a new member has to know: the feature level in force, or to be so in a moment.
+    fn needed_level(&self) -> u32 {
+        let in_force = self.0.machine.published().view().state().feature_level();
+        let all_know = self.0.members().values().map(|member| member.feature_level).min();
+        in_force.max(all_know.unwrap_or_default())
     }
 
     /// Waits until a member's log is within `LAG_MAX` entries of this leader's.

@@ -70,7 +70,8 @@ impl Node {
             PeerRequest::Snapshot { vote, meta, data, .. } => {
                 let meta = codec::meta_from_bytes(&meta).map_err(Error::Storage)?;
                 let n_bytes = data.len();
-                let state = aside(move || state::snapshot::decode(&data)).await;
+                let knows = inner.feature_level;
+                let state = aside(move || state::snapshot::decode(&data, knows)).await;
                 let state = state.map_err(|error| fatal(&error))?;
                 let state = state.map_err(|error| Error::Refused(error.to_string()))?;
                 let snapshot = Snapshot { meta, snapshot: state };
@@ -140,7 +141,8 @@ impl Inner {
             Err(_) if self.log.promised() == Some(vote) => Ok(AppendEntriesResponse::Success),
             Err(_) => answer.await,
         };
-        reply.map(append_response).map_err(|error| Error::Fatal(error.to_string()))
+        let response = reply.map(append_response).map_err(|error| Error::Fatal(error.to_string()))?;
+        Ok(pb::AppendResponse { feature_level: self.feature_level, ..response })
     }
 
     /// A leader's append, which is also a sign of life.
