@@ -29,7 +29,7 @@ use raft_disk::RocksDisk;
 use raft_node::{Disk, Member, Node, Options, RaftService, TonicTransport};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
@@ -59,16 +59,17 @@ pub(crate) fn run(path: &Path) -> Result<()> {
     // Consensus has threads of its own: no LIST may delay a heartbeat.
     let raft_runtime = crate::multi_thread("raft", 2)?;
     let api_runtime = crate::multi_thread("api", 2)?;
-    let ended = api_runtime.block_on(serve(config, dir, seat, raft_runtime.handle().clone()));
+    let opened = OnceLock::new();
+    let ended = api_runtime.block_on(serve(config, dir, seat, raft_runtime.handle().clone(), &opened));
     raft_runtime.shutdown_timeout(ENDING_MAX);
     api_runtime.shutdown_timeout(ENDING_MAX);
-    // RocksDB's own threads must not outlive its library: the files are closed before the process ends.
-    let disk = ended?;
+    // RocksDB's own threads must not outlive its library: the files are closed before the process ends, however.
+    let is_open = || opened.get().is_some_and(|disk: &Weak<RocksDisk>| disk.strong_count() > 0);
     let started = std::time::Instant::now();
-    while disk.strong_count() > 0 && started.elapsed() < ENDING_MAX {
+    while is_open() && started.elapsed() < ENDING_MAX {
         std::thread::sleep(Duration::from_millis(1));
     }
-    Ok(())
+    ended
 }
 
 /// The identity and how it came: kept, or just earned with a token.
@@ -129,11 +130,13 @@ async fn serve(
     dir: DataDir,
     seat: vip::Seat,
     raft_runtime: tokio::runtime::Handle,
-) -> Result<Weak<RocksDisk>> {
+    opened: &OnceLock<Weak<RocksDisk>>,
+) -> Result<()> {
     let (identity, mut joining) = identity(&config, &dir).await?;
     let ca = dir.ca()?;
     let raft_dir = dir.path(&identity.raft_dir());
     let disk = Arc::new(RocksDisk::open(&raft_dir)?);
+    opened.get_or_init(|| Arc::downgrade(&disk));
     let bootstrap: Option<Bootstrap> =
         dir.read("bootstrap.json").map(|text| serde_json::from_str(&text)).transpose()?;
     let joined = disk.get(JOINED)?.is_some();
@@ -272,6 +275,8 @@ async fn serve(
         tokio::spawn(vip::keep(place, store.clone(), rank, seat, leaving_sender));
     }
 
+    node.serve();
+
     let failed = tokio::select! {
         signal = stop_signal() => {
             signal?;
@@ -305,7 +310,7 @@ async fn serve(
     tokio::time::sleep(Duration::from_millis(300)).await;
     peer_stop_sender.send_replace(true);
     node.shutdown().await;
-    Ok(Arc::downgrade(&disk))
+    Ok(())
 }
 
 /// Ends once a peer of a later epoch has been met.

@@ -232,12 +232,14 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
 
 /// Who keeps the feature level from rising to what others know, after the level itself.
 fn waiting(status: &pb::StatusResponse) -> String {
-    let newest = status.members.iter().map(|member| member.feature_level).max().unwrap_or_default();
-    let behind = status.members.iter().filter(|member| member.feature_level < newest);
+    let in_force = status.feature_level;
+    let levels = || status.members.iter().map(|member| member.feature_level);
+    let Some(next) = levels().filter(|level| *level > in_force).min() else { return String::new() };
+    let behind = status.members.iter().filter(|member| member.feature_level <= in_force);
     let behind: Vec<&str> = behind.map(|member| member.name.as_str()).collect();
     match behind.is_empty() {
-        true => String::new(),
-        false => format!("; rises to {newest} once {} runs the new version, too", behind.join(", ")),
+        true => format!("; about to rise to {next}"),
+        false => format!("; rises to {next} once the new version runs on {}, too", behind.join(", ")),
     }
 }
 

@@ -253,7 +253,7 @@ mod tests {
     use openraft::impls::leader_id_adv::LeaderId;
     use state::RequestId;
 
-    /// The format as it was first written, which stored logs hold.
+    /// The format of stored logs. Levels came later, behind what there was.
     #[derive(Serialize)]
     enum PayloadImage {
         Blank,
@@ -304,6 +304,9 @@ mod tests {
     fn a_membership_without_levels_is_read() {
         let read = membership_from(&postcard::to_stdvec(&first_image()).unwrap()).unwrap();
         assert_eq!(read, membership(1));
+        // And those builds read what is written now.
+        let read: MembershipImage = postcard::from_bytes(&extend_membership(&membership(7), Vec::new())).unwrap();
+        assert_eq!(postcard::to_stdvec(&read).unwrap(), postcard::to_stdvec(&first_image()).unwrap());
         let meta = SnapshotMeta { last_log_id: None, last_membership: StoredMembership::new(None, membership(3)) };
         assert_eq!(meta_from_bytes(&meta_to_bytes(&meta)).unwrap(), meta);
         assert!(membership_from(&[1]).unwrap_err().to_string().contains("membership"));

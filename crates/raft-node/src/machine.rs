@@ -56,7 +56,11 @@ pub(crate) fn raise(state: &mut State, membership: &Membership, knows: u32) -> i
     if level > knows {
         return Err(invalid(snapshot::Error::FeatureLevel { needs: level, knows }));
     }
+    let before = state.feature_level();
     state.raise(level);
+    if state.feature_level() > before {
+        tracing::info!(from = before, to = level, "the feature level has risen: no older build can go on from here");
+    }
     Ok(())
 }
 
@@ -115,6 +119,12 @@ impl Machine {
         self.applied.subscribe()
     }
 
+    /// The members as of the last entry applied, and the feature level in force then.
+    pub(crate) fn group(&self) -> (StoredMembership, u32) {
+        let shared = self.shared.lock();
+        (shared.membership.clone(), shared.state.feature_level())
+    }
+
     fn publish(&self, touched: &mut BTreeSet<KindId>) {
         let (view, last_applied) = {
             let shared = self.shared.lock();
@@ -126,8 +136,7 @@ impl Machine {
 
     fn apply_one(&self, entry: Entry, touched: &mut BTreeSet<KindId>) -> io::Result<Outcome> {
         let mut shared = self.shared.lock();
-        shared.last_applied = Some(entry.log_id);
-        Ok(match entry.payload {
+        let outcome = match entry.payload {
             EntryPayload::Blank => Outcome::Applied(Vec::new()),
             EntryPayload::Normal(command) => {
                 let applied = shared.state.apply(leader_id(&entry.log_id), &command.txn()?);
@@ -142,7 +151,9 @@ impl Machine {
                 shared.membership = StoredMembership::new(Some(entry.log_id), membership);
                 Outcome::Applied(Vec::new())
             }
-        })
+        };
+        shared.last_applied = Some(entry.log_id);
+        Ok(outcome)
     }
 }
 

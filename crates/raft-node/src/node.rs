@@ -30,7 +30,7 @@ use protos::raft as pb;
 use state::{Outcome, Refusal, RequestId, Txn};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use store::{Error as StoreError, Leadership, Proposer, Route, Store};
 use tokio::sync::{Semaphore, watch};
@@ -160,7 +160,11 @@ struct Inner {
     heard: Mutex<tokio::time::Instant>,
     log: Log,
     feature_level: u32,
+    /// Whether it serves: the leader is told of its level from then on.
+    serves: AtomicBool,
     heard_levels: Heard,
+    /// Why it must end, other than what openraft knows.
+    refused: watch::Sender<Option<String>>,
     heartbeat: Duration,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -224,7 +228,9 @@ impl Node {
             heard: Mutex::new(tokio::time::Instant::now()),
             log: promises,
             feature_level: options.feature_level,
+            serves: AtomicBool::new(false),
             heard_levels,
+            refused: watch::Sender::new(None),
             heartbeat: Duration::from_millis(heartbeat),
             tasks: Mutex::default(),
         });
@@ -250,6 +256,12 @@ impl Node {
     /// The highest feature level that this binary knows.
     pub fn feature_level(&self) -> u32 {
         self.0.feature_level
+    }
+
+    /// From now on the others are told what its build knows: to be called once all of it is up.
+    pub fn serve(&self) {
+        self.0.serves.store(true, Ordering::Relaxed);
+        self.0.heard_levels.wake();
     }
 
     /// Starts the cluster with this master as its only member. Refused once there is a log.
@@ -311,6 +323,19 @@ impl Node {
 
     /// Waits until consensus has failed for good (a failed sync, a panic) and says why.
     pub async fn failed(&self) -> String {
+        let mut refused = self.0.refused.subscribe();
+        let refused = async {
+            let why = refused.wait_for(Option::is_some).await.map(|why| why.clone());
+            why.ok().flatten().unwrap_or_default()
+        };
+        tokio::select! {
+            why = refused => why,
+            why = self.ended() => why,
+        }
+    }
+
+    /// Waits until openraft has ended.
+    async fn ended(&self) -> String {
         // These metrics change with leaders and members only, not with every write; the core drops them
         // after it has said in the others why it ends.
         let mut ended = self.0.raft.server_metrics();
@@ -373,6 +398,11 @@ impl Attempt {
 impl Inner {
     fn to(&self, node_id: u64) -> pb::To {
         pb::To { cluster_id: self.cluster_id.clone(), node_id }
+    }
+
+    /// What the leader is told of its build.
+    fn told_level(&self) -> Option<u32> {
+        self.serves.load(Ordering::Relaxed).then_some(self.feature_level)
     }
 
     /// The members, by id.

@@ -60,7 +60,9 @@ async fn boot_as(disk: Arc<dyn Disk>, feature_level: u32) -> Result<Node, Error>
         feature_level,
         clock: Arc::new(|| Timestamp(0)),
     };
-    Node::start(options).await
+    let node = Node::start(options).await?;
+    node.serve();
+    Ok(node)
 }
 
 async fn leading_term(node: &Node) -> u64 {
@@ -134,13 +136,30 @@ async fn a_newer_build_raises_the_feature_level_and_an_older_one_stops() {
     level_in_force(&node, 2).await;
     let old = Member { name: "master-2".into(), feature_level: 1, ..Member::default() };
     let refusal = node.add_learner(2, old).await.unwrap_err().to_string();
-    assert!(refusal.contains("the binary of master-2 knows 1"), "{refusal}");
+    assert!(refusal.contains("the build of master-2 knows 1"), "{refusal}");
     node.shutdown().await;
 
     let told = match boot_as(disk.clone(), 1).await {
         Ok(node) => node.failed().await,
         Err(error) => format!("{error:?}"),
     };
-    assert!(told.contains("feature level 2, and this binary knows 1"), "{told}");
+    assert!(told.contains("feature level 2, and this build knows 1"), "{told}");
     level_in_force(&boot_as(disk, 2).await.unwrap(), 2).await;
+}
+
+/// It would be sent again and again, and nobody would know why this master lags.
+#[tokio::test(start_paused = true)]
+async fn an_older_build_that_is_sent_a_newer_state_stops() {
+    let node = boot_as(Arc::new(MemoryDisk::default()), 1).await.unwrap();
+    let mut newer = state::State::new();
+    newer.raise(2);
+    let meta = crate::types::SnapshotMeta::default();
+    let snapshot = PeerRequest::Snapshot {
+        to: protos::raft::To { cluster_id: "test".into(), node_id: 1 },
+        vote: protos::raft::Vote { term: 9, node_id: 2, committed: true },
+        meta: crate::codec::meta_to_bytes(&meta),
+        data: state::snapshot::encode(&newer).into(),
+    };
+    assert!(matches!(node.handle(snapshot).await, Err(Error::Refused(_))));
+    assert!(node.failed().await.contains("feature level 2, and this build knows 1"));
 }

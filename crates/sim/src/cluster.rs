@@ -254,6 +254,7 @@ impl Cluster {
             Err(ListError::Future { .. }) => view.revision(),
         };
         let office = (self.mix.n_workers > 0).then(|| Office::open(self, i, &node, clock));
+        node.serve();
         let host = Host::new(boot, node.clone(), office.clone(), life.subscribe());
         self.network.join(i, host.clone());
         self.masters[i].lock().state = State::Up(Up { boot, node, mount, life, told });
@@ -346,7 +347,8 @@ impl Cluster {
         }
         let mut events = Vec::new();
         for kind in objects::kinds() {
-            // An error: a snapshot came in between, and others know its events.
+            // An error: a snapshot came in between, and others know its events. (Or a thousand events at once, and a
+            // clock that jumped: then `dense` finds that nobody has told of them.)
             events.extend(view.events_after(kind.id, up.told).into_iter().flatten());
         }
         events.sort_by_key(|event| event.revision);

@@ -66,7 +66,8 @@ const FAULTS: [Fault; 14] = [
 /// Those of clusters with workers.
 const WORKER_FAULTS: [Fault; 4] = [Fault::WorkerCrash, Fault::WorkerReboot, Fault::WorkerCut, Fault::Exit];
 
-/// Masters' clocks stand apart by less than this: beyond every age at which something is forgotten.
+/// Masters' clocks stand apart by less than this: beyond every age at which something is forgotten. The newest events
+/// stay all the same, or the judgement would miss some.
 const CLOCK_MS_MAX: u64 = 2 * 3_600_000;
 
 /// How messages fare. Rates are of a thousand.

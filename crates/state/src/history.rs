@@ -11,8 +11,9 @@ use std::sync::{Arc, OnceLock};
 const HISTORY_EVENTS_MAX: usize = 100_000;
 const HISTORY_BYTES_MAX: usize = 64 << 20;
 const HISTORY_AGE_MAX_MS: i64 = 5 * 60 * 1000;
-/// The newest events stay, however old, while there is room: some MB of a quiet cluster, whose watchers can be away
-/// for long; and a clock that jumps ahead ages all events at once, which would make all watchers list at once.
+/// The newest events of all kinds together stay, however old, while there is room: some MB of a quiet cluster, whose
+/// watchers can be away for long; and a clock that jumps ahead ages all events at once, so that who is behind by one
+/// would have to list again.
 const HISTORY_EVENTS_MIN: usize = 1_000;
 /// What an event takes beside the JSON of the one record that only it holds: itself and that record, without
 /// labels.

@@ -26,7 +26,7 @@ pub enum Error {
     Decode { item: usize, source: postcard::Error },
     #[error("item {item} is not an object")]
     Record { item: usize, source: objects::record::Error },
-    #[error("the state is of feature level {needs}, and this binary knows {knows}: install the version of the others")]
+    #[error("the state is of feature level {needs}, and this build knows {knows}: install the version that wrote it")]
     FeatureLevel { needs: u32, knows: u32 },
     #[error(
         "the state was written by an earlier build, which this one does not read: restore it with that build, or empty \

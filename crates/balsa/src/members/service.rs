@@ -105,6 +105,8 @@ impl ClusterService {
         {
             let _turn = turn(&self.changing, format!("{name} joins"))?;
             let pb::Member { peer_addr, api_addr, feature_level, .. } = member;
+            // Builds before feature levels tell none, and know the first.
+            let feature_level = feature_level.max(1);
             let new = Member { name: name.clone(), peer_addr, api_addr, feature_level };
             self.node.add_learner(id, new).await.map_err(told)?;
         }

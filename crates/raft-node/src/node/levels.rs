@@ -1,19 +1,22 @@
 //! Feature levels of a group: which level each member's binary knows, and the entry by which one that has been
 //! replaced by a newer build is written down.
 //!
-//! Masters tell their level with every answer to a heartbeat. The membership holds it, so that the level in force
+//! Masters tell their level with every answer to a heartbeat, once they serve: a build that does not get so far is
+//! no reason to burn the bridges behind it. The membership holds it, so that the level in force
 //! follows from committed entries alone (`Machine`): the lowest that a member knows, and never lower than it was.
 //! A rolling upgrade raises it with the last master that comes back.
 
-use super::{Inner, Member, Node};
-use openraft::ChangeMembers;
+use super::members::SETTLE_MAX;
+use super::{Inner, Member};
+use crate::types::LogId;
 use openraft::async_runtime::WatchReceiver;
+use openraft::{ChangeMembers, Precondition};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Between two tries to write a level down, while another change of the group is under way.
+/// Between two tries to write levels down, while another change of the group is under way.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What members have told this leader.
@@ -28,14 +31,19 @@ struct Told {
 }
 
 impl Heard {
-    /// `level` as it came: 0 from a build that told none.
+    /// `level` as it came: 0 from a master that does not serve yet.
     pub(crate) fn hear(&self, term: u64, id: u64, level: u32) {
         self.0.send_if_modified(|told| {
             if told.term < term {
                 *told = Told { term, ..Told::default() };
             }
-            told.term == term && told.levels.insert(id, level.max(1)) != Some(level.max(1))
+            level > 0 && told.term == term && told.levels.insert(id, level) != Some(level)
         });
+    }
+
+    /// Has it looked at again.
+    pub(super) fn wake(&self) {
+        self.0.send_modify(|_| {});
     }
 
     fn of(&self, term: u64) -> BTreeMap<u64, u32> {
@@ -57,19 +65,30 @@ fn due(members: &BTreeMap<u64, Member>, told: &BTreeMap<u64, u32>, in_force: u32
     if outdated.is_empty() && all_know > in_force { members.clone() } else { outdated }
 }
 
-/// Whether the membership tells what has been heard in `term`, which this master leads.
-async fn write_down(inner: &Inner, term: u64) -> bool {
-    let mut levels = inner.heard_levels.of(term);
-    levels.insert(inner.id, inner.feature_level);
-    let in_force = inner.machine.published().view().state().feature_level();
-    let due = due(&inner.members(), &levels, in_force);
+/// Whether the membership, `effective` since that entry, tells what has been heard in `term`, which this master leads.
+/// A change of the group that is under way is left to end.
+async fn write_down(inner: &Inner, term: u64, effective: Option<LogId>) -> bool {
+    let (membership, in_force) = inner.machine.group();
+    if *membership.log_id() != effective || membership.membership().get_joint_config().len() > 1 {
+        return false;
+    }
+    let mut told = inner.heard_levels.of(term);
+    told.extend(inner.told_level().map(|level| (inner.id, level)));
+    let members = membership.membership().nodes().map(|(id, member)| (*id, member.clone())).collect();
+    let due = due(&members, &told, in_force);
     if due.is_empty() {
         return true;
     }
-    let told: Vec<String> = due.values().map(|m| format!("{} knows {}", m.name, m.feature_level)).collect();
-    match inner.raft.change_membership(ChangeMembers::SetNodes(due), false).await {
-        Ok(_) => tracing::info!("feature levels: {}", told.join(", ")),
-        Err(ref error) => tracing::debug!(%error, "feature levels are not written down yet"),
+    for Member { name, feature_level, .. } in due.values() {
+        tracing::info!(master = %name, feature_level, "a master's build is written down");
+    }
+    // Of another group than that which was looked at it might take in again who has just been removed.
+    let unchanged = Precondition::LastMembershipLogId { last_membership_log_id: effective };
+    let change = inner.raft.change_membership_if(ChangeMembers::SetNodes(due), false, [unchanged]);
+    match tokio::time::timeout(SETTLE_MAX, change).await {
+        Ok(Ok(_)) => return true,
+        Ok(Err(error)) => tracing::debug!(%error, "it is not written down yet"),
+        Err(_) => tracing::debug!("it is not written down yet: nothing is committed"),
     }
     false
 }
@@ -83,22 +102,21 @@ pub(super) async fn keep(inner: std::sync::Weak<Inner>) {
     let mut server = strong.raft.server_metrics();
     drop(strong);
     loop {
-        let Some(node) = inner.upgrade().map(Node) else { return };
+        let Some(inner) = inner.upgrade() else { return };
         told.mark_unchanged();
-        server.borrow_and_update();
+        let effective = *server.borrow_and_update().membership_config.log_id();
         let active = leadership.borrow_and_update().active;
-        // Who ends a change of the group that is half done wakes this, too.
-        let again = match active.filter(|_| !node.is_changing()) {
-            Some(leader) if !write_down(&node.0, leader.term).await => Some(RETRY),
-            Some(_) | None => None,
+        let done = match active {
+            Some(leader) => write_down(&inner, leader.term, effective).await,
+            None => true,
         };
-        drop(node);
+        drop(inner);
         tokio::select! {
             biased;
             news = told.changed() => if news.is_err() { return },
             news = leadership.changed() => if news.is_err() { return },
             news = server.changed() => if news.is_err() { return },
-            () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
+            () = tokio::time::sleep(RETRY), if !done => {}
         }
     }
 }
@@ -112,7 +130,8 @@ mod tests {
         let heard = Heard::default();
         heard.hear(1, 1, 2);
         heard.hear(1, 2, 0);
-        assert_eq!(heard.of(1), BTreeMap::from([(1, 2), (2, 1)]));
+        heard.hear(1, 3, 1);
+        assert_eq!(heard.of(1), BTreeMap::from([(1, 2), (3, 1)]));
         heard.hear(3, 2, 2);
         heard.hear(2, 1, 9);
         assert_eq!((heard.of(3), heard.of(1)), (BTreeMap::from([(2, 2)]), BTreeMap::new()));

@@ -9,7 +9,7 @@ use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use protos::raft as pb;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -18,7 +18,7 @@ pub const LAG_MAX: u64 = 1_000;
 /// A follower that is asked to lead takes over within this, or is given up: three elections of `lan`.
 const TAKEOVER_MAX: Duration = Duration::from_secs(1);
 /// A change that is not committed within this lacks a quorum; its caller is told and may ask again.
-const SETTLE_MAX: Duration = Duration::from_secs(2);
+pub(super) const SETTLE_MAX: Duration = Duration::from_secs(2);
 
 impl Node {
     /// Adds a member: as a learner until it has caught up, then as a voter. Members of the same
@@ -43,14 +43,13 @@ impl Node {
             return Ok(());
         }
         let needs = self.needed_level();
-        if member.feature_level.max(1) < needs {
+        if member.feature_level < needs {
             return Err(Error::Refused(format!(
-                "the group is of feature level {needs}, and the binary of {} knows {}: install the version of the others",
-                member.name,
-                member.feature_level.max(1)
+                "the group is of feature level {needs}, and the build of {} knows {}: install the version of the others",
+                member.name, member.feature_level
             )));
         }
-        self.0.raft.add_learner(id, member, false).await.map(drop).map_err(refused)
+        self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, member)]))).await
     }
 
     /// What a new member has to know: the feature level in force, or to be so in a moment.
@@ -100,6 +99,7 @@ impl Node {
         if voters.len() == status.members.iter().filter(|m| m.voter).count() && promote.is_empty() {
             return Err(Error::Refused("the last voter cannot be removed".into()));
         }
+        self.knows_enough_to_leave(&remove)?;
         let mut changes = Vec::new();
         if !promote.is_empty() {
             changes.push(ChangeMembers::AddVoterIds(promote));
@@ -113,7 +113,38 @@ impl Node {
         if changes.is_empty() {
             return self.settled().await;
         }
-        self.0.raft.change_membership(ChangeMembers::Batch(changes), false).await.map(drop).map_err(refused)
+        self.change(ChangeMembers::Batch(changes)).await
+    }
+
+    /// Changes the group, once a change that is under way has ended: this leader makes some by itself (`levels`).
+    async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<(), Error> {
+        let deadline = Instant::now() + SETTLE_MAX;
+        let mut applied = self.0.machine.applied();
+        loop {
+            applied.mark_unchanged();
+            match self.0.raft.change_membership(change.clone(), false).await.map(drop).map_err(refused) {
+                Err(Error::Changing) => match tokio::time::timeout_at(deadline, applied.changed()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) | Err(_) => return Err(Error::Changing),
+                },
+                ended => return ended,
+            }
+        }
+    }
+
+    /// A leader that is to remove itself would bring into force, for its last moments, what only the others know.
+    fn knows_enough_to_leave(&self, remove: &BTreeSet<u64>) -> Result<(), Error> {
+        let members = self.0.members();
+        let stay = members.iter().filter(|(id, _)| !remove.contains(id)).map(|(_, member)| member.feature_level);
+        let level = stay.min().unwrap_or_default();
+        match remove.contains(&self.0.id) && level > self.0.feature_level {
+            true => Err(Error::Refused(format!(
+                "it leads, and its build knows feature level {}, those that stay {level}: hand leadership over first \
+                 (`balsa members transfer`)",
+                self.0.feature_level
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// Whether a change of the group is half done: begun by a leader that did not live to end it.

@@ -73,7 +73,13 @@ impl Node {
                 let knows = inner.feature_level;
                 let state = aside(move || state::snapshot::decode(&data, knows)).await;
                 let state = state.map_err(|error| fatal(&error))?;
-                let state = state.map_err(|error| Error::Refused(error.to_string()))?;
+                let state = state.map_err(|error| {
+                    // It would be sent again and again.
+                    if matches!(error, state::snapshot::Error::FeatureLevel { .. }) {
+                        inner.refused.send_replace(Some(error.to_string()));
+                    }
+                    Error::Refused(error.to_string())
+                })?;
                 let snapshot = Snapshot { meta, snapshot: state };
                 let reply = inner.raft.install_full_snapshot(codec::vote_from_pb(Some(vote)), snapshot).await;
                 let vote = reply.map_err(|error| fatal(&error))?.vote;
@@ -142,7 +148,7 @@ impl Inner {
             Err(_) => answer.await,
         };
         let response = reply.map(append_response).map_err(|error| Error::Fatal(error.to_string()))?;
-        Ok(pb::AppendResponse { feature_level: self.feature_level, ..response })
+        Ok(pb::AppendResponse { feature_level: self.told_level().unwrap_or_default(), ..response })
     }
 
     /// A leader's append, which is also a sign of life.
