@@ -35,6 +35,7 @@ async fn start(folder: &Path) -> Node {
         disk: Arc::new(RocksDisk::open(folder).unwrap()),
         transport: Arc::new(Nobody),
         spawn_writer: spawn_thread(),
+        feature_level: 1,
         clock: Arc::new(|| Timestamp(0)),
     };
     Node::start(options).await.unwrap()
