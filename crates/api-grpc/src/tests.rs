@@ -353,14 +353,19 @@ async fn a_watch_resumes_where_it_was_until_that_has_left_the_history() {
     assert_eq!(next(&mut stream).await, (Type::Added, "c".into(), 4));
     assert_eq!(next(&mut stream).await, (Type::Bookmark, String::new(), 4));
 
-    let create = async |kind, name: &str, stamp| {
-        let op = Op::Create { key: Key::new(kind, "default", name), object: record::encode(&config_map(name)) };
-        face.front.store.propose(Txn { ops: vec![op], stamp, ..Txn::default() }).await.unwrap();
+    let create = async |kind, names: &[&str], stamp| {
+        let op = |name: &&str| Op::Create {
+            key: Key::new(kind, "default", name),
+            object: record::encode(&config_map(name)),
+        };
+        face.front.store.propose(Txn { ops: names.iter().map(op).collect(), stamp, ..Txn::default() }).await.unwrap();
     };
-    create(registry::POD, "p", NOW).await;
+    // More than what stays however old.
+    let pods: Vec<String> = (0..1_200).map(|i| format!("p{i}")).collect();
+    create(registry::POD, &pods.iter().map(String::as_str).collect::<Vec<_>>(), NOW).await;
     // Six minutes later, what was six minutes ago is forgotten.
-    create(registry::CONFIG_MAP, "d", NOW.plus_secs(360)).await;
-    assert_eq!(next(&mut stream).await, (Type::Added, "d".into(), 6));
+    create(registry::CONFIG_MAP, &["d"], NOW.plus_secs(360)).await;
+    assert_eq!(next(&mut stream).await, (Type::Added, "d".into(), 1_205));
     check(
         &face.objects().watch(watch(3)).await.unwrap_err(),
         expect![[r#"
