@@ -3,32 +3,88 @@
 //! Two databases, which do not hold each other up. The log's takes entries and votes through its write-ahead log,
 //! so that a sync of any makes all earlier ones durable. The rows' is only given whole tables, which are written
 //! beside it and taken in at once: no write-ahead log, no copy in memory, nothing that a sync of the log
-//! would wait for. The settings and their reasons stand at `log_options` and `common_options`.
+//! would wait for. In the log's, entries have a column family to themselves: each of its tables then holds a stretch
+//! of the log that no other does, so that hardly one is ever merged, and a purge unlinks those it covers. The settings
+//! and their reasons stand at `log_options` and what it is followed by.
 
 mod extent;
 mod mark;
+#[cfg(test)]
+mod tests;
+mod unlink;
 
 pub use extent::{Extent, extents};
 
 use bytes::Bytes;
 use mark::Mark;
-use raft_node::{Batch, Disk, Origin, REMEDY, ROWS_START, Row};
+use raft_node::{Batch, Disk, Origin, REMEDY, ROWS_START, Row, SINGLES_START};
 use rocksdb::{
-    DB, DBRecoveryMode, Direction, IngestExternalFileOptions, IteratorMode, Options, ReadOptions, SstFileWriter,
-    WriteBatch, WriteOptions,
+    BlockBasedOptions, ColumnFamily, DB, DBIterator, DBRecoveryMode, DEFAULT_COLUMN_FAMILY_NAME, Direction,
+    IngestExternalFileOptions, IteratorMode, Options, ReadOptions, SstFileWriter, WriteBatch, WriteOptions,
 };
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
+use unlink::Unlinker;
 
 pub struct RocksDisk {
     rows: DB,
-    // After the rows: it is its lock that keeps another process out.
-    log: DB,
+    /// Of the log. None where nothing is written.
+    unlinker: Option<Unlinker>,
+    // After what else uses it, and the rows: it is its lock that keeps another process out.
+    log: Arc<DB>,
     /// Of the log. None where nothing is written.
     mark: Option<Mark>,
     /// Where a table is written before the rows' database takes it in; one at a time.
     table: Mutex<PathBuf>,
+    /// Up to which entry the log was forgotten by a write that may not be synced yet.
+    forgotten: Mutex<Option<Vec<u8>>>,
+}
+
+/// The column family of what the log's part has one of: written over and over, it would lie in every table of
+/// entries. Those have the one that every database has.
+const SINGLES: &str = "singles";
+
+/// A stretch of the keys, and where it lies.
+struct Part<'a> {
+    from: &'static [u8],
+    to: &'static [u8],
+    db: &'a DB,
+    family: Option<&'a ColumnFamily>,
+}
+
+impl<'a> Part<'a> {
+    fn iterate(&self, mode: IteratorMode, options: ReadOptions) -> DBIterator<'a> {
+        match self.family {
+            Some(family) => self.db.iterator_cf_opt(family, options, mode),
+            None => self.db.iterator_opt(mode, options),
+        }
+    }
+
+    /// The part of `from..to` that lies here, if any.
+    fn share<'k>(&self, from: &'k [u8], to: &'k [u8]) -> Option<(&'k [u8], &'k [u8])> {
+        let (from, to) = (from.max(self.from), to.min(self.to));
+        (from < to).then_some((from, to))
+    }
+
+    /// The pairs in `from..to`.
+    fn pairs(&self, from: &[u8], to: &[u8]) -> impl Iterator<Item = io::Result<(Bytes, Bytes)>> + use<'a> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(to);
+        // What is read in a row is not read again soon.
+        options.fill_cache(false);
+        let pairs = self.iterate(IteratorMode::From(from, Direction::Forward), options);
+        pairs.map(|pair| pair.map(|(key, value)| (key.into(), value.into())).map_err(failed))
+    }
+
+    /// The last pair in `from..to`.
+    fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<(Bytes, Bytes)>> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(to);
+        options.set_iterate_lower_bound(from);
+        let mut pairs = self.iterate(IteratorMode::End, options);
+        pairs.next().map(|pair| pair.map(|(key, value)| (key.into(), value.into())).map_err(failed)).transpose()
+    }
 }
 
 /// The folder of the rows' database, in the log's, which leaves alone what it does not know.
@@ -58,8 +114,8 @@ pub enum OpenError {
     #[error("cannot open the Raft storage in {path}")]
     Io { path: String, source: io::Error },
     #[error(
-        "the Raft storage in {path} was written by an earlier build, which kept the applied state elsewhere. Upgrade one \
-         master at a time, while the others have a quorum: empty this master's data folder and join again with a token \
+        "the Raft storage in {path} was written by an earlier build, which laid it out differently. Upgrade one master \
+         at a time, while the others have a quorum: empty this master's data folder and join again with a token \
          (`balsa token` prints it)"
     )]
     Earlier { path: String },
@@ -72,12 +128,14 @@ pub enum OpenError {
 
 const LOG_BUFFER_BYTES: usize = 16 << 20;
 
+/// Some 120 bytes for each group of entries: full no sooner than the entries' buffer when each is a group of its own.
+const SINGLES_BUFFER_BYTES: usize = 4 << 20;
+
 fn log_options() -> Options {
     let mut options = common_options();
-    // Two of them are a large part of a busy master's memory. What dies in them, as purges follow, is never
-    // written to a table; the rest is written once more.
-    options.set_write_buffer_size(LOG_BUFFER_BYTES);
-    options.set_max_write_buffer_number(2);
+    options.create_missing_column_families(true);
+    // A file of the write-ahead log is let go of when neither family needs it.
+    options.set_atomic_flush(true);
     options.set_max_total_wal_size(256 << 20);
     // See `lay_out_files`.
     options.set_recycle_log_file_num(FILES_RECYCLED);
@@ -89,9 +147,27 @@ fn log_options() -> Options {
     options
 }
 
+fn singles_options() -> Options {
+    let mut options = common_options();
+    options.set_write_buffer_size(SINGLES_BUFFER_BYTES);
+    options
+}
+
+fn entries_options() -> Options {
+    let mut options = common_options();
+    // Two of them are a large part of a busy master's memory.
+    options.set_write_buffer_size(LOG_BUFFER_BYTES);
+    options.set_max_write_buffer_number(2);
+    // Only tables below the first level can be unlinked, and to move one there costs nothing.
+    options.set_level_zero_file_num_compaction_trigger(1);
+    options
+}
+
 /// Files of the write-ahead log that are filled: the one that is written over now, and one for when it is full and
 /// not let go of yet.
 const FILES_RECYCLED: usize = 2;
+/// What is written to one before the buffers are full.
+const FILE_BYTES: usize = LOG_BUFFER_BYTES + SINGLES_BUFFER_BYTES;
 /// What a file is filled with at once.
 const FILLER_BYTES: usize = 1 << 20;
 /// Read as the head of a record it has an impossible length, which ends the log. Of zeros RocksDB would skip a block
@@ -108,14 +184,14 @@ const FILLER: &str = "F";
 fn lay_out_files(log: &DB) -> Result<(), rocksdb::Error> {
     let filler = vec![FILLED_WITH; FILLER_BYTES];
     for _ in 0..FILES_RECYCLED {
-        for n_bytes in (FILLER_BYTES..=LOG_BUFFER_BYTES).step_by(FILLER_BYTES) {
+        for n_bytes in (FILLER_BYTES..=FILE_BYTES).step_by(FILLER_BYTES) {
             let mut batch = WriteBatch::default();
             // Stands in the file only.
             batch.put_log_data(&filler);
             // A file without a change is not let go of.
             batch.delete(FILLER);
             let mut options = WriteOptions::default();
-            options.set_sync(n_bytes == LOG_BUFFER_BYTES);
+            options.set_sync(n_bytes == FILE_BYTES);
             log.write_opt(batch, &options)?;
         }
         // The next file.
@@ -124,13 +200,21 @@ fn lay_out_files(log: &DB) -> Result<(), rocksdb::Error> {
     Ok(())
 }
 
+/// What a write batch has of each put beside its key and value: its kind, its family, and two lengths.
+const RECORD_HEAD_BYTES_MAX: usize = 16;
+
+const TABLE_BLOCK_BYTES: usize = 64 << 10;
+
 fn common_options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.set_paranoid_checks(true);
-    // Merged late: most of what the log's tables hold is purged by then, and each of the rows' spans all keys, so
-    // that the whole state is written again. Both are read as a whole, at a start and by the scrub, and hardly else.
+    // Merged late: each of the rows' tables spans all keys, so that the whole state is written again.
     options.set_level_zero_file_num_compaction_trigger(8);
+    // Tables are read as a whole, at a start, by the scrub and to be merged, and hardly else.
+    let mut tables = BlockBasedOptions::default();
+    tables.set_block_size(TABLE_BLOCK_BYTES);
+    options.set_block_based_table_factory(&tables);
     // Merged tables reach the disk as they are written, not at their end, where a sync of the log would wait.
     options.set_bytes_per_sync(1 << 20);
     options.set_max_background_jobs(2);
@@ -158,7 +242,10 @@ impl RocksDisk {
         if path.join(EXISTS).exists() {
             drop(RocksDisk::open_log_read_only(path)?);
         }
-        let log = DB::open(&log_options(), path).map_err(|source| unopened(path, source))?;
+        let families = [(DEFAULT_COLUMN_FAMILY_NAME, entries_options()), (SINGLES, singles_options())];
+        let log = DB::open_cf_with_opts(&log_options(), path, families).map_err(|source| unopened(path, source))?;
+        let log = Arc::new(log);
+        take_over(&log).map_err(failed)?;
         lay_out_files(&log).map_err(|source| unopened(path, source))?;
         let rows = DB::open(&common_options(), path.join(ROWS)).map_err(|source| unopened(path, source))?;
         remove_table(&path.join(TABLE)).map_err(failed)?;
@@ -166,7 +253,8 @@ impl RocksDisk {
         std::fs::File::open(path).and_then(|folder| folder.sync_all()).map_err(failed)?;
         // The last write of laying out was synced, and all before it in the log.
         let mark = Some(Mark::open(path, log.latest_sequence_number()).map_err(failed)?);
-        Ok(RocksDisk { rows, log, mark, table: Mutex::new(path.join(TABLE)) })
+        let unlinker = Some(Unlinker::start(log.clone()).map_err(failed)?);
+        Ok(RocksDisk { rows, unlinker, log, mark, table: Mutex::new(path.join(TABLE)), forgotten: Mutex::default() })
     }
 
     /// For looking: nothing is changed, and every write fails.
@@ -179,13 +267,18 @@ impl RocksDisk {
             let source = io::Error::new(io::ErrorKind::NotFound, why);
             return Err(OpenError::Io { path: path.display().to_string(), source });
         }
-        let rows = open_read_only(&common_options(), &folder, path)?;
-        Ok(RocksDisk { rows, log, mark: None, table: Mutex::new(path.join(TABLE)) })
+        let rows =
+            DB::open_for_read_only(&common_options(), &folder, false).map_err(|source| unopened(path, source))?;
+        let (table, forgotten) = (Mutex::new(path.join(TABLE)), Mutex::default());
+        Ok(RocksDisk { rows, unlinker: None, log: Arc::new(log), mark: None, table, forgotten })
     }
 
     /// The log, if it is sound.
     fn open_log_read_only(path: &Path) -> Result<DB, OpenError> {
-        let log = open_read_only(&log_options(), path, path)?;
+        // That of what there is one of is missing when a first start was cut short, or an earlier build wrote this.
+        let families = DB::list_cf(&log_options(), path).map_err(|source| unopened(path, source))?;
+        let log = DB::open_cf_for_read_only(&log_options(), path, families, false);
+        let log = log.map_err(|source| unopened(path, source))?;
         is_sound(&log, path)?;
         Ok(log)
     }
@@ -208,13 +301,34 @@ impl RocksDisk {
         self.rows.ingest_external_file_opts(&taking, vec![path]).map_err(failed)
     }
 
-    fn of(&self, key: &[u8]) -> &DB {
-        if key < ROWS_START { &self.log } else { &self.rows }
+    /// In the order of their keys.
+    fn parts(&self) -> [Part<'_>; 3] {
+        let (db, family) = (&*self.log, self.log.cf_handle(SINGLES));
+        let singles = Part { from: SINGLES_START, to: ROWS_START, db, family };
+        [entries(db), singles, Part { from: ROWS_START, to: &[0xFF], db: &self.rows, family: None }]
     }
 }
 
-fn open_read_only(options: &Options, folder: &Path, path: &Path) -> Result<DB, OpenError> {
-    DB::open_for_read_only(options, folder, false).map_err(|source| unopened(path, source))
+fn entries(log: &DB) -> Part<'_> {
+    Part { from: b"", to: SINGLES_START, db: log, family: None }
+}
+
+/// Earlier builds had one family for all of the log.
+fn take_over(log: &DB) -> io::Result<()> {
+    let (singles, mut writes) = (singles_of(log)?, WriteBatch::default());
+    for pair in entries(log).pairs(SINGLES_START, ROWS_START) {
+        let (key, value) = pair?;
+        writes.put_cf(singles, &key, value);
+        writes.delete(key);
+    }
+    let mut options = WriteOptions::default();
+    options.set_sync(true);
+    if writes.is_empty() { Ok(()) } else { log.write_opt(writes, &options).map_err(failed) }
+}
+
+/// There in every log that was opened to write to it.
+fn singles_of(log: &DB) -> io::Result<&ColumnFamily> {
+    log.cf_handle(SINGLES).ok_or_else(read_only)
 }
 
 /// What was synced of the log is there, and nothing that is no log's.
@@ -225,11 +339,15 @@ fn is_sound(log: &DB, folder: &Path) -> Result<(), OpenError> {
     if found < synced {
         return Err(OpenError::LostTail { path, synced, found });
     }
-    match last_pair(log, ROWS_START, &[0xFF]) {
+    match entries(log).last(ROWS_START, &[0xFF]) {
         Ok(None) => Ok(()),
         Ok(Some(_)) => Err(OpenError::Earlier { path }),
         Err(source) => Err(OpenError::Io { path, source }),
     }
+}
+
+fn read_only() -> io::Error {
+    io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "the Raft storage is open for looking")
 }
 
 fn failed(error: rocksdb::Error) -> io::Error {
@@ -241,39 +359,26 @@ fn failed(error: rocksdb::Error) -> io::Error {
     }
 }
 
-/// The pairs of one database in `from..to`.
-fn pairs<'a>(db: &'a DB, from: &'a [u8], to: &[u8]) -> impl Iterator<Item = io::Result<(Bytes, Bytes)>> + use<'a> {
-    let mut options = ReadOptions::default();
-    options.set_iterate_upper_bound(to);
-    // What is read in a row is not read again soon.
-    options.fill_cache(false);
-    let pairs = db.iterator_opt(IteratorMode::From(from, Direction::Forward), options);
-    pairs.map(|pair| pair.map(|(key, value)| (key.into(), value.into())).map_err(failed))
-}
-
-/// The last pair of one database in `from..to`.
-fn last_pair(db: &DB, from: &[u8], to: &[u8]) -> io::Result<Option<(Bytes, Bytes)>> {
-    let mut options = ReadOptions::default();
-    options.set_iterate_upper_bound(to);
-    options.set_iterate_lower_bound(from);
-    let mut pairs = db.iterator_opt(IteratorMode::End, options);
-    pairs.next().map(|pair| pair.map(|(key, value)| (key.into(), value.into())).map_err(failed)).transpose()
-}
-
 impl Disk for RocksDisk {
     fn write(&self, batch: Batch, sync: bool) -> io::Result<()> {
-        let (puts, cuts) = (batch.puts.iter().map(|(key, _)| key), batch.delete_ranges.iter().map(|(from, _)| from));
-        if let Some(key) = puts.chain(cuts).find(|key| key[..] >= *ROWS_START) {
+        let (puts, cuts) = (batch.puts.iter().map(|(key, _)| key), batch.delete_ranges.iter().map(|(_, to)| to));
+        if let Some(key) = puts.clone().find(|key| key[..] >= *ROWS_START) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{key:?} is a row's key")));
         }
-        let mut writes = WriteBatch::default();
+        if let Some(key) = cuts.chain(&batch.forgotten).find(|key| key[..] > *SINGLES_START) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{key:?} is behind the entries' keys")));
+        }
+        let singles = singles_of(&self.log)?;
+        let mut writes = WriteBatch::with_capacity_bytes(batch.n_bytes() + RECORD_HEAD_BYTES_MAX * batch.puts.len());
         for (from, to) in &batch.delete_ranges {
             writes.delete_range(from, to);
         }
         for (key, value) in &batch.puts {
-            match value {
-                Some(value) => writes.put(key, value),
-                None => writes.delete(key),
+            match (value, key[..] >= *SINGLES_START) {
+                (Some(value), false) => writes.put(key, value),
+                (Some(value), true) => writes.put_cf(singles, key, value),
+                (None, false) => writes.delete(key),
+                (None, true) => writes.delete_cf(singles, key),
             }
         }
         let mut options = WriteOptions::default();
@@ -281,18 +386,30 @@ impl Disk for RocksDisk {
         // This batch's last number is at least this: others may get some between. All that is before it in
         // the write-ahead log is synced with it.
         let (before, n_writes) = (self.log.latest_sequence_number(), writes.len() as u64);
-        self.log.write_opt(writes, &options).map_err(failed)?;
-        match &self.mark {
-            Some(mark) if sync && n_writes > 0 => mark.raise(before + n_writes),
-            Some(_) | None => Ok(()),
+        // What this sync covers, and not what another's batch says meanwhile.
+        let mut durable = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let written = self.log.write_opt(writes, &options).map_err(failed);
+        durable = batch.forgotten.max(durable);
+        if !sync || written.is_err() {
+            let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+            *forgotten = durable.max(forgotten.take());
+            return written;
         }
+        if let Some(mark) = self.mark.as_ref().filter(|_| n_writes > 0) {
+            mark.raise(before + n_writes)?;
+        }
+        // Not before it is durable that they are of no use: what is unlinked does not come back.
+        if let (Some(unlinker), Some(last)) = (&self.unlinker, durable) {
+            unlinker.unlink(last);
+        }
+        Ok(())
     }
 
     fn write_rows(&self, _: Origin, rows: &mut dyn Iterator<Item = Row>) -> io::Result<()> {
         if self.mark.is_none() {
-            return Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "the Raft storage is open for looking"));
+            return Err(read_only());
         }
-        let path = self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let path = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         remove_table(&path)?;
         self.write_table(&path, rows).inspect_err(|_| {
             if let Err(error) = remove_table(&path) {
@@ -302,122 +419,27 @@ impl Disk for RocksDisk {
     }
 
     fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
-        Ok(self.of(key).get(key).map_err(failed)?.map(Into::into))
+        let parts = self.parts();
+        let Some(part) = parts.iter().find(|part| part.from <= key && key < part.to) else { return Ok(None) };
+        let value = match part.family {
+            Some(family) => part.db.get_cf(family, key),
+            None => part.db.get(key),
+        };
+        Ok(value.map_err(failed)?.map(Into::into))
     }
 
     fn scan(&self, from: &[u8], to: &[u8], max: usize) -> io::Result<Vec<(Bytes, Bytes)>> {
-        let of_log = (from < ROWS_START).then(|| pairs(&self.log, from, to.min(ROWS_START)));
-        // Not looked for before the log's have ended.
-        let of_rows = || (to > ROWS_START).then(|| pairs(&self.rows, from.max(ROWS_START), to));
-        let of_rows = std::iter::once_with(of_rows).flatten().flatten();
-        of_log.into_iter().flatten().chain(of_rows).take(max).collect()
+        // One part after the other: a later one is not looked at before the one before it has ended.
+        let pairs =
+            self.parts().into_iter().filter_map(|part| part.share(from, to).map(|(from, to)| part.pairs(from, to)));
+        pairs.flatten().take(max).collect()
     }
 
     fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<(Bytes, Bytes)>> {
-        let of_rows = (to > ROWS_START).then(|| last_pair(&self.rows, from.max(ROWS_START), to));
-        match of_rows.transpose()?.flatten() {
-            None if from < ROWS_START => last_pair(&self.log, from, to.min(ROWS_START)),
-            found => Ok(found),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn put(key: &str, value: &str) -> Batch {
-        let mut batch = Batch::default();
-        batch.put(key.as_bytes(), value.as_bytes().to_vec());
-        batch
-    }
-
-    #[test]
-    fn keeps_what_was_written_across_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        {
-            let disk = RocksDisk::open(dir.path()).unwrap();
-            disk.write(put("La", "1"), true).unwrap();
-            disk.write(put("Lb", "2"), true).unwrap();
-            let mut batch = put("Lc", "3");
-            batch.delete_range(b"La".to_vec(), b"Lb".to_vec());
-            disk.write(batch, true).unwrap();
-        }
-        let disk = RocksDisk::open(dir.path()).unwrap();
-        let keys: Vec<_> = disk.scan(b"L", b"M", 10).unwrap().into_iter().map(|(key, _)| key).collect();
-        assert_eq!(keys, ["Lb", "Lc"]);
-        assert_eq!(disk.last(b"L", b"M").unwrap().unwrap().1, "3");
-        assert_eq!(disk.get(b"La").unwrap(), None);
-    }
-
-    fn rows(pairs: &[(&str, Option<&str>)]) -> impl Iterator<Item = Row> {
-        let row = |(key, value): &(&str, Option<&str>)| {
-            (key.as_bytes().to_vec(), value.map(|value| Bytes::copy_from_slice(value.as_bytes())))
-        };
-        pairs.iter().map(row).collect::<Vec<_>>().into_iter()
-    }
-
-    #[test]
-    fn a_crash_before_a_table_s_old_name_is_gone_does_no_harm() {
-        let dir = tempfile::tempdir().unwrap();
-        let write = |disk: &RocksDisk, value: &str| {
-            disk.write_rows(Origin::Checkpoint, &mut rows(&[("Oa", Some(value)), ("Ob", None)])).unwrap();
-        };
-        write(&RocksDisk::open(dir.path()).unwrap(), "1");
-        let mut tables = std::fs::read_dir(dir.path().join(ROWS)).unwrap().flatten().map(|entry| entry.path());
-        let table = tables.find(|path| path.extension().is_some_and(|kind| kind == "sst")).unwrap();
-        std::fs::hard_link(&table, dir.path().join(TABLE)).unwrap();
-        let bytes = std::fs::read(&table).unwrap();
-        {
-            let disk = RocksDisk::open(dir.path()).unwrap();
-            assert!(!dir.path().join(TABLE).exists());
-            std::fs::hard_link(&table, dir.path().join(TABLE)).unwrap();
-            write(&disk, "2, which is longer");
-        }
-        assert_eq!(std::fs::read(&table).unwrap(), bytes, "it was written over");
-        assert_eq!(RocksDisk::open(dir.path()).unwrap().get(b"Oa").unwrap().unwrap(), "2, which is longer");
-    }
-
-    #[test]
-    fn who_looks_changes_nothing_and_an_earlier_build_s_rows_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(DB::open(&log_options(), dir.path()).unwrap());
-        assert!(matches!(RocksDisk::open_read_only(dir.path()), Err(OpenError::Io { .. })));
-        assert!(!dir.path().join(ROWS).exists());
-        drop(RocksDisk::open(dir.path()).unwrap());
-        let disk = RocksDisk::open_read_only(dir.path()).unwrap();
-        assert!(disk.write(put("La", "1"), true).is_err());
-        assert!(disk.write_rows(Origin::Checkpoint, &mut rows(&[("Oa", None)])).is_err());
-        drop(disk);
-        DB::open(&log_options(), dir.path()).unwrap().put("Oa", "1").unwrap();
-        assert!(matches!(RocksDisk::open(dir.path()), Err(OpenError::Earlier { .. })));
-    }
-
-    #[test]
-    fn rows_and_log_are_read_as_one() {
-        let dir = tempfile::tempdir().unwrap();
-        {
-            let disk = RocksDisk::open(dir.path()).unwrap();
-            disk.write_rows(Origin::Snapshot, &mut rows(&[("N", Some("1")), ("Oa", Some("2")), ("Oc", Some("3"))]))
-                .unwrap();
-            disk.write(put("La", "4"), true).unwrap();
-            disk.write(put("Mb", "5"), true).unwrap();
-            disk.write_rows(Origin::Checkpoint, &mut rows(&[("N", Some("6")), ("Oa", None), ("Ob", Some("7"))]))
-                .unwrap();
-            assert!(disk.write(put("Oz", "8"), true).is_err(), "a row");
-            let unordered = disk.write_rows(Origin::Checkpoint, &mut rows(&[("Ob", None), ("Oa", None)]));
-            assert!(unordered.is_err());
-        }
-        let disk = RocksDisk::open(dir.path()).unwrap();
-        let scan = |from: &[u8], to: &[u8], max| -> Vec<String> {
-            let pairs = disk.scan(from, to, max).unwrap();
-            let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
-            pairs.iter().map(|(key, value)| format!("{}={}", text(key), text(value))).collect()
-        };
-        assert_eq!(scan(b"", b"\xff", 9), ["La=4", "Mb=5", "N=6", "Ob=7", "Oc=3"]);
-        assert_eq!(scan(b"Mb", b"Oc", 2), ["Mb=5", "N=6"]);
-        assert_eq!(disk.last(b"", b"\xff").unwrap().unwrap().0, "Oc");
-        assert_eq!(disk.last(b"L", b"N").unwrap().unwrap().0, "Mb");
-        assert_eq!(disk.get(b"Oa").unwrap(), None);
+        let mut pairs = self.parts().into_iter().rev().filter_map(|part| {
+            let (from, to) = part.share(from, to)?;
+            part.last(from, to).transpose()
+        });
+        pairs.next().transpose()
     }
 }

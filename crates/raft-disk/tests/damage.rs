@@ -10,6 +10,7 @@ use raft_node::{
 };
 use state::{Op, Txn, snapshot};
 use std::collections::BTreeMap;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,17 +53,32 @@ async fn write(node: &Node, from: usize, to: usize) {
     }
 }
 
-/// The files of a folder and its parts, by their paths in it.
-fn read_all(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+/// The files of a folder and its parts, by their paths in it. An error when one goes meanwhile.
+fn read_all(folder: &Path) -> io::Result<BTreeMap<String, Vec<u8>>> {
     let mut files = BTreeMap::new();
-    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
         let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
         match path.is_dir() {
-            true => files.extend(read_all(&path).into_iter().map(|(part, bytes)| (format!("{name}/{part}"), bytes))),
-            false => drop(files.insert(name, std::fs::read(path).unwrap())),
+            true => files.extend(read_all(&path)?.into_iter().map(|(part, bytes)| (format!("{name}/{part}"), bytes))),
+            false => drop(files.insert(name, std::fs::read(path)?)),
         }
     }
-    files
+    Ok(files)
+}
+
+/// The files of a folder as they are at one moment: read again until none changes meanwhile, as RocksDB moves its
+/// tables and ends those that are empty by and by.
+async fn read_at_once(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let at_rest = async {
+        loop {
+            match (read_all(folder), read_all(folder)) {
+                (Ok(files), Ok(again)) if files == again => break files,
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), at_rest).await.unwrap()
 }
 
 /// The files of a master that has run, ended, run again and been killed: tables, a log, and all the rest.
@@ -83,7 +99,7 @@ async fn files(home: &Path) -> BTreeMap<String, Vec<u8>> {
     let node = start(&lived).await;
     write(&node, 250, 400).await;
     // As it is on the disk at this moment: a kill.
-    let mut files = read_all(&lived);
+    let mut files = read_at_once(&lived).await;
     node.shutdown().await;
     files.retain(|name, _| !name.ends_with("LOCK"));
     files

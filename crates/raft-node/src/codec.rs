@@ -101,9 +101,13 @@ fn membership_from(bytes: &[u8]) -> io::Result<Membership> {
     Membership::new(image.configs, nodes).map_err(|error| invalid(WHAT, error))
 }
 
-pub(crate) fn entry_to_bytes(entry: &Entry) -> Vec<u8> {
+pub(crate) fn entry_to_bytes(entry: &Entry) -> Bytes {
     let n_bytes = match &entry.payload {
-        EntryPayload::Normal(command) => command.0.len(),
+        EntryPayload::Normal(Command { entry: Some(bytes), .. }) => {
+            debug_assert!(entry_from_bytes(bytes).is_ok_and(|same| same.log_id == entry.log_id), "another entry's");
+            return bytes.clone();
+        }
+        EntryPayload::Normal(command) => command.txn.len(),
         EntryPayload::Blank | EntryPayload::Membership(_) => 0,
     };
     let mut out = Vec::with_capacity(ENTRY_HEAD_BYTES_MAX + n_bytes);
@@ -113,14 +117,14 @@ pub(crate) fn entry_to_bytes(entry: &Entry) -> Vec<u8> {
         EntryPayload::Blank => out.push(BLANK),
         EntryPayload::Normal(command) => {
             out.push(TXN);
-            out.extend_from_slice(&command.0);
+            out.extend_from_slice(&command.txn);
         }
         EntryPayload::Membership(membership) => {
             out.push(MEMBERSHIP);
             out = extend_membership(membership, out);
         }
     }
-    out
+    out.into()
 }
 
 /// The entry in `bytes`, which a transaction stays a part of. Whether that can be read is `Command::txn`'s
@@ -131,7 +135,7 @@ pub(crate) fn entry_from_bytes(bytes: &Bytes) -> io::Result<Entry> {
     let (log_id, rest) = head.map_err(|error| invalid(WHAT, error))?;
     let payload = match rest.split_first() {
         Some((&BLANK, _)) => EntryPayload::Blank,
-        Some((&TXN, txn)) => EntryPayload::Normal(Command(bytes.slice_ref(txn))),
+        Some((&TXN, txn)) => EntryPayload::Normal(Command { txn: bytes.slice_ref(txn), entry: Some(bytes.clone()) }),
         Some((&MEMBERSHIP, image)) => EntryPayload::Membership(membership_from(image)?),
         Some((kind, _)) => return Err(invalid(WHAT, format!("holds {kind}, which is unknown to this binary"))),
         None => return Err(invalid(WHAT, "cut short")),
@@ -140,10 +144,11 @@ pub(crate) fn entry_from_bytes(bytes: &Bytes) -> io::Result<Entry> {
 }
 
 /// As `entry_from_bytes`, of an entry that is not ours yet: what could not be applied is refused before it
-/// is written.
+/// is written. Bytes for the log are made anew: `bytes` are a part of a message, which would stay in memory with them.
 pub(crate) fn entry_from_peer(bytes: &Bytes) -> io::Result<Entry> {
-    let entry = entry_from_bytes(bytes)?;
-    if let EntryPayload::Normal(command) = &entry.payload {
+    let mut entry = entry_from_bytes(bytes)?;
+    if let EntryPayload::Normal(command) = &mut entry.payload {
+        command.entry = None;
         command.txn()?;
     }
     Ok(entry)
@@ -151,25 +156,25 @@ pub(crate) fn entry_from_peer(bytes: &Bytes) -> io::Result<Entry> {
 
 impl Command {
     pub(crate) fn new(txn: &Txn) -> Command {
-        Command(extend(txn, Vec::with_capacity(n_bytes_about(txn))).into())
+        Command { txn: extend(txn, Vec::with_capacity(n_bytes_about(txn))).into(), entry: None }
     }
 
     /// A forwarded transaction; refused when it cannot be read.
     pub(crate) fn from_peer(bytes: &Bytes) -> io::Result<Command> {
-        let command = Command(bytes.slice_ref(body("transaction", bytes)?));
+        let command = Command { txn: bytes.slice_ref(body("transaction", bytes)?), entry: None };
         command.txn()?;
         Ok(command)
     }
 
     pub(crate) fn txn(&self) -> io::Result<Txn> {
-        postcard::from_bytes(&self.0).map_err(|error| invalid("transaction", error))
+        postcard::from_bytes(&self.txn).map_err(|error| invalid("transaction", error))
     }
 
     /// The bytes that a peer takes: the version, and the transaction.
     pub(crate) fn forwarded(&self) -> Bytes {
-        let mut out = Vec::with_capacity(1 + self.0.len());
+        let mut out = Vec::with_capacity(1 + self.txn.len());
         out.push(VERSION);
-        out.extend_from_slice(&self.0);
+        out.extend_from_slice(&self.txn);
         out.into()
     }
 }
@@ -292,10 +297,11 @@ mod tests {
         ];
         for (payload, image) in cases {
             let entry = Entry { log_id, payload };
-            let bytes = Bytes::from(entry_to_bytes(&entry));
+            let bytes = entry_to_bytes(&entry);
             assert_eq!(bytes, encode(&(log_id_image(&log_id), image)));
-            let again = entry_from_peer(&bytes).unwrap();
-            assert_eq!((again.log_id, entry_to_bytes(&again)), (log_id, bytes.to_vec()));
+            for again in [entry_from_peer(&bytes).unwrap(), entry_from_bytes(&bytes).unwrap()] {
+                assert_eq!((again.log_id, entry_to_bytes(&again)), (log_id, bytes.clone()));
+            }
         }
     }
 

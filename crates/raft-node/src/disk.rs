@@ -23,6 +23,9 @@ pub struct Batch {
     pub delete_ranges: Vec<(Vec<u8>, Vec<u8>)>,
     /// `None` deletes.
     pub puts: Vec<(Vec<u8>, Option<Bytes>)>,
+    /// Entries up to and with this key are of no use any more once the batch is durable. They may be there for a
+    /// while yet, all or some of them: the disk gives up their room by and by.
+    pub forgotten: Option<Vec<u8>>,
 }
 
 impl Batch {
@@ -98,6 +101,14 @@ fn apply_to(map: &mut BTreeMap<Vec<u8>, Bytes>, batch: &Batch) {
             None => map.remove(key),
         };
     }
+    if let Some(last) = &batch.forgotten {
+        assert!(last[..] < *SINGLES_START, "only entries are forgotten");
+        // Some stay, so that who reads them is found out: 0 to 6.
+        let n_lingering = last.last().map_or(0, |byte| usize::from(byte % 4) * 2);
+        let gone: Vec<Vec<u8>> =
+            map.range(..=last.clone()).rev().skip(n_lingering).map(|(key, _)| key.clone()).collect();
+        gone.iter().for_each(|key| drop(map.remove(key)));
+    }
 }
 
 impl MemoryDisk {
@@ -158,13 +169,15 @@ impl Disk for MemoryDisk {
 pub(crate) const VOTE: &[u8] = b"Mvote";
 pub(crate) const PURGED: &[u8] = b"Mpurged";
 pub(crate) const COMMITTED: &[u8] = b"Mcommitted";
+/// Keys from here on are what the log's part has one of.
+pub const SINGLES_START: &[u8] = b"M";
 /// Keys from here on are rows.
 pub const ROWS_START: &[u8] = b"N";
 pub(crate) const CHECKPOINT_HEAD: &[u8] = b"Nhead";
 pub(crate) const CHECKPOINT_META: &[u8] = b"Nmeta";
 pub(crate) const OBJECTS_START: &[u8] = b"O";
 pub(crate) const OBJECTS_END: &[u8] = b"P";
-pub(crate) const LOG_END: &[u8] = b"M";
+pub(crate) const LOG_END: &[u8] = SINGLES_START;
 
 pub(crate) fn log_key(index: u64) -> Vec<u8> {
     let mut key = vec![b'L'];

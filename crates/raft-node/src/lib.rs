@@ -24,7 +24,7 @@ mod types;
 mod writer;
 
 pub use codec::{outcome_from_bytes, txn_to_bytes};
-pub use disk::{Batch, Disk, DiskError, MemoryDisk, Origin, REMEDY, ROWS_START, Row};
+pub use disk::{Batch, Disk, DiskError, MemoryDisk, Origin, REMEDY, ROWS_START, Row, SINGLES_START};
 pub use found::Founding;
 pub use node::{Checkpoints, Error, LAG_MAX, MemberStatus, Node, Options, Profile, Status};
 pub use remains::{Reach, Remains, read_remains};

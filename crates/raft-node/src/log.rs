@@ -1,7 +1,7 @@
 //! openraft's log storage over the `Disk` port: recent entries in memory, all of them on disk.
 
 use crate::codec;
-use crate::disk::{self, Batch, Disk, log_key};
+use crate::disk::{self, Batch, Disk, REMEDY, log_key};
 use crate::tail::Tail;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 use crate::writer::{Job, WriterHandle};
@@ -44,10 +44,15 @@ impl Log {
         let vote = disk.get(disk::VOTE)?.map(|bytes| codec::vote_from_bytes(&bytes)).transpose()?;
         let (committed, purged) = (log_id(disk::COMMITTED)?, log_id(disk::PURGED)?);
         let last_entry = disk.last(&log_key(0), disk::LOG_END)?;
-        let last = match last_entry {
-            Some((_, bytes)) => Some(codec::entry_from_bytes(&bytes)?.log_id),
-            None => purged,
-        };
+        let last_entry = last_entry.map(|(_, bytes)| codec::entry_from_bytes(&bytes)).transpose()?;
+        // Purged entries may still be there.
+        let first = purged.map_or(0, |purged| purged.index + 1);
+        let last = last_entry.map(|entry| entry.log_id).filter(|last| last.index >= first);
+        if last.is_some() && disk.get(&log_key(first))?.is_none() {
+            let why = format!("the Raft storage has lost entry {first} of its log, with which it begins; {REMEDY}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        let last = last.or(purged);
         let shared = Shared { vote, promised: vote, committed, purged, last, ..Shared::default() };
         Ok(Log { disk, writer, shared: Arc::new(Mutex::new(shared)) })
     }
@@ -168,7 +173,7 @@ impl RaftLogStorage<TypeConfig> for Log {
         {
             let mut shared = self.shared.lock();
             for entry in entries {
-                let bytes = Bytes::from(codec::entry_to_bytes(&entry));
+                let bytes = codec::entry_to_bytes(&entry);
                 shared.last = Some(entry.log_id);
                 shared.tail.push(entry.log_id.index, bytes.clone());
                 batch.put(log_key(entry.log_id.index), bytes);
@@ -186,32 +191,32 @@ impl RaftLogStorage<TypeConfig> for Log {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let first_gone = last.map_or(0, |last| last.index + 1);
-        {
+        let end = {
             let mut shared = self.shared.lock();
-            if shared.last.is_some_and(|last| last.index >= first_gone) {
+            let end = shared.last.map_or(0, |last| last.index + 1);
+            if end > first_gone {
                 shared.last = last.or(shared.purged);
             }
             shared.tail.truncate(first_gone);
-        }
+            end
+        };
         let mut batch = Batch::default();
-        batch.delete_range(log_key(first_gone), disk::LOG_END.to_vec());
+        // No further than the log reaches: the disk's tables of later entries would overlap with it.
+        batch.delete_range(log_key(first_gone), log_key(end.max(first_gone)));
         self.write(batch, true).await
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        let from = {
+        {
             let mut shared = self.shared.lock();
-            let from = shared.purged.map_or(0, |id| id.index);
             shared.purged = Some(upto);
             if shared.last.is_none_or(|last| last.index <= upto.index) {
                 shared.last = Some(upto);
             }
             shared.tail.purge(upto.index);
-            from
-        };
-        let mut batch = Batch::default();
+        }
+        let mut batch = Batch { forgotten: Some(log_key(upto.index)), ..Batch::default() };
         batch.put(disk::PURGED, codec::log_id_to_bytes(&upto));
-        batch.delete_range(log_key(from), log_key(upto.index + 1));
         self.write(batch, false).await
     }
 }

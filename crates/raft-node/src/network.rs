@@ -50,7 +50,7 @@ impl Peer {
             to: self.to(),
             vote: Some(codec::vote_to_pb(&rpc.vote)),
             prev_log_id: rpc.prev_log_id.as_ref().map(codec::log_id_to_pb),
-            entries: rpc.entries.iter().map(|entry| codec::entry_to_bytes(entry).into()).collect(),
+            entries: rpc.entries.iter().map(codec::entry_to_bytes).collect(),
             leader_commit: rpc.leader_commit.as_ref().map(codec::log_id_to_pb),
             heartbeat: self.lane == Lane::Heartbeat,
         }

@@ -1,17 +1,19 @@
 //! openraft's own storage suite over the in-memory disk, and what the simulator has taught.
 
-use crate::disk::{Disk, MemoryDisk};
+use crate::disk::{Batch, Disk, MemoryDisk};
 use crate::log::Log;
 use crate::machine::Machine;
 use crate::transport::{Lane, PeerReply, PeerRequest, Transport, TransportError};
-use crate::types::TypeConfig;
+use crate::types::{Entry, LogId, TypeConfig};
 use crate::writer::{Writer, spawn_inline};
 use crate::{Checkpoints, Error, Member, Node, Options, Profile};
 use async_trait::async_trait;
 use objects::Timestamp;
-use openraft::StorageError;
+use openraft::impls::leader_id_adv::LeaderId;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
+use openraft::{EntryPayload, StorageError};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +32,39 @@ impl StoreBuilder<TypeConfig, Log, Machine> for InMemory {
 #[test]
 fn passes_the_storage_suite() {
     TypeConfig::run(async { Suite::test_all(InMemory).await.unwrap() });
+}
+
+/// A purge that reaches beyond the log, as a snapshot that is installed brings it: what lingers is not the log's end.
+#[test]
+fn a_purged_log_goes_on_behind_what_was_purged() {
+    let disk = Arc::new(MemoryDisk::default());
+    let open = || Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone())));
+    let id = |index| LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index };
+    let append = async |log: &mut Log, indices: std::ops::Range<u64>| {
+        let entries = indices.map(|index| Entry { log_id: id(index), payload: EntryPayload::Blank });
+        log.append(entries, IOFlushed::noop()).await.unwrap();
+    };
+    TypeConfig::run(async {
+        let mut log = open().unwrap();
+        append(&mut log, 0..6).await;
+        log.purge(id(501)).await.unwrap();
+        let purged = LogState { last_purged_log_id: Some(id(501)), last_log_id: Some(id(501)) };
+        let mut log = open().unwrap();
+        assert!(disk.last(b"L", b"M").unwrap().is_some(), "purged entries linger");
+        assert_eq!(log.get_log_state().await.unwrap(), purged);
+        assert!(log.try_get_log_entries(..).await.unwrap().is_empty());
+        append(&mut log, 502..504).await;
+        let mut log = open().unwrap();
+        assert_eq!(log.get_log_state().await.unwrap(), LogState { last_log_id: Some(id(503)), ..purged });
+        let there = log.try_get_log_entries(..).await.unwrap();
+        assert_eq!(there.iter().map(|entry| entry.log_id.index).collect::<Vec<_>>(), [502, 503]);
+        // As when the disk has lost the newest purge point.
+        let mut older = Batch::default();
+        older.put(crate::disk::PURGED, crate::codec::log_id_to_bytes(&id(400)));
+        disk.write(older, true).unwrap();
+        let why = open().map(drop).unwrap_err().to_string();
+        assert!(why.contains("entry 401") && why.contains("balsa token"), "{why}");
+    });
 }
 
 struct Nowhere;

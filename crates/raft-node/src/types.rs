@@ -21,11 +21,16 @@ pub struct Member {
 /// What a normal log entry holds: an encoded `Txn`. It is encoded once, where it is proposed, and decoded
 /// once more where it is applied; the log, the disk and the peers handle bytes.
 #[derive(Clone, Debug)]
-pub struct Command(pub(crate) Bytes);
+pub struct Command {
+    pub(crate) txn: Bytes,
+    /// The log's entry that `txn` is a part of, when it comes from there: peers are sent these bytes. They hold the
+    /// entry's log id, so that a command with them is never proposed again.
+    pub(crate) entry: Option<Bytes>,
+}
 
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "txn of {} bytes", self.0.len())
+        write!(f, "txn of {} bytes", self.txn.len())
     }
 }
 

@@ -92,6 +92,7 @@ fn write(disk: &dyn Disk, jobs: Vec<Job>) -> (Vec<Done>, io::Result<()>) {
         // group of its own: see `gather`.
         group.delete_ranges.append(&mut job.batch.delete_ranges);
         group.puts.append(&mut job.batch.puts);
+        group.forgotten = job.batch.forgotten.max(group.forgotten);
         sync |= job.sync;
         waiting.push(job.done);
     }
