@@ -57,7 +57,7 @@ impl What {
     }
 }
 
-/// The most CPU that a write may take, as a ratio.
+/// The most CPU that a write may take, as a ratio, when there are many: of one client's, most is waking up.
 const CPU_TARGET: f64 = 0.6;
 
 /// A row of one system.
@@ -215,8 +215,8 @@ impl Report {
             rows.push(Row::new("  p50, ms", pair(|f| f.sample.p50_ms), None));
             let p99 = (!batched).then_some(Target::AtMost(1.0));
             rows.push(Row::new("  p99, ms", pair(|f| f.sample.p99_ms), p99));
-            let cpu =
-                (cell.what.peer() == What::Raw && cell.what != What::Admitted).then_some(Target::AtMost(CPU_TARGET));
+            let is_judged = matches!(cell.what, What::Raw | What::Batched) && cell.n_clients > 1;
+            let cpu = is_judged.then_some(Target::AtMost(CPU_TARGET));
             rows.push(Row::new("  server CPU, us", pair(|f| f.sample.cpu_us), cpu));
             let errors = pair(|f| f.sample.n_errors as f64);
             if [errors.0, errors.1].iter().flatten().any(|spread| spread.max > 0.0) {
