@@ -137,8 +137,10 @@ fn log_options() -> Options {
     // A file of the write-ahead log is let go of when neither family needs it.
     options.set_atomic_flush(true);
     options.set_max_total_wal_size(256 << 20);
-    // See `lay_out_files`.
+    // See `lay_out_files`. What it fills must reach the disk as it is written: at the sync of a whole file,
+    // everybody else's on this disk would wait behind it.
     options.set_recycle_log_file_num(FILES_RECYCLED);
+    options.set_wal_bytes_per_sync(FILLER_BYTES as u64);
     // A torn tail after a crash is expected, and in a file that is written over, what an earlier use has left
     // there looks like one. RocksDB ends at either, and at damage before it, which would drop acknowledged
     // entries: that is what the mark is for.
