@@ -40,7 +40,7 @@ pub enum Error {
     Io(#[from] io::Error),
     #[error("is not a backup, or one of an unknown format")]
     Magic,
-    #[error("is truncated: it ends after {items} items, without its trailer")]
+    #[error("is truncated or damaged: it ends after {items} items, without its trailer")]
     Short { items: u64 },
     #[error("is damaged: item {item} fails its checksum")]
     Checksum { item: u64 },
