@@ -5,7 +5,7 @@
 //! beside it and taken in at once: no write-ahead log, no copy in memory, nothing that a sync of the log
 //! would wait for. In the log's, entries have a column family to themselves: each of its tables then holds a stretch
 //! of the log that no other does, so that hardly one is ever merged, and a purge unlinks those it covers. The settings
-//! and their reasons stand at `log_options` and what it is followed by.
+//! and their reasons stand at `log_options`, `singles_options`, `entries_options` and `common_options`.
 
 mod extent;
 mod mark;
