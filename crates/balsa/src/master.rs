@@ -36,6 +36,8 @@ use tokio::sync::watch;
 
 /// Followers tell the leader of their workers this often.
 const BEATS_EVERY: Duration = Duration::from_millis(500);
+/// Masters keep connections to each other; one that broke is made again after this long.
+const GREET_EVERY: Duration = Duration::from_secs(1);
 /// What still runs when a master stops is given this long to end.
 const ENDING_MAX: Duration = Duration::from_secs(1);
 /// Written to the Raft disk once this master belongs to a cluster: a folder with an identity but
@@ -160,11 +162,12 @@ async fn serve(
 
     // Consensus and its listener, on their own threads.
     let tls_dir = dir.clone();
-    let transport = TonicTransport::new(move || {
+    let tls = move || {
         let credential = tls_dir.credential("master").ok();
         let ca = tls_dir.ca().unwrap_or_default();
         pki::tls::tonic_client(credential.as_ref(), &ca, "localhost")
-    });
+    };
+    let transport = TonicTransport::new(tls, raft_runtime.clone());
     // A peer of a later epoch has left this group behind: it must not serve any more.
     let (superseded_sender, mut superseded) = watch::channel(None);
     let own = identity.clone();
@@ -257,6 +260,7 @@ async fn serve(
     }
     tokio::spawn(members::end_changes(node.clone(), store.clone()));
     tokio::spawn(manager::run(front, facts));
+    tokio::spawn(keep_greeting(node.clone()));
     tokio::spawn(send_beats(node.clone(), liveness.clone()));
     tokio::spawn(take_beats(node.clone(), liveness));
     if let Some(vip) = config.vip.clone() {
@@ -469,6 +473,15 @@ impl FactSource for LeaderFacts {
 
     fn took_office(&self) {
         self.liveness.start_window();
+    }
+}
+
+async fn keep_greeting(node: Node) {
+    let mut ticks = tokio::time::interval(GREET_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        node.greet_members().await;
     }
 }
 

@@ -177,7 +177,7 @@ impl Balsa {
     /// One client for each set of keys, with `n_ops` writes in a transaction.
     pub(crate) async fn proposers(&self, keys: Vec<Keys>, n_bytes: usize, n_ops: usize) -> Result<Vec<Raw>> {
         let pool = self.access.pool(&self.peer, keys.len()).await?;
-        let ids = Arc::new(Ids { incarnation: body::nanos(), next: AtomicU64::new(1) });
+        let ids = Arc::new(Ids { incarnation: body::nanos(), next: AtomicU64::new(1), repeated: AtomicU64::new(0) });
         let raw = |(i, keys): (usize, Keys)| Raw {
             client: RaftClient::new(pool[i % pool.len()].clone()),
             to: self.to.clone(),
@@ -313,6 +313,7 @@ fn config_map(name: &str) -> pb::Key {
 struct Ids {
     incarnation: u64,
     next: AtomicU64,
+    repeated: AtomicU64,
 }
 
 /// A client's keys in turn, each with the revision it was last given.
@@ -359,6 +360,10 @@ impl Keys {
     }
 }
 
+/// A proposal that is refused is repeated for this long, as a master's is; then the leader has most likely changed.
+const REPEATED_FOR: Duration = Duration::from_secs(2);
+const REPEATED_EVERY: Duration = Duration::from_millis(20);
+
 pub(crate) struct Raw {
     client: RaftClient<Channel>,
     to: raft::To,
@@ -379,6 +384,11 @@ impl Raw {
 }
 
 impl Raw {
+    /// How many refusals were answered by proposing once more, by all clients of this one's row.
+    pub(crate) fn repeated(&self) -> u64 {
+        self.ids.repeated.load(Ordering::Relaxed)
+    }
+
     /// The next transaction, encoded, and the places of its keys. No key twice in one: each operation
     /// assumes the revision before it.
     fn txn(&mut self) -> (Vec<usize>, prost::bytes::Bytes) {
@@ -401,9 +411,19 @@ impl Client for Raw {
     async fn once(&mut self) -> Result<u64> {
         let (places, txn) = self.txn();
         let request = raft::ProposeRequest { to: Some(self.to.clone()), txn };
-        let answer = self.client.propose(request).await?.into_inner();
-        self.learn(&places, &answer)?;
-        Ok(places.len() as u64)
+        let started = Instant::now();
+        loop {
+            let answer = self.client.propose(request.clone()).await?.into_inner();
+            // A leader that is out of breath refuses, appends nothing, and goes on: as masters do, the same is
+            // proposed again.
+            if !answer.not_leader.is_empty() && started.elapsed() < REPEATED_FOR {
+                self.ids.repeated.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(REPEATED_EVERY).await;
+                continue;
+            }
+            self.learn(&places, &answer)?;
+            return Ok(places.len() as u64);
+        }
     }
 }
 

@@ -57,17 +57,17 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
             while done.load(Ordering::Relaxed) < wanted {
                 done.fetch_add(writer.once().await?, Ordering::Relaxed);
             }
-            anyhow::Ok(())
+            anyhow::Ok(writer.repeated())
         });
     }
     let (pids, folders) = (balsa.pids(), balsa.folders());
     let mut samples: Vec<(u64, Use)> = Vec::new();
-    let mut tenths = 0;
+    let (mut tenths, mut repeated) = (0, 0);
     let mut pace = tokio::time::interval(SAMPLE_EVERY);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !tasks.is_empty() {
         tokio::select! {
-            Some(ended) = tasks.join_next() => ended??,
+            Some(ended) = tasks.join_next() => repeated = repeated.max(ended??),
             _ = pace.tick() => {
                 let disk = folders.iter().map(|folder| disk_bytes(folder)).sum::<u64>() as f64 / f64::from(1 << 20);
                 let used = [disk, largest_rss_mib(&pids)?, open_files(&pids)? as f64];
@@ -89,6 +89,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let text = || {
         let mut out = format!("{n} writes over {} keys of {} bytes in {seconds:.0} s\n", options.keys, options.size);
         out += &format!("{:<12} {:>14} {:>14} {:>8}\n", "", "second quarter", "last quarter", "ratio");
+        out += &format!("{repeated} refused and repeated\n");
         for i in 0..3 {
             out += &format!("{:<12} {:>14.1} {:>14.1} {:>8.3}\n", WHAT[i], second[i], last[i], growth[i]);
         }
@@ -97,7 +98,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let json = || -> Value {
         let of =
             |used: &Use| -> Value { WHAT.iter().zip(used).map(|(what, v)| (what.to_string(), json!(v))).collect() };
-        json!({"writes": n, "keys": options.keys, "size": options.size, "seconds": seconds,
+        json!({"writes": n, "repeated": repeated, "keys": options.keys, "size": options.size, "seconds": seconds,
                "secondQuarter": of(&second), "lastQuarter": of(&last), "growthMax": GROWTH_MAX})
     };
     show(&options.at, text, json)?;

@@ -172,6 +172,9 @@ const FILES_RECYCLED: usize = 2;
 const FILE_BYTES: usize = LOG_BUFFER_BYTES + SINGLES_BUFFER_BYTES;
 /// What a file is filled with at once.
 const FILLER_BYTES: usize = 1 << 20;
+/// What of it is synced at once, with the metadata of a file that grows: others' syncs on the same disk wait behind
+/// no more. Its data is on its way before, see `log_options`.
+const FILLED_AT_ONCE_BYTES: usize = 4 << 20;
 /// Read as the head of a record it has an impossible length, which ends the log. Of zeros RocksDB would skip a block
 /// without a word, and a lost write would leave a hole.
 const FILLED_WITH: u8 = 0xFF;
@@ -193,7 +196,7 @@ fn lay_out_files(log: &DB) -> Result<(), rocksdb::Error> {
             // A file without a change is not let go of.
             batch.delete(FILLER);
             let mut options = WriteOptions::default();
-            options.set_sync(n_bytes == FILE_BYTES);
+            options.set_sync(n_bytes % FILLED_AT_ONCE_BYTES == 0 || n_bytes == FILE_BYTES);
             log.write_opt(batch, &options)?;
         }
         // The next file.

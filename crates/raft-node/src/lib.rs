@@ -9,6 +9,7 @@ mod codec;
 mod disk;
 mod forward;
 mod found;
+mod granted;
 mod halting;
 mod log;
 mod machine;

@@ -2,10 +2,11 @@
 
 use crate::aside::aside;
 use crate::codec;
+use crate::granted::Granted;
 use crate::node::Heard;
 use crate::pipe::{Opening, Pipe};
 use crate::transport::{APPEND_TIMEOUT, Lane, PeerReply, PeerRequest, Transport, TransportError};
-use crate::types::{Member, Snapshot, SnapshotData, TypeConfig, Vote};
+use crate::types::{LogId, Member, Snapshot, SnapshotData, TypeConfig, Vote};
 use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -14,6 +15,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
 };
+use parking_lot::Mutex;
 use protos::raft as pb;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,8 @@ pub(crate) struct Network {
     pub(crate) transport: Arc<dyn Transport>,
     /// What the answers to heartbeats tell besides.
     pub(crate) heard_levels: Heard,
+    /// What the votes for this master tell of the voters' logs.
+    pub(crate) granted: Granted,
 }
 
 pub(crate) struct Peer {
@@ -34,6 +38,8 @@ pub(crate) struct Peer {
     lane: Lane,
     id: u64,
     pub(crate) addr: String,
+    /// The last entry that openraft has been told the peer holds.
+    matched: Mutex<Option<LogId>>,
 }
 
 impl Peer {
@@ -43,6 +49,28 @@ impl Peer {
 
     async fn call(&self, request: PeerRequest, timeout: Duration) -> Result<PeerReply, RPCError<TypeConfig>> {
         self.network.transport.call(self.lane, &self.addr, request, timeout).await.map_err(rpc_error)
+    }
+
+    /// The answer to a request that only looks for where the peer's log agrees with this one's, when the peer's vote
+    /// has told it already: that the entry before those of the request is there. None when it must be sent: because
+    /// nothing is known, or it was told as much before.
+    ///
+    /// It tells of no entry of the request itself, so openraft does not count it as word from the peer that this
+    /// master leads still: reads and the lease wait for that.
+    pub(crate) fn known(&self, rpc: &AppendEntriesRequest<TypeConfig>) -> Option<LogId> {
+        let prev = rpc.prev_log_id.filter(|_| !rpc.entries.is_empty())?;
+        let agreed = self.network.granted.agreed(rpc.vote.leader_id.term, self.id)?;
+        let is_news = Some(prev) > *self.matched.lock() && prev.index <= agreed.index;
+        if is_news {
+            self.note_matched(prev);
+        }
+        is_news.then_some(prev)
+    }
+
+    /// Notes what openraft is told that the peer holds.
+    pub(crate) fn note_matched(&self, log_id: LogId) {
+        let mut matched = self.matched.lock();
+        *matched = matched.max(Some(log_id));
     }
 
     pub(crate) fn append_request(&self, rpc: &AppendEntriesRequest<TypeConfig>) -> pb::AppendRequest {
@@ -82,7 +110,13 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, id: u64, member: &Member) -> Peer {
-        Peer { network: self.clone(), lane: Lane::Replication, id, addr: member.peer_addr.clone() }
+        Peer {
+            network: self.clone(),
+            lane: Lane::Replication,
+            id,
+            addr: member.peer_addr.clone(),
+            matched: Mutex::default(),
+        }
     }
 
     async fn new_heartbeat_client(&mut self, id: u64, member: &Member) -> Peer {
@@ -134,7 +168,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.ask_vote(rpc, option, PeerRequest::Vote).await
+        let (vote, mine) = (rpc.vote, rpc.last_log_id);
+        let response = self.ask_vote(rpc, option, PeerRequest::Vote).await?;
+        if response.vote_granted && response.vote == vote {
+            self.network.granted.note(vote.leader_id.term, self.id, mine, response.last_log_id);
+        }
+        Ok(response)
     }
 
     async fn pre_vote(
@@ -211,5 +250,63 @@ impl Peer {
             }),
             _ => Err(unexpected()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Entry;
+    use async_trait::async_trait;
+    use openraft::EntryPayload;
+    use openraft::impls::leader_id_adv::LeaderId;
+
+    struct Nobody;
+
+    #[async_trait]
+    impl Transport for Nobody {
+        async fn call(&self, _: Lane, _: &str, _: PeerRequest, _: Duration) -> Result<PeerReply, TransportError> {
+            Err(TransportError::Unreachable("there is nobody".into()))
+        }
+    }
+
+    fn log_id(index: u64) -> LogId {
+        LogId { leader_id: LeaderId { term: 4, node_id: 1 }, index }
+    }
+
+    #[test]
+    fn what_a_vote_has_told_is_not_asked_and_told_once() {
+        let granted = Granted::default();
+        granted.note(5, 2, Some(log_id(900)), Some(log_id(800)));
+        let network =
+            Network { cluster_id: "test".into(), transport: Arc::new(Nobody), heard_levels: Heard::default(), granted };
+        let peer = |id| Peer {
+            network: network.clone(),
+            lane: Lane::Replication,
+            id,
+            addr: "peer".into(),
+            matched: Mutex::default(),
+        };
+        let request = |term, prev: Option<u64>, n_entries| AppendEntriesRequest {
+            vote: Vote::new_committed(term, 1),
+            prev_log_id: prev.map(log_id),
+            entries: (0..n_entries)
+                .map(|i| Entry { log_id: log_id(prev.map_or(0, |prev| prev + 1) + i), payload: EntryPayload::Blank })
+                .collect(),
+            leader_commit: None,
+        };
+        let known = |peer: &Peer, term, prev, n_entries| peer.known(&request(term, prev, n_entries)).map(|id| id.index);
+        let voter = peer(2);
+        assert_eq!(known(&voter, 5, Some(400), 8), Some(400));
+        assert_eq!(known(&voter, 5, Some(400), 8), None, "told as much already: now for the entries themselves");
+        assert_eq!(known(&voter, 5, Some(300), 8), None);
+        assert_eq!(known(&voter, 5, Some(600), 0), None, "a commit index is to arrive");
+        voter.note_matched(log_id(700));
+        assert_eq!(known(&voter, 5, Some(650), 8), None, "the peer has said so itself");
+        assert_eq!(known(&voter, 5, Some(800), 8), Some(800));
+        assert_eq!(known(&voter, 5, Some(801), 8), None, "its log may end there");
+        assert_eq!(known(&peer(2), 5, None, 8), None, "nothing is before the first entry");
+        assert_eq!(known(&peer(2), 6, Some(400), 8), None, "another leadership");
+        assert_eq!(known(&peer(3), 5, Some(400), 8), None, "who has not voted");
     }
 }

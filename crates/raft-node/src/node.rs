@@ -11,6 +11,7 @@ pub use members::LAG_MAX;
 use crate::codec;
 use crate::disk::Disk;
 use crate::forward::Forwarder;
+use crate::granted::Granted;
 use crate::halting::HaltingDisk;
 use crate::log::Log;
 use crate::machine::Machine;
@@ -201,6 +202,7 @@ impl Node {
             cluster_id: options.cluster_id.clone(),
             transport: options.transport.clone(),
             heard_levels: heard_levels.clone(),
+            granted: Granted::default(),
         };
         let promises = log.clone();
         let starting = Raft::new(options.node_id, config, network, log, machine.clone());
@@ -287,6 +289,23 @@ impl Node {
         let deadline = Duration::from_secs(1);
         self.0.transport.call(Lane::Heartbeat, &member.peer_addr, request, deadline).await?;
         Ok(())
+    }
+
+    /// Greets all other members on each lane that a change of leaders needs at once: a connection that is there
+    /// already spares it a TLS handshake. To be called again and again. A snapshot may wait for its own.
+    pub async fn greet_members(&self) {
+        let others = self.status().members.into_iter().filter(|m| m.id != self.0.id);
+        let lanes = [Lane::Replication, Lane::Heartbeat, Lane::Client];
+        let greetings = others.flat_map(|m| lanes.map(|lane| self.greet(lane, m.id, m.member.clone())));
+        futures::future::join_all(greetings).await;
+    }
+
+    async fn greet(&self, lane: Lane, id: u64, member: Member) {
+        let request = PeerRequest::Greet(pb::GreetRequest { to: Some(self.0.to(id)) });
+        let greeted = self.0.transport.call(lane, &member.peer_addr, request, Duration::from_secs(1)).await;
+        if let Err(error) = greeted {
+            tracing::debug!(master = %member.name, ?lane, %error, "no connection is kept");
+        }
     }
 
     pub fn status(&self) -> Status {

@@ -94,12 +94,25 @@ impl<'a> Pipe<'a> {
                 biased;
                 answer = self.answers.next(), if until.is_some() => return Some(self.answered(answer)),
                 request = request => match request {
-                    Some(request) => self.send(request),
+                    Some(request) => match self.known(&request) {
+                        Some(answer) => return Some(Ok(answer)),
+                        None => self.send(request),
+                    },
                     None => self.requests = None,
                 },
                 () = late => return Some(Err(failed("no answer in time"))),
             }
         }
+    }
+
+    /// The answer that is known without asking the peer. In their order, so none while others are to come.
+    fn known(
+        &self,
+        request: &AppendEntriesRequest<TypeConfig>,
+    ) -> Option<(StreamAppendResult<TypeConfig>, Option<LogId>)> {
+        let matching = self.sent.is_empty().then(|| self.peer.known(request))??;
+        let last = request.entries.last().map(|entry| entry.log_id);
+        Some((Ok(Some(matching)), last))
     }
 
     fn send(&mut self, request: AppendEntriesRequest<TypeConfig>) {
@@ -122,7 +135,11 @@ impl<'a> Pipe<'a> {
         if prev.is_none() && matches!(answer, AppendEntriesResponse::Conflict) {
             return Err(failed("a conflict before the first entry"));
         }
-        Ok((answer.into_stream_result(prev, last), last))
+        let result = answer.into_stream_result(prev, last);
+        if let Ok(Some(matching)) = &result {
+            self.peer.note_matched(*matching);
+        }
+        Ok((result, last))
     }
 }
 

@@ -135,4 +135,8 @@ impl Raft for RaftService {
     async fn beats(&self, request: Request<pb::BeatsRequest>) -> Result<Response<pb::BeatsResponse>, Status> {
         unary!(self, request, Beats, Beats)
     }
+
+    async fn greet(&self, request: Request<pb::GreetRequest>) -> Result<Response<pb::GreetResponse>, Status> {
+        unary!(self, request, Greet, Greet)
+    }
 }

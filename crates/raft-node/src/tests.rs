@@ -14,7 +14,10 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
 use openraft::{EntryPayload, StorageError};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 struct InMemory;
@@ -76,21 +79,90 @@ impl Transport for Nowhere {
     }
 }
 
+/// A group in one process. Counts appends that carry entries, by whom they are meant for.
+#[derive(Default)]
+struct Group {
+    nodes: Mutex<BTreeMap<String, Node>>,
+    carried: Mutex<BTreeMap<String, usize>>,
+    /// Nothing but votes arrives.
+    only_votes: AtomicBool,
+}
+
+impl Group {
+    /// Three masters, led by the first, that all hold a log of some 4,000 entries.
+    async fn started() -> Arc<Group> {
+        let group = Arc::new(Group::default());
+        for id in 1..=3_u64 {
+            let node = boot_in(id, group.clone(), Arc::new(MemoryDisk::default()), 1).await.unwrap();
+            group.nodes.lock().insert(id.to_string(), node);
+        }
+        let member = |id: u64| Member {
+            name: format!("master-{id}"),
+            peer_addr: id.to_string(),
+            feature_level: 1,
+            ..Member::default()
+        };
+        group.node(1).initialize(member(1)).await.unwrap();
+        leading_term(&group.node(1)).await;
+        for id in [2, 3] {
+            group.node(1).add_member(id, member(id)).await.unwrap();
+        }
+        let store = group.node(1).store();
+        for written in futures::future::join_all((0..4_000).map(|_| store.propose(state::Txn::default()))).await {
+            written.unwrap();
+        }
+        // A read waits until all that was acknowledged is applied here.
+        for id in [2, 3] {
+            group.node(id).store().read().await.unwrap();
+        }
+        group
+    }
+
+    fn node(&self, id: u64) -> Node {
+        self.nodes.lock()[&id.to_string()].clone()
+    }
+}
+
+#[async_trait]
+impl Transport for Group {
+    async fn call(&self, _: Lane, addr: &str, request: PeerRequest, _: Duration) -> Result<PeerReply, TransportError> {
+        if matches!(&request, PeerRequest::Append(append) if !append.entries.is_empty()) {
+            *self.carried.lock().entry(addr.to_string()).or_default() += 1;
+        }
+        let is_vote = matches!(&request, PeerRequest::Vote(_) | PeerRequest::TransferLeader(_));
+        if self.only_votes.load(Ordering::Relaxed) && !is_vote {
+            return Err(TransportError::Unreachable("it is cut off".into()));
+        }
+        let node = self.nodes.lock().get(addr).cloned();
+        let node = node.ok_or_else(|| TransportError::Unreachable("it does not run".into()))?;
+        node.handle(request).await.map_err(|error| TransportError::Failed(error.to_string()))
+    }
+}
+
 async fn boot(disk: Arc<dyn Disk>) -> Node {
     boot_as(disk, 1).await.unwrap()
 }
 
 /// A master whose binary knows `feature_level`.
 async fn boot_as(disk: Arc<dyn Disk>, feature_level: u32) -> Result<Node, Error> {
+    boot_in(1, Arc::new(Nowhere), disk, feature_level).await
+}
+
+async fn boot_in(
+    node_id: u64,
+    transport: Arc<dyn Transport>,
+    disk: Arc<dyn Disk>,
+    feature_level: u32,
+) -> Result<Node, Error> {
     let options = Options {
         cluster_id: "test".into(),
-        node_id: 1,
-        name: "master-1".into(),
+        node_id,
+        name: format!("master-{node_id}"),
         profile: Profile::Lan,
         checkpoints: Checkpoints::default(),
-        seed: 1,
+        seed: node_id,
         disk,
-        transport: Arc::new(Nowhere),
+        transport,
         spawn_writer: spawn_inline(),
         feature_level,
         clock: Arc::new(|| Timestamp(0)),
@@ -197,4 +269,28 @@ async fn an_older_build_that_is_sent_a_newer_state_stops() {
     };
     assert!(matches!(node.handle(snapshot).await, Err(Error::Refused(_))));
     assert!(node.failed().await.contains("feature level 2, and this build knows 1"));
+}
+
+/// A log of 4,000 entries halved, step by step, would take nine messages to each.
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_knows_from_the_votes_where_logs_agree() {
+    let group = Group::started().await;
+    group.carried.lock().clear();
+    group.node(1).hand_over_to(2).await.unwrap();
+    leading_term(&group.node(2)).await;
+    let carried = group.carried.lock().clone();
+    assert!(carried.values().all(|n| *n <= 4), "{carried:?}");
+    group.node(2).store().propose(state::Txn::default()).await.unwrap();
+}
+
+/// What it knows of the logs is no word from their masters that it leads still.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_hears_votes_and_nothing_else_serves_no_read() {
+    let group = Group::started().await;
+    group.only_votes.store(true, Ordering::Relaxed);
+    let told = group.node(1).hand_over_to(2).await;
+    assert!(told.is_err(), "nobody hears of the new leader");
+    assert!(group.node(2).store().read().await.is_err());
+    group.only_votes.store(false, Ordering::Relaxed);
+    group.node(3).store().read().await.unwrap();
 }

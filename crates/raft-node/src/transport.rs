@@ -10,6 +10,7 @@ use protos::raft as pb;
 use protos::raft::raft_client::RaftClient;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 /// A call to a peer.
@@ -18,12 +19,19 @@ pub enum PeerRequest {
     Append(pb::AppendRequest),
     Vote(pb::VoteRequest),
     PreVote(pb::VoteRequest),
-    Snapshot { to: pb::To, vote: pb::Vote, meta: Vec<u8>, data: bytes::Bytes },
+    Snapshot {
+        to: pb::To,
+        vote: pb::Vote,
+        meta: Vec<u8>,
+        data: bytes::Bytes,
+    },
     TransferLeader(pb::TransferLeaderRequest),
     Propose(pb::ProposeRequest),
     ProposeBatch(pb::ProposeBatchRequest),
     ReadIndex(pb::ReadIndexRequest),
     Beats(pb::BeatsRequest),
+    /// Says nothing: for the connection it is sent on.
+    Greet(pb::GreetRequest),
 }
 
 #[derive(Clone, Debug)]
@@ -36,6 +44,7 @@ pub enum PeerReply {
     ProposeBatch(pb::ProposeBatchResponse),
     ReadIndex(pb::ReadIndexResponse),
     Beats(pb::BeatsResponse),
+    Greet(pb::GreetResponse),
 }
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -97,29 +106,37 @@ fn one_by_one<'a, T: Transport + ?Sized>(
 /// An append may take longer than the heartbeat interval: 4 MiB and an fsync.
 pub(crate) const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// gRPC with mutual TLS; one connection per peer and lane, made on first use.
+/// gRPC with mutual TLS; one connection per peer and lane, made on first use, and anew after a greeting has failed.
 pub struct TonicTransport {
     tls: Box<dyn Fn() -> ClientTlsConfig + Send + Sync>,
     /// Told the group of a peer that refused a call as not meant for it.
     met: Box<dyn Fn(&str) + Send + Sync>,
     channels: Mutex<BTreeMap<(String, Lane), Channel>>,
+    /// Where connections are served: those of `Lane::Client`, and those of the others.
+    api: Handle,
+    consensus: Handle,
     /// Peers of a version without `AppendStream`, by address: until a call to one fails, as when it is replaced
     /// by a newer one.
     older: Mutex<BTreeSet<String>>,
 }
 
+/// Of the TCP connection, and of the TLS handshake over it: a peer may die in the midst.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Bytes of one snapshot chunk.
 const CHUNK_BYTES: usize = 1 << 20;
 /// Larger than a full append (4 MiB of entries plus one oversized entry).
 pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 impl TonicTransport {
-    /// `tls` is asked at each new connection, so that rotated certificates are used.
-    pub fn new(tls: impl Fn() -> ClientTlsConfig + Send + Sync + 'static) -> TonicTransport {
+    /// `tls` is asked for each lane's connection, also when that is made anew: so rotated certificates are used.
+    /// What other masters wait for runs on `consensus`, the rest where this is called.
+    pub fn new(tls: impl Fn() -> ClientTlsConfig + Send + Sync + 'static, consensus: Handle) -> TonicTransport {
         TonicTransport {
             tls: Box::new(tls),
             met: Box::new(|_| ()),
             channels: Mutex::default(),
+            api: Handle::current(),
+            consensus,
             older: Mutex::default(),
         }
     }
@@ -135,13 +152,16 @@ impl TonicTransport {
         if !channels.contains_key(&key) {
             let unreachable = |error: tonic::transport::Error| TransportError::Unreachable(format!("{error:?}"));
             let endpoint = Endpoint::from_shared(format!("https://{addr}"))
-                .and_then(|endpoint| endpoint.tls_config((self.tls)()))
+                .and_then(|endpoint| endpoint.tls_config((self.tls)().timeout(CONNECT_TIMEOUT)))
                 .map_err(unreachable)?
                 .tcp_nodelay(true)
-                .connect_timeout(Duration::from_millis(500))
+                .connect_timeout(CONNECT_TIMEOUT)
                 .http2_keep_alive_interval(Duration::from_secs(1))
                 .keep_alive_timeout(Duration::from_secs(2))
                 .keep_alive_while_idle(true);
+            // What serves a connection runs where it is made. The lanes of consensus do not wait behind the API's work.
+            let runtime = if lane == Lane::Client { &self.api } else { &self.consensus };
+            let _entered = runtime.enter();
             channels.insert(key.clone(), endpoint.connect_lazy());
         }
         let client = RaftClient::new(channels[&key].clone());
@@ -165,6 +185,7 @@ impl Transport for TonicTransport {
         timeout: Duration,
     ) -> Result<PeerReply, TransportError> {
         let mut client = self.client(addr, lane)?;
+        let greets = matches!(request, PeerRequest::Greet(_));
         let call = async {
             Ok::<PeerReply, tonic::Status>(match request {
                 PeerRequest::Append(request) => PeerReply::Append(client.append(request).await?.into_inner()),
@@ -190,13 +211,24 @@ impl Transport for TonicTransport {
                 }
                 PeerRequest::ReadIndex(request) => PeerReply::ReadIndex(client.read_index(request).await?.into_inner()),
                 PeerRequest::Beats(request) => PeerReply::Beats(client.beats(request).await?.into_inner()),
+                PeerRequest::Greet(request) => PeerReply::Greet(match client.greet(request).await {
+                    Ok(response) => response.into_inner(),
+                    // A peer of a version without this call has the connection all the same.
+                    Err(status) if status.code() == tonic::Code::Unimplemented => pb::GreetResponse {},
+                    Err(status) => return Err(status),
+                }),
             })
         };
-        match tokio::time::timeout(timeout, call).await {
+        let reply = match tokio::time::timeout(timeout, call).await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(status)) => Err(self.failed(&status)),
             Err(_) => Err(TransportError::Failed(format!("no answer within {} ms", timeout.as_millis()))),
+        };
+        if greets && reply.is_err() {
+            // What is on its way there goes on; who comes next has a new connection.
+            self.channels.lock().remove(&(addr.to_string(), lane));
         }
+        reply
     }
 
     fn appends<'a>(

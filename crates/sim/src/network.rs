@@ -264,7 +264,7 @@ fn subject(request: &PeerRequest) -> Subject {
         PeerRequest::TransferLeader(_) => Subject::Transfer,
         PeerRequest::Propose(_) | PeerRequest::ProposeBatch(_) => Subject::Propose,
         PeerRequest::ReadIndex(_) => Subject::ReadIndex,
-        PeerRequest::Beats(_) => Subject::Beats,
+        PeerRequest::Beats(_) | PeerRequest::Greet(_) => Subject::Beats,
     }
 }
 
@@ -288,6 +288,7 @@ fn name(request: &PeerRequest) -> String {
         }
         PeerRequest::ReadIndex(_) => "read index".into(),
         PeerRequest::Beats(_) => "beats".into(),
+        PeerRequest::Greet(_) => "greet".into(),
     }
 }
 

@@ -75,8 +75,13 @@ impl Twin {
     pub fn seed(self) -> u64 {
         match self {
             Twin::StaleRead => 2,
-            Twin::LostUpdate | Twin::Forgetful => 5,
-            Twin::LyingDisk | Twin::Amnesia | Twin::Unfenced | Twin::SkippingWatch | Twin::DeafWatch => 1,
+            Twin::Forgetful => 6,
+            Twin::LostUpdate
+            | Twin::LyingDisk
+            | Twin::Amnesia
+            | Twin::Unfenced
+            | Twin::SkippingWatch
+            | Twin::DeafWatch => 1,
             Twin::Crowding | Twin::Doubling | Twin::Forgotten | Twin::Silent | Twin::Undead | Twin::Blind => 1,
         }
     }

@@ -50,6 +50,7 @@ impl Node {
             PeerRequest::ProposeBatch(r) => r.to.clone(),
             PeerRequest::ReadIndex(r) => r.to.clone(),
             PeerRequest::Beats(r) => r.to.clone(),
+            PeerRequest::Greet(r) => r.to.clone(),
         };
         inner.check(to)?;
         let fatal = |error: &dyn std::fmt::Display| Error::Fatal(error.to_string());
@@ -116,6 +117,7 @@ impl Node {
                 inner.beats.send_replace(request.silent_ms.into_iter().collect());
                 PeerReply::Beats(pb::BeatsResponse {})
             }
+            PeerRequest::Greet(_) => PeerReply::Greet(pb::GreetResponse {}),
         })
     }
 }
