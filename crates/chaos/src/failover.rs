@@ -12,8 +12,11 @@ pub struct Failover {
     pub fault: String,
     /// Until the first answer to a write that was begun once the harm stood.
     pub writes_us: Option<u64>,
-    /// The longest time without an acknowledged write around the fault.
+    /// The longest time without an acknowledged write from its beginning until its harm was ended, and on until
+    /// writes were accepted: of a planned stop, the hand-over and the end of the process.
     pub gap_us: Option<u64>,
+    /// The longest time without one in the second that followed: the return of who was harmed.
+    pub return_gap_us: Option<u64>,
     /// Until a pod was bound that was asked for once the harm stood.
     pub bind_us: Option<u64>,
 }
@@ -93,7 +96,7 @@ fn first_after(times: &[(u64, u64)], since: u64) -> Option<u64> {
     times[begin..].iter().find(|(begun, _)| *begun >= since).map(|(_, done)| *done)
 }
 
-/// Around a fault whose end is not known, a gap is looked for this long.
+/// Who comes back is caught up within this, and a fault that lasts is looked at no longer for its gap.
 const AROUND_US: u64 = 1_000_000;
 
 pub(crate) fn failovers(faults: &[FaultLine], times: &Times) -> Vec<Failover> {
@@ -101,11 +104,13 @@ pub(crate) fn failovers(faults: &[FaultLine], times: &Times) -> Vec<Failover> {
     let cost = |fault: &FaultLine| {
         let since = |at: u64| at - fault.begun_us;
         let written = times.written_after(fault.held_us);
+        let harmed = written.unwrap_or(fault.held_us).max(fault.ended_us.min(fault.begun_us + AROUND_US));
         Failover {
             n: fault.planned.n,
             fault: fault.planned.fault.name().into(),
             writes_us: written.map(since),
-            gap_us: times.gap(fault.begun_us, written.unwrap_or(fault.held_us).max(fault.begun_us + AROUND_US)),
+            gap_us: times.gap(fault.begun_us, harmed),
+            return_gap_us: times.gap(fault.ended_us.max(harmed), fault.ended_us.max(harmed) + AROUND_US),
             bind_us: first_after(&times.bound, fault.held_us).map(since),
         }
     };

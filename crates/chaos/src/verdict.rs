@@ -49,6 +49,7 @@ pub struct Report {
     /// Percentiles over the faults that took the leader away, by fault, and `all`.
     pub writes: BTreeMap<String, Percentiles>,
     pub gaps: BTreeMap<String, Percentiles>,
+    pub return_gaps: BTreeMap<String, Percentiles>,
     pub binds: BTreeMap<String, Percentiles>,
     pub failovers: Vec<Failover>,
     pub converged_ms: Option<u64>,
@@ -123,7 +124,8 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
         let told = values.into_iter().filter_map(|(key, values)| Some((key, Percentiles::of(values)?)));
         told.collect::<BTreeMap<_, _>>()
     };
-    let (writes, gaps, binds) = (by_fault(|f| f.writes_us), by_fault(|f| f.gap_us), by_fault(|f| f.bind_us));
+    let (writes, binds) = (by_fault(|f| f.writes_us), by_fault(|f| f.bind_us));
+    let (gaps, return_gaps) = (by_fault(|f| f.gap_us), by_fault(|f| f.return_gap_us));
     found("limits", over_limits(scenario, &writes, &binds));
     let inconclusive = inconclusive(scenario, run, faults, &counts, hole);
     let verdict = match (violations.is_empty(), inconclusive.is_empty()) {
@@ -143,6 +145,7 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
         counts,
         writes,
         gaps,
+        return_gaps,
         binds,
         failovers,
         converged_ms: run.converged_ms,
@@ -309,7 +312,13 @@ impl Report {
                 "leader lost, ms until", "n", "p50", "p90", "p99", "max"
             ));
         }
-        for (what, table) in [("writes", &self.writes), ("longest gap", &self.gaps), ("a new bind", &self.binds)] {
+        let tables = [
+            ("writes", &self.writes),
+            ("longest gap", &self.gaps),
+            ("gap at the return", &self.return_gaps),
+            ("a new bind", &self.binds),
+        ];
+        for (what, table) in tables {
             for (fault, p) in table.iter().filter(|(fault, _)| table.len() > 2 || *fault != "all") {
                 let row = format!("{what} ({fault})");
                 text.push_str(&format!(

@@ -145,6 +145,11 @@ pub(crate) fn bench(words: &[&str]) -> Result<()> {
         );
         for (fault, report) in &reports {
             println!("{}", row(fault, report));
+            if *fault == "stop" {
+                // Of the one that was stopped: it starts, beside the others on one disk.
+                let gap = cell(ms(report, "returnGaps", "p99Ms"));
+                println!("{:<16} {:>5} {:>6} {:>6} {:>6} {gap:>7}", "its return", "", "-", "-", "-");
+            }
         }
         println!(
             "{:<16} {:>5} {:>6.0} {:>6.0} {:>6} {:>7} {:>7.0} {:>5} {:>8}",
