@@ -363,6 +363,9 @@ fn run(pod: &Value, world: &World, memory: &mut Memory, now: Timestamp, step: &m
             None => {
                 inits_done &= !is_init;
                 if let Some(attempt) = first_attempt(pod, name) {
+                    // Those before went with the machine, once in this worker's life: they are no failures of its
+                    // own, for which it would be backed off. The kubelet's back-off starts anew with it, too.
+                    memory.forgiven.entry(name.into()).or_insert(attempt);
                     start(container, attempt, memory, now, step);
                 }
             }

@@ -28,6 +28,31 @@ fn ten_minutes_of_running_are_forgiven() {
 }
 
 #[test]
+fn what_a_machine_took_along_is_no_failure_of_the_container() {
+    let mut life = Life::new(one());
+    life.settle();
+    for _ in 0..5 {
+        // Power is lost: neither the runtime nor the worker remembers anything.
+        (life.world, life.memory) = (World::default(), Memory::default());
+        life.later(1_000).settle();
+    }
+    life.trace.clear();
+    life.exit("c", 1).settle().exit("c", 1).settle();
+    life.expect(expect![[r#"
+          start c6
+        Running c:ready#6 wake=-
+        Running c:CrashLoopBackOff#6 wake=+10000
+    "#]]);
+    // A sandbox that ends under this worker forgives no more.
+    life.later(10_000).settle().exit("c", 1).settle();
+    life.world = World::default();
+    life.settle();
+    life.trace.clear();
+    life.exit("c", 1).settle();
+    assert!(life.trace.contains("CrashLoopBackOff#8 wake=+40000"), "{}", life.trace);
+}
+
+#[test]
 fn never_and_on_failure() {
     let mut spec = one();
     spec["restartPolicy"] = json!("Never");
