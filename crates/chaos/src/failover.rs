@@ -110,7 +110,8 @@ pub(crate) fn failovers(faults: &[FaultLine], times: &Times) -> Vec<Failover> {
             fault: fault.planned.fault.name().into(),
             writes_us: written.map(since),
             gap_us: times.gap(fault.begun_us, harmed),
-            return_gap_us: times.gap(fault.ended_us.max(harmed), fault.ended_us.max(harmed) + AROUND_US),
+            // Not the gap that ended with the answer.
+            return_gap_us: times.gap(fault.ended_us.max(harmed + 1), fault.ended_us.max(harmed) + AROUND_US),
             bind_us: first_after(&times.bound, fault.held_us).map(since),
         }
     };

@@ -174,6 +174,7 @@ fn a_clean_history_is_clean_and_its_failover_is_measured() {
     assert_eq!((report.counts.acknowledged, report.counts.lost, report.counts.double_binds), (8, 0, 0));
     let failover = &report.failovers[0];
     assert_eq!((failover.writes_us, failover.gap_us, failover.bind_us), (Some(2_500), Some(3_000), Some(2_100)));
+    assert_eq!(failover.return_gap_us, Some(1_000), "the failover itself is none");
     assert!(report.text().lines().all(|line| line.len() <= 80), "{}", report.text());
 }
 
