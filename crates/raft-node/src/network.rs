@@ -60,17 +60,15 @@ impl Peer {
     pub(crate) fn known(&self, rpc: &AppendEntriesRequest<TypeConfig>) -> Option<LogId> {
         let prev = rpc.prev_log_id.filter(|_| !rpc.entries.is_empty())?;
         let agreed = self.network.granted.agreed(rpc.vote.leader_id.term, self.id)?;
-        let is_news = Some(prev) > *self.matched.lock() && prev.index <= agreed.index;
-        if is_news {
-            self.note_matched(prev);
-        }
-        is_news.then_some(prev)
+        (prev.index <= agreed.index && self.note_matched(prev)).then_some(prev)
     }
 
-    /// Notes what openraft is told that the peer holds.
-    pub(crate) fn note_matched(&self, log_id: LogId) {
+    /// Notes what openraft is told that the peer holds; whether that is more than before.
+    pub(crate) fn note_matched(&self, log_id: LogId) -> bool {
         let mut matched = self.matched.lock();
+        let is_more = Some(log_id) > *matched;
         *matched = matched.max(Some(log_id));
+        is_more
     }
 
     pub(crate) fn append_request(&self, rpc: &AppendEntriesRequest<TypeConfig>) -> pb::AppendRequest {
@@ -256,19 +254,10 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::Nowhere;
     use crate::types::Entry;
-    use async_trait::async_trait;
     use openraft::EntryPayload;
     use openraft::impls::leader_id_adv::LeaderId;
-
-    struct Nobody;
-
-    #[async_trait]
-    impl Transport for Nobody {
-        async fn call(&self, _: Lane, _: &str, _: PeerRequest, _: Duration) -> Result<PeerReply, TransportError> {
-            Err(TransportError::Unreachable("there is nobody".into()))
-        }
-    }
 
     fn log_id(index: u64) -> LogId {
         LogId { leader_id: LeaderId { term: 4, node_id: 1 }, index }
@@ -278,8 +267,12 @@ mod tests {
     fn what_a_vote_has_told_is_not_asked_and_told_once() {
         let granted = Granted::default();
         granted.note(5, 2, Some(log_id(900)), Some(log_id(800)));
-        let network =
-            Network { cluster_id: "test".into(), transport: Arc::new(Nobody), heard_levels: Heard::default(), granted };
+        let network = Network {
+            cluster_id: "test".into(),
+            transport: Arc::new(Nowhere),
+            heard_levels: Heard::default(),
+            granted,
+        };
         let peer = |id| Peer {
             network: network.clone(),
             lane: Lane::Replication,

@@ -70,7 +70,7 @@ fn a_purged_log_goes_on_behind_what_was_purged() {
     });
 }
 
-struct Nowhere;
+pub(crate) struct Nowhere;
 
 #[async_trait]
 impl Transport for Nowhere {

@@ -9,7 +9,7 @@ use std::process::Command;
 
 const HELP: &str = "\
 cargo xtask bench failover [--kills N] [--others N] [--report DIR] [-o json]
-  --kills N     leaders killed with -9 (1000, about 25 min)
+  --kills N     leaders killed with -9 (1000, about 30 min)
   --others N    leaders frozen, cut off, and stopped as planned, each (100)
   --report DIR  keeps the reports of `balsa chaos` there";
 
