@@ -15,7 +15,8 @@ pub struct Failover {
     /// The longest time without an acknowledged write from its beginning until its harm was ended, and on until
     /// writes were accepted: of a planned stop, the hand-over and the end of the process.
     pub gap_us: Option<u64>,
-    /// The longest time without one in the second that followed: the return of who was harmed.
+    /// The longest time between two in the second that followed, and before the next fault: the return of who was
+    /// harmed.
     pub return_gap_us: Option<u64>,
     /// Until a pod was bound that was asked for once the harm stood.
     pub bind_us: Option<u64>,
@@ -89,6 +90,12 @@ impl Times {
         let around = self.acknowledged[begin..].windows(2).take_while(|pair| pair[0].1 <= to);
         around.map(|pair| pair[1].1 - pair[0].1).max()
     }
+    /// The longest time between two acknowledgements that both lie in `from..=to`.
+    fn gap_within(&self, from: u64, to: u64) -> Option<u64> {
+        let begin = self.acknowledged.partition_point(|(_, answered)| *answered < from);
+        let within = self.acknowledged[begin..].windows(2).take_while(|pair| pair[1].1 <= to);
+        within.map(|pair| pair[1].1 - pair[0].1).max()
+    }
 }
 
 fn first_after(times: &[(u64, u64)], since: u64) -> Option<u64> {
@@ -105,13 +112,14 @@ pub(crate) fn failovers(faults: &[FaultLine], times: &Times) -> Vec<Failover> {
         let since = |at: u64| at - fault.begun_us;
         let written = times.written_after(fault.held_us);
         let harmed = written.unwrap_or(fault.held_us).max(fault.ended_us.min(fault.begun_us + AROUND_US));
+        let back = fault.ended_us.max(harmed);
+        let next = faults.iter().map(|next| next.begun_us).filter(|begun| *begun > fault.begun_us).min();
         Failover {
             n: fault.planned.n,
             fault: fault.planned.fault.name().into(),
             writes_us: written.map(since),
             gap_us: times.gap(fault.begun_us, harmed),
-            // Not the gap that ended with the answer.
-            return_gap_us: times.gap(fault.ended_us.max(harmed + 1), fault.ended_us.max(harmed) + AROUND_US),
+            return_gap_us: times.gap_within(back, next.unwrap_or(u64::MAX).min(back + AROUND_US)),
             bind_us: first_after(&times.bound, fault.held_us).map(since),
         }
     };
