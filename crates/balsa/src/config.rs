@@ -121,6 +121,17 @@ impl Join {
     pub(crate) fn new(server: String, token: String) -> Join {
         Join { server, token, learner: false, replaces: String::new() }
     }
+
+    fn check(&self) -> Result<()> {
+        if self.learner && !self.replaces.is_empty() {
+            bail!(
+                "join: a learner takes nobody's place yet: leave out join.replaces, and say `balsa members replace {} \
+                 NEW` once it has caught up",
+                self.replaces
+            );
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -219,11 +230,26 @@ fn load<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
     serde_saphyr::from_str(&text).with_context(|| format!("{} is not a valid configuration", path.display()))
 }
 
-fn check_name(name: &str) -> Result<()> {
+pub(crate) fn check_name(name: &str) -> Result<()> {
     if !objects::validate::is_dns_subdomain(name) {
         bail!("name: {name:?} is not a valid name; use lower case letters, digits, '-' and '.'");
     }
     Ok(())
+}
+
+/// An address that others can reach this machine at: of IP or a host name, without a port.
+pub(crate) fn check_address(field: &str, address: &str) -> Result<()> {
+    let bare = address.trim_matches(['[', ']']);
+    match bare.parse::<IpAddr>() {
+        Ok(ip) if ip.is_unspecified() || ip.is_multicast() => {
+            bail!("{field}: {address} is nobody's address; name the one that other machines reach this one at")
+        }
+        Ok(_) => Ok(()),
+        Err(_) if objects::validate::is_dns_subdomain(&bare.to_lowercase()) => Ok(()),
+        Err(_) => {
+            bail!("{field}: {address:?} is neither an IP address nor a host name (ports have fields of their own)")
+        }
+    }
 }
 
 /// host:port as sockets and URLs take it: an IPv6 address stands in brackets.
@@ -270,6 +296,8 @@ impl MasterConfig {
     pub(crate) fn load(path: &Path) -> Result<MasterConfig> {
         let config: MasterConfig = load(path)?;
         check_name(&config.name)?;
+        check_address("address", &config.address)?;
+        config.join.as_ref().map_or(Ok(()), Join::check)?;
         config.raft_profile()?;
         if !dispatch::addresses::are_networks(&config.pod_network) {
             bail!("podNetwork: {:?} is not a list of networks such as 10.244.0.0/16", config.pod_network);
@@ -291,6 +319,11 @@ impl MasterConfig {
 
     pub(crate) fn api_addr(&self) -> String {
         host_port(&self.address, self.api_port)
+    }
+
+    /// Where clients reach the cluster: at its VIP, or at this master.
+    pub(crate) fn server(&self) -> String {
+        self.vip.as_ref().map_or(self.api_addr(), |vip| vip.server(self.api_port))
     }
 
     pub(crate) fn peer_addr(&self) -> String {
@@ -382,6 +415,28 @@ mod tests {
         let error = format!("{:#}", MasterConfig::load(&path).unwrap_err());
         std::fs::remove_file(&path).unwrap();
         assert!(error.contains("prot"), "{error}");
+    }
+
+    #[test]
+    fn an_address_is_one_that_others_can_reach() {
+        for good in ["10.0.0.1", "127.0.0.1", "fd00::1", "[fd00::1]", "m1", "m1.example.com", "M1"] {
+            check_address("address", good).unwrap();
+        }
+        for wrong in ["", "0.0.0.0", "::", "224.0.0.1", "10.0.0.1:6443", "10.0.0.1/24", "m 1", "https://m1"] {
+            assert!(check_address("address", wrong).unwrap_err().to_string().starts_with("address: "), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_learner_that_is_to_replace_somebody_is_refused() {
+        let join = |learner, replaces: &str| Join {
+            learner,
+            replaces: replaces.into(),
+            ..Join::new("a:1".into(), "t".into())
+        };
+        assert!(join(true, "m2").check().unwrap_err().to_string().contains("members replace m2 NEW"));
+        join(true, "").check().unwrap();
+        join(false, "m2").check().unwrap();
     }
 
     #[test]

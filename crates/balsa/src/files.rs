@@ -170,8 +170,30 @@ impl DataDir {
         write().with_context(|| format!("writing {}", path.display()))
     }
 
-    pub(crate) fn identity(&self) -> Option<Identity> {
-        serde_json::from_str(&self.read("identity.json")?).ok()
+    /// None in a folder that holds nobody's. One that cannot be read is no reason to take the folder for empty.
+    pub(crate) fn identity(&self) -> Result<Option<Identity>> {
+        let path = self.path("identity.json");
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            read => read.with_context(|| format!("reading {}", path.display()))?,
+        };
+        serde_json::from_str(&text).map(Some).with_context(|| {
+            format!(
+                "{} is damaged: put it back from a copy, or move the folder away and join anew with a token",
+                path.display()
+            )
+        })
+    }
+
+    /// The same for a configuration of that name: refused when the folder is another's.
+    pub(crate) fn identity_of(&self, name: &str) -> Result<Option<Identity>> {
+        let identity = self.identity()?;
+        match &identity {
+            Some(other) if other.name != name => {
+                bail!("{} belongs to {}, and the configuration says {name}", self.0.display(), other.name)
+            }
+            Some(_) | None => Ok(identity),
+        }
     }
 
     pub(crate) fn save_identity(&self, identity: &Identity) -> Result<()> {
@@ -212,6 +234,18 @@ mod tests {
         assert_eq!(identity(1).superseded_by("c1x/7"), None);
         let old: Identity = serde_json::from_str(r#"{"cluster_id": "c1", "node_id": 1, "name": "m"}"#).unwrap();
         assert_eq!((old.epoch, old.raft_dir()), (1, "raft".into()));
+    }
+
+    #[test]
+    fn only_a_folder_without_identity_is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = DataDir::create(folder.path()).unwrap();
+        assert!(dir.identity().unwrap().is_none());
+        dir.save_identity(&Identity { cluster_id: "c".into(), node_id: 1, name: "m1".into(), epoch: 1 }).unwrap();
+        assert_eq!(dir.identity_of("m1").unwrap().unwrap().node_id, 1);
+        assert!(format!("{:#}", dir.identity_of("m2").unwrap_err()).contains("belongs to m1"));
+        dir.write("identity.json", "{\"cluster_id\": \"c").unwrap();
+        assert!(format!("{:#}", dir.identity().unwrap_err()).contains("is damaged"));
     }
 
     #[test]

@@ -17,7 +17,8 @@ use tonic::transport::{Channel, Endpoint};
 pub(crate) fn init(config: &Path) -> Result<()> {
     let config = MasterConfig::load(config)?;
     let dir = DataDir::create(&config.data_dir)?;
-    if dir.identity().is_some() || dir.path("raft").exists() {
+    let _held = dir.hold()?;
+    if dir.identity()?.is_some() || !dir.raft_folders()?.is_empty() {
         bail!("{} already holds a master; a new cluster needs an empty data folder", config.data_dir.display());
     }
     let mut rng = stdx::Rng::new(crate::seed());
@@ -36,8 +37,7 @@ pub(crate) fn init(config: &Path) -> Result<()> {
     };
     dir.write("bootstrap.json", &serde_json::to_string(&bootstrap)?)?;
     let admin = authority.issue(Role::Admin, "admin", &[])?;
-    let server = config.vip.as_ref().map_or(config.api_addr(), |vip| vip.server(config.api_port));
-    let kubeconfig = crate::kubeconfig::document(&[("balsa".into(), server)], "balsa", &ca, &admin);
+    let kubeconfig = crate::kubeconfig::document(&[("balsa".into(), config.server())], "balsa", &ca, &admin);
     dir.write("admin.kubeconfig", &kubeconfig)?;
     // Last: its presence means that the folder is complete.
     let node_id = rng.next_u64() >> 11;
@@ -49,10 +49,16 @@ pub(crate) fn init(config: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A machine that lost its power says nothing: calls to it end after two of these. (Members that catch up are waited
+/// for longer.)
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
 pub(crate) async fn channel(addr: &str, credential: Option<&Credential>, ca: &str) -> Result<Channel> {
     let endpoint = Endpoint::from_shared(format!("https://{addr}"))?
         .tls_config(pki::tls::tonic_client(credential, ca, config::host_of(addr)))?
-        .connect_timeout(Duration::from_secs(2));
+        .connect_timeout(Duration::from_secs(2))
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE);
     endpoint.connect().await.with_context(|| format!("connecting to {addr}"))
 }
 

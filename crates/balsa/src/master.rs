@@ -76,10 +76,7 @@ pub(crate) fn run(path: &Path) -> Result<()> {
 
 /// The identity and how it came: kept, or just earned with a token.
 async fn identity(config: &MasterConfig, dir: &DataDir) -> Result<(Identity, bool)> {
-    if let Some(identity) = dir.identity() {
-        if identity.name != config.name {
-            bail!("{} belongs to master {}, the configuration says {}", dir.0.display(), identity.name, config.name);
-        }
+    if let Some(identity) = dir.identity_of(&config.name)? {
         return Ok((identity, false));
     }
     let Some(join) = &config.join else {

@@ -28,6 +28,11 @@ pub(crate) async fn run(disk: Arc<dyn Disk>) -> String {
     loop {
         tokio::time::sleep(EVERY).await;
         let mut from = Vec::new();
+        // A small cluster's log of a day is read from memory, and on the disk at a start only: when it is too late.
+        let flushed = disk.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || flushed.flush()).await {
+            return error.to_string();
+        }
         loop {
             let disk = disk.clone();
             let read = tokio::task::spawn_blocking(move || page(&*disk, &from)).await;

@@ -115,7 +115,7 @@ async fn containers(config: &WorkerConfig, dir: &DataDir) -> Result<Containers> 
 }
 
 async fn serve(config: WorkerConfig, dir: DataDir) -> Result<()> {
-    if dir.identity().is_none() {
+    if dir.identity_of(&config.name)?.is_none() {
         enroll(&config, &dir).await?;
     }
     let ca = dir.ca()?;

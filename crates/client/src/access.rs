@@ -11,6 +11,9 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 /// As long as a busy machine may take for a connection; the kernel would wait for two minutes.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 
+/// A server whose machine has lost its power says nothing: what waits for it ends after two of these.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
 /// A certificate and its key, as PEM.
 #[derive(Clone)]
 pub struct Identity {
@@ -86,7 +89,7 @@ impl Access {
     }
 
     /// For those who mind their connections themselves: `connect` or `connect_lazy` it. It gives up on an
-    /// address that says nothing after two seconds.
+    /// address that says nothing after two seconds, and on a server that falls silent amid a call after ten.
     pub fn endpoint(&self, server: &Server) -> Result<Endpoint, Error> {
         let failed = |source| Error::Server { server: server.address.clone(), source };
         let host = server.address.rsplit_once(':').map_or(server.address.as_str(), |(host, _)| host);
@@ -98,7 +101,9 @@ impl Access {
             None => tls,
         };
         let endpoint = Endpoint::from_shared(format!("https://{}", server.address)).map_err(failed)?;
-        endpoint.connect_timeout(CONNECT_MAX).tls_config(tls).map_err(failed)
+        let endpoint = endpoint.connect_timeout(CONNECT_MAX);
+        let endpoint = endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
+        endpoint.tls_config(tls).map_err(failed)
     }
 }
 

@@ -447,4 +447,8 @@ impl Disk for RocksDisk {
         });
         pairs.next().transpose()
     }
+
+    fn flush(&self) -> io::Result<()> {
+        self.log.flush().map_err(failed)
+    }
 }

@@ -2,6 +2,14 @@
 
 use super::*;
 
+#[test]
+fn it_passes_the_suite_of_disks() {
+    raft_node::suite::check(|| {
+        let dir = tempfile::tempdir().unwrap();
+        Box::new(move || Arc::new(RocksDisk::open(dir.path()).unwrap()))
+    });
+}
+
 fn put(key: &str, value: &str) -> Batch {
     let mut batch = Batch::default();
     batch.put(key.as_bytes(), value.as_bytes().to_vec());

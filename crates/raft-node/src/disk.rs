@@ -66,7 +66,7 @@ pub trait Disk: Send + Sync + 'static {
     /// Applies the batch atomically, to the log's part. With `sync`, returns only once it and everything `write`
     /// was given before it is durable. An error is final: the process must stop and start again.
     fn write(&self, batch: Batch, sync: bool) -> io::Result<()>;
-    /// Writes rows, in key order: all or none, and durable on return, whether or not what `write` was given
+    /// Writes rows, at least one, in key order: all or none, and durable on return, whether or not what `write` was given
     /// before is. An error is final.
     fn write_rows(&self, origin: Origin, rows: &mut dyn Iterator<Item = Row>) -> io::Result<()>;
     fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>>;
@@ -74,6 +74,11 @@ pub trait Disk: Send + Sync + 'static {
     fn scan(&self, from: &[u8], to: &[u8], max: usize) -> io::Result<Vec<(Bytes, Bytes)>>;
     /// The last pair below `to` and not below `from`.
     fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<(Bytes, Bytes)>>;
+    /// Puts what is read from memory alone where `scan` reads it from the disk, for who looks for damage. Nothing to do
+    /// for a disk that reads no files.
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A disk in memory that forgets unsynced writes at `crash`. The simulator's and the tests' disk.
@@ -141,7 +146,7 @@ impl Disk for MemoryDisk {
     fn write_rows(&self, _: Origin, rows: &mut dyn Iterator<Item = Row>) -> io::Result<()> {
         let batch = Batch { puts: rows.collect(), ..Batch::default() };
         // As a real one demands.
-        assert!(batch.puts.first().is_none_or(|(key, _)| key[..] >= *ROWS_START), "no rows");
+        assert!(batch.puts.first().is_some_and(|(key, _)| key[..] >= *ROWS_START), "no rows");
         assert!(batch.puts.is_sorted_by(|(a, _), (b, _)| a < b), "rows out of order");
         let mut inner = self.inner.lock();
         apply_to(&mut inner.now, &batch);

@@ -19,6 +19,8 @@ mod pipe;
 mod remains;
 mod rounds;
 mod server;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
 mod tail;
 mod transport;
 mod types;

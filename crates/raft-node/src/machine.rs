@@ -64,8 +64,13 @@ pub(crate) fn raise(state: &mut State, membership: &Membership, knows: u32) -> i
     Ok(())
 }
 
-fn invalid(error: impl std::error::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("the applied state cannot be read: {error}"))
+fn invalid(error: snapshot::Error) -> io::Error {
+    let kind = match error {
+        // Nothing is damaged: a newer build reads it.
+        snapshot::Error::FeatureLevel { .. } => io::ErrorKind::Unsupported,
+        _ => io::ErrorKind::InvalidData,
+    };
+    io::Error::new(kind, format!("the applied state cannot be read: {error}"))
 }
 
 impl Machine {

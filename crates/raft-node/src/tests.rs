@@ -1,40 +1,32 @@
-//! openraft's own storage suite over the in-memory disk, and what the simulator has taught.
+//! The suite of disks over the one in memory, and what the simulator has taught.
 
 use crate::disk::{Batch, Disk, MemoryDisk};
 use crate::log::Log;
-use crate::machine::Machine;
 use crate::transport::{Lane, PeerReply, PeerRequest, Transport, TransportError};
 use crate::types::{Entry, LogId, TypeConfig};
 use crate::writer::{Writer, spawn_inline};
-use crate::{Checkpoints, Error, Member, Node, Options, Profile};
+use crate::{Checkpoints, Error, Member, Node, Options, Profile, suite};
 use async_trait::async_trait;
 use objects::Timestamp;
+use openraft::EntryPayload;
 use openraft::impls::leader_id_adv::LeaderId;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
-use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
-use openraft::{EntryPayload, StorageError};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-struct InMemory;
-
-impl StoreBuilder<TypeConfig, Log, Machine> for InMemory {
-    async fn build(&self) -> Result<((), Log, Machine), StorageError<TypeConfig>> {
-        let disk = Arc::new(MemoryDisk::default());
-        let writer = spawn_inline()(Writer::new(disk.clone()));
-        let log = Log::open(disk.clone(), writer).map_err(|e| StorageError::read(TypeConfig::err_from_error(&e)))?;
-        let machine = Machine::open(disk, 1).map_err(|e| StorageError::read(TypeConfig::err_from_error(&e)))?;
-        Ok(((), log, machine))
-    }
-}
-
 #[test]
-fn passes_the_storage_suite() {
-    TypeConfig::run(async { Suite::test_all(InMemory).await.unwrap() });
+fn the_simulator_s_disk_passes_the_suite_of_disks() {
+    suite::check(|| {
+        let disk = Arc::new(MemoryDisk::default());
+        Box::new(move || {
+            disk.crash(0);
+            disk.clone()
+        })
+    });
 }
 
 /// A purge that reaches beyond the log, as a snapshot that is installed brings it: what lingers is not the log's end.

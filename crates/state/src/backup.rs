@@ -6,7 +6,7 @@
 //! hash. Reader and writer hold one item at a time.
 
 use crate::View;
-use crate::snapshot::{self, Row};
+use crate::snapshot::{self, Row, push};
 use objects::{Revision, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -19,7 +19,7 @@ const TRAILER: u32 = u32::MAX;
 const ITEM_BYTES_MAX: u32 = 256 << 20;
 
 /// What a backup says of itself.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
     pub cluster_id: String,
@@ -133,12 +133,6 @@ impl Iterator for Pieces {
     }
 }
 
-fn push(out: &mut Vec<u8>, item: &[u8]) {
-    out.extend_from_slice(&(item.len() as u32).to_le_bytes());
-    out.extend_from_slice(&crc32c::crc32c(item).to_le_bytes());
-    out.extend_from_slice(item);
-}
-
 /// Reads a backup item by item. What it has yielded is to be trusted only once `next_row` has said that
 /// there is no more: the hash stands at the end.
 pub struct Reader<R> {
@@ -159,17 +153,9 @@ impl<R: Read> Reader<R> {
         if magic != *MAGIC {
             return Err(Error::Magic);
         }
-        let manifest = Manifest {
-            cluster_id: String::new(),
-            epoch: 0,
-            revision: 0,
-            feature_level: 0,
-            n_objects: 0,
-            taken_at_ms: 0,
-            members: Vec::new(),
-        };
         let hash = Sha256::new_with_prefix(MAGIC);
-        let mut reader = Reader { source, hash, n_items: 0, n_rows: 0, manifest, head: Vec::new(), digest: None };
+        let (manifest, head) = (Manifest::default(), Vec::new());
+        let mut reader = Reader { source, hash, n_items: 0, n_rows: 0, manifest, head, digest: None };
         let first = reader.item()?.ok_or(Error::Short { items: 0 })?;
         let manifest = serde_json::from_slice(&first);
         reader.manifest = manifest.map_err(|error| Error::Decode { why: format!("the manifest: {error}") })?;

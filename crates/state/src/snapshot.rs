@@ -62,7 +62,8 @@ fn head_of(bytes: &[u8]) -> Result<Head, Error> {
     }
 }
 
-fn push(out: &mut Vec<u8>, item: &[u8]) {
+/// An item, with its length and its CRC-32C before it.
+pub(crate) fn push(out: &mut Vec<u8>, item: &[u8]) {
     out.extend_from_slice(&(item.len() as u32).to_le_bytes());
     out.extend_from_slice(&crc32c::crc32c(item).to_le_bytes());
     out.extend_from_slice(item);

@@ -10,7 +10,7 @@ use crate::output::Format;
 use crate::verbs::{self, Where};
 use anyhow::{Context, Result};
 use clap::Subcommand;
-use objects::{Timestamp, json, registry};
+use objects::{Timestamp, Value, json, registry};
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
 use raft_node::Node;
@@ -29,6 +29,8 @@ pub(crate) enum Verb {
         file: PathBuf,
         #[command(flatten)]
         at: Where,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
     },
     /// Verifies a backup and tells what it holds.
     Inspect {
@@ -48,14 +50,16 @@ pub(crate) enum Verb {
         /// Begins this many revisions later still: for clocks that differ by more than 10 s.
         #[arg(long, default_value_t = 0)]
         skip_revisions: u64,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
     },
 }
 
 pub(crate) fn run(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Save { file, at } => save(&file, &at),
+        Verb::Save { file, at, output } => save(&file, &at, output),
         Verb::Inspect { file, output } => inspect(&file, output),
-        Verb::Restore { file, config, skip_revisions } => restore::run(&file, &config, skip_revisions),
+        Verb::Restore { file, config, skip_revisions, output } => restore::run(&file, &config, skip_revisions, output),
     }
 }
 
@@ -63,15 +67,7 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
 pub(crate) fn manifest(cluster_id: &str, epoch: u64, node: &Node, now: Timestamp) -> Manifest {
     let mut members: Vec<String> = node.status().members.into_iter().map(|m| m.member.name).collect();
     members.sort();
-    Manifest {
-        cluster_id: cluster_id.into(),
-        epoch,
-        revision: 0,
-        feature_level: 0,
-        n_objects: 0,
-        taken_at_ms: now.0,
-        members,
-    }
+    Manifest { cluster_id: cluster_id.into(), epoch, taken_at_ms: now.0, members, ..Manifest::default() }
 }
 
 /// A new file that only its owner can read.
@@ -86,9 +82,12 @@ fn create_private(path: &Path) -> Result<std::fs::File> {
     open.with_context(|| format!("creating {}", path.display()))
 }
 
+/// How the name of a file in the making ends.
+const PART: &str = ".part";
+
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".part");
+    name.push(PART);
     path.with_file_name(name)
 }
 
@@ -102,7 +101,7 @@ fn publish(part: &Path, path: &Path) -> Result<Summary> {
     Ok(summary)
 }
 
-fn save(file: &Path, at: &Where) -> Result<()> {
+fn save(file: &Path, at: &Where, output: Format) -> Result<()> {
     let access = at.access()?;
     let to_stdout = file == Path::new("-");
     let part = beside(file);
@@ -135,7 +134,10 @@ fn save(file: &Path, at: &Where) -> Result<()> {
         publish(&part, file)
     });
     let summary = finished.inspect_err(|_| drop(std::fs::remove_file(&part)))?;
-    println!("{} holds {}", file.display(), summary.line());
+    match output {
+        Format::Json => println!("{}", serde_json::to_string_pretty(&summary.json())?),
+        Format::Text => println!("{} holds {}", file.display(), summary.line()),
+    }
     Ok(())
 }
 
@@ -151,6 +153,10 @@ impl Summary {
     fn line(&self) -> String {
         let m = &self.manifest;
         format!("{} objects at revision {} ({} bytes), verified", m.n_objects, m.revision, self.n_bytes)
+    }
+
+    fn json(&self) -> Value {
+        json!({"manifest": self.manifest, "sha256": self.sha256, "bytes": self.n_bytes, "objects": self.by_kind})
     }
 }
 
@@ -171,6 +177,8 @@ impl<R: Read> Read for &mut Counted<R> {
 fn read_all(source: impl Read) -> Result<Summary> {
     let mut counted = Counted { source, n_bytes: 0 };
     let mut reader = Reader::open(&mut counted)?;
+    // Of a head that a restore would refuse nothing is verified.
+    reader.stamp()?;
     let mut by_kind = BTreeMap::new();
     while let Some(row) = reader.next_row()? {
         *by_kind.entry(registry::must(row.record.key.kind).plural).or_insert(0) += 1;
@@ -196,12 +204,7 @@ fn inspect(file: &Path, output: Format) -> Result<()> {
     })?;
     let m = &summary.manifest;
     match output {
-        Format::Json => {
-            let told = json!({
-                "manifest": m, "sha256": summary.sha256, "bytes": summary.n_bytes, "objects": summary.by_kind,
-            });
-            println!("{}", serde_json::to_string_pretty(&told)?);
-        }
+        Format::Json => println!("{}", serde_json::to_string_pretty(&summary.json())?),
         Format::Text => {
             println!("cluster   {}, epoch {}, masters {}", m.cluster_id, m.epoch, m.members.join(", "));
             println!("taken     {}", Timestamp(m.taken_at_ms).rfc3339());

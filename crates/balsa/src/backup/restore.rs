@@ -1,15 +1,16 @@
 //! Restoring: a backup becomes the first checkpoint of a new group of one master.
 //!
 //! The new state is made in a folder that nothing names; the identity, written last, makes all of it
-//! valid at once. An interrupted restore is begun anew.
+//! valid at once. An interrupted restore is run again; what it says is to be removed before, when it came that far.
 
 use crate::cluster_service::{NAME, NAMESPACE, decoded};
 use crate::config::MasterConfig;
 use crate::files::{DataDir, Identity};
+use crate::output::Format;
 use crate::{kubeconfig, master};
 use anyhow::{Context, Result, bail};
 use authz::Role;
-use objects::{Key, Revision, Timestamp, registry};
+use objects::{Key, Revision, Timestamp, json, registry};
 use pki::{Authority, Credential};
 use raft_disk::RocksDisk;
 use raft_node::{Disk, Founding};
@@ -20,11 +21,11 @@ use std::sync::Arc;
 /// The Raft folder in the making.
 pub(crate) const UNBORN: &str = "raft-new";
 
-pub(super) fn run(file: &Path, config: &Path, skip_revisions: u64) -> Result<()> {
+pub(super) fn run(file: &Path, config: &Path, skip_revisions: u64, output: Format) -> Result<()> {
     let config = MasterConfig::load(config)?;
     let dir = DataDir::create(&config.data_dir)?;
     let _held = dir.hold()?;
-    if dir.identity().is_some() {
+    if dir.identity()?.is_some() {
         bail!(
             "{} already holds a master; a restore needs an empty data folder (move it away: it may be the last copy \
              of something)",
@@ -81,12 +82,19 @@ pub(super) fn run(file: &Path, config: &Path, skip_revisions: u64) -> Result<()>
         let credential = authority.issue(Role::Master, &config.name, &config.alt_names())?;
         dir.save_credential("master", &credential, &ca)?;
         let admin = authority.issue(Role::Admin, "admin", &[])?;
-        let server =
-            config.vip.as_ref().map_or(config.api_addr(), |vip| format!("{}:{}", vip.address, config.api_port));
-        let document = kubeconfig::document(&[("balsa".into(), server)], "balsa", &ca, &admin);
+        let document = kubeconfig::document(&[("balsa".into(), config.server())], "balsa", &ca, &admin);
         dir.write("admin.kubeconfig", &document)
     })?;
 
+    let admin = dir.path("admin.kubeconfig");
+    if output == Format::Json {
+        let told = json!({
+            "name": config.name, "epoch": identity.epoch, "revision": begins.0, "kubeconfig": admin.display().to_string(),
+            "manifest": manifest,
+        });
+        println!("{}", serde_json::to_string_pretty(&told)?);
+        return Ok(());
+    }
     println!(
         "{} holds {} objects as of {} (revision {}).",
         config.name,
@@ -97,7 +105,7 @@ pub(super) fn run(file: &Path, config: &Path, skip_revisions: u64) -> Result<()>
     println!("  epoch             {}: masters of the old group (epoch {}) are refused", identity.epoch, manifest.epoch);
     println!("  revisions         go on at {begins}; older watches list again");
     println!("  start it          balsa master --config FILE");
-    println!("  administrator     {}", dir.path("admin.kubeconfig").display());
+    println!("  administrator     {}", admin.display());
     println!("  more masters      join with the tokens of before (`balsa token`), on empty data folders");
     Ok(())
 }

@@ -3,10 +3,10 @@
 //! What became of the last try stands in the replicated state (ConfigMap kube-system/balsa-backups), so
 //! that every master and every leader after this one can tell.
 
-use super::{beside, create_private, manifest, publish};
+use super::{PART, beside, create_private, manifest, publish};
 use crate::config::Backup;
-use crate::files::Identity;
-use anyhow::{Context, Result};
+use crate::files::{FIRST_EPOCH, Identity};
+use anyhow::{Context, Result, bail};
 use front::Front;
 use objects::{Key, Timestamp, Value, ValueExt, json, registry};
 use protos::cluster as pb;
@@ -21,6 +21,9 @@ const NAMESPACE: &str = "kube-system";
 const NAME: &str = "balsa-backups";
 /// A failed try is repeated after this, or after the interval if that is shorter.
 const RETRY: Duration = Duration::from_secs(60);
+
+/// A file in the making that was not written to for so long has no writer any more.
+const WRITING_MAX: Duration = Duration::from_secs(3600);
 
 fn key() -> Key {
     Key::new(registry::CONFIG_MAP, NAMESPACE, NAME)
@@ -38,18 +41,44 @@ pub(crate) fn told(view: &View) -> Option<pb::BackupStatus> {
     })
 }
 
-/// `balsa-20261124T120000Z-r1234.backup`: sorts by time.
-fn file_name(taken: Timestamp, revision: u64) -> String {
-    let time: String = taken.rfc3339().chars().filter(|c| !matches!(c, '-' | ':')).collect();
-    format!("balsa-{time}-r{revision}.backup")
+/// Whose backups belong together: those of one group. What another cluster, or an earlier epoch of this one, has
+/// in the same folder is left alone.
+fn series_of(identity: &Identity) -> String {
+    let cluster: String = identity.cluster_id.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
+    match identity.epoch {
+        FIRST_EPOCH => cluster,
+        epoch => format!("{cluster}-{epoch}"),
+    }
 }
 
-/// When a file of ours was taken; `None` for any other file.
-fn taken_at(name: &str) -> Option<Timestamp> {
-    let (time, revision) = name.strip_prefix("balsa-")?.strip_suffix(".backup")?.split_once("-r")?;
-    let is_ours = time.len() == 16 && time.is_ascii() && revision.parse::<u64>().is_ok();
-    let t = is_ours.then_some(time)?;
-    Timestamp::parse(&format!("{}-{}-{}T{}:{}:{}Z", &t[..4], &t[4..6], &t[6..8], &t[9..11], &t[11..13], &t[13..15]))
+/// A file of a series, which its name tells all of: `balsa-20261124T120000Z-r1234-1a2b3c4d.backup`. In the order of
+/// revisions, which rise whatever the clocks say of the masters that wrote them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Taken {
+    revision: u64,
+    at: Timestamp,
+}
+
+fn file_name(series: &str, taken: Taken) -> String {
+    let time: String = taken.at.rfc3339().chars().filter(|c| !matches!(c, '-' | ':')).collect();
+    format!("balsa-{time}-r{}-{series}.backup", taken.revision)
+}
+
+/// `None` for a file that is not of the series.
+fn parse(series: &str, name: &str) -> Option<Taken> {
+    let (time, rest) = name.strip_prefix("balsa-")?.strip_suffix(".backup")?.split_once("-r")?;
+    let (revision, of) = rest.split_once('-')?;
+    let t = (of == series && time.len() == 16 && time.is_ascii()).then_some(time)?;
+    let at = Timestamp::parse(&format!(
+        "{}-{}-{}T{}:{}:{}Z",
+        &t[..4],
+        &t[4..6],
+        &t[6..8],
+        &t[9..11],
+        &t[11..13],
+        &t[13..15]
+    ))?;
+    Some(Taken { revision: revision.parse().ok()?, at })
 }
 
 /// How long until the next backup is due. A clock that was set back does not put it off further.
@@ -58,11 +87,17 @@ fn wait(newest: Option<Timestamp>, interval: Duration, now: Timestamp) -> Durati
     age.map_or(Duration::ZERO, |age| interval.saturating_sub(Duration::from_millis(age)))
 }
 
-/// Of the names in the folder, those to be removed so that the `keep` newest backups are left.
-fn surplus(mut names: Vec<String>, keep: usize) -> Vec<String> {
-    names.retain(|name| taken_at(name).is_some());
-    names.sort();
+/// Of the names in the folder, those to be removed so that the `keep` newest backups of the series are left.
+fn surplus(series: &str, mut names: Vec<String>, keep: usize) -> Vec<String> {
+    names.retain(|name| parse(series, name).is_some());
+    names.sort_by_key(|name| parse(series, name));
     names.truncate(names.len().saturating_sub(keep));
+    names
+}
+
+/// Of the names in the folder, what a writer that was killed has left of a backup of the series.
+fn unfinished(series: &str, mut names: Vec<String>) -> Vec<String> {
+    names.retain(|name| name.strip_suffix(PART).is_some_and(|name| parse(series, name).is_some()));
     names
 }
 
@@ -71,11 +106,33 @@ fn names(directory: &Path) -> Result<Vec<String>> {
     entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
-/// Writes one, under its name only once it is whole and verified, and removes what is too much.
-fn write(config: &Backup, view: View, manifest: Manifest) -> Result<PathBuf> {
+/// Removes what is too much, and what is left of writers that were killed. All of it is tried; tells what stays.
+fn tidy(config: &Backup, series: &str) -> Result<()> {
+    let all = names(&config.directory)?;
+    let mut doomed = surplus(series, all.clone(), config.keep);
+    // One that was written to a moment ago may be that of a leader who does not know yet that it is none.
+    let is_idle = |name: &String| {
+        let changed = std::fs::metadata(config.directory.join(name)).and_then(|found| found.modified());
+        changed.is_ok_and(|at| at.elapsed().is_ok_and(|idle| idle > WRITING_MAX))
+    };
+    doomed.extend(unfinished(series, all).into_iter().filter(is_idle));
+    let remove = |name: String| {
+        let path = config.directory.join(name);
+        std::fs::remove_file(&path).err().map(|error| format!("{}: {error}", path.display()))
+    };
+    let stay: Vec<String> = doomed.into_iter().filter_map(remove).collect();
+    if !stay.is_empty() {
+        bail!("old backups could not be removed: {}", stay.join("; "));
+    }
+    Ok(())
+}
+
+/// Writes one, under its name only once it is whole and verified.
+fn write(config: &Backup, series: &str, view: View, manifest: Manifest) -> Result<PathBuf> {
     let pieces = Pieces::of(view, manifest);
     let told = pieces.manifest();
-    let path = config.directory.join(file_name(Timestamp(told.taken_at_ms), told.revision));
+    let taken = Taken { revision: told.revision, at: Timestamp(told.taken_at_ms) };
+    let path = config.directory.join(file_name(series, taken));
     let part = beside(&path);
     let written = (|| -> Result<()> {
         let mut file = create_private(&part)?;
@@ -89,30 +146,27 @@ fn write(config: &Backup, view: View, manifest: Manifest) -> Result<PathBuf> {
         // Half a file is of no use, and the disk may be full.
         drop(std::fs::remove_file(&part));
     }
-    written?;
-    for name in surplus(names(&config.directory)?, config.keep) {
-        let path = config.directory.join(name);
-        std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
-    }
-    Ok(path)
+    written.map(|()| path)
 }
 
 /// Runs for ever; works while this master leads.
 pub(crate) async fn keep(config: Backup, front: Front, node: Node, identity: Identity) {
     let Ok(interval) = config.period() else { return };
+    let series = series_of(&identity);
     let mut leadership = front.store.leadership();
     let mut retry = None;
     loop {
         if leadership.wait_for(|now| now.active.is_some()).await.is_err() {
             return;
         }
-        let newest = names(&config.directory).ok().and_then(|names| names.iter().filter_map(|n| taken_at(n)).max());
-        let pause = retry.take().unwrap_or_else(|| wait(newest, interval, front.now()));
+        let known = names(&config.directory).unwrap_or_default();
+        let newest = known.iter().filter_map(|name| parse(&series, name)).max();
+        let pause = retry.take().unwrap_or_else(|| wait(newest.map(|newest| newest.at), interval, front.now()));
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             _ = async { drop(leadership.wait_for(|now| now.active.is_none()).await) } => continue,
         }
-        let outcome = take(&config, &front, &node, &identity).await;
+        let outcome = take(&config, &series, &front, &node, &identity).await;
         match &outcome {
             Ok(path) => tracing::info!(path = %path.display(), "backup written"),
             Err(error) => {
@@ -120,33 +174,37 @@ pub(crate) async fn keep(config: Backup, front: Front, node: Node, identity: Ide
                 tracing::error!("the scheduled backup failed: {error:#}");
             }
         }
-        if let Err(error) = tell(&front, &identity.name, &outcome).await {
+        // Whatever came of it: a folder that fills up takes no more of them.
+        let (folder, of) = (config.clone(), series.clone());
+        let tidied = tokio::task::spawn_blocking(move || tidy(&folder, &of)).await.map_err(Into::into).flatten();
+        if let Err(error) = &tidied {
+            tracing::warn!("{error:#}");
+        }
+        if let Err(error) = tell(&front, &identity.name, &outcome, &tidied).await {
             tracing::warn!("what became of the scheduled backup could not be stored: {error:#}");
         }
     }
 }
 
-async fn take(config: &Backup, front: &Front, node: &Node, identity: &Identity) -> Result<PathBuf> {
+async fn take(config: &Backup, series: &str, front: &Front, node: &Node, identity: &Identity) -> Result<PathBuf> {
     let view = front.store.read().await?;
     let manifest = manifest(&identity.cluster_id, identity.epoch, node, front.now());
-    let config = config.clone();
-    tokio::task::spawn_blocking(move || write(&config, view, manifest)).await?
+    let (config, series) = (config.clone(), series.to_string());
+    tokio::task::spawn_blocking(move || write(&config, &series, view, manifest)).await?
 }
 
 /// Stores what became of a try. Of two leaders that tell at once, the later one is right.
-async fn tell(front: &Front, by: &str, outcome: &Result<PathBuf>) -> Result<()> {
+async fn tell(front: &Front, by: &str, outcome: &Result<PathBuf>, tidied: &Result<()>) -> Result<()> {
     let view = front.store.read().await?;
     let stored = view.get(&key());
     let mut data = stored.map_or_else(|| json!({}), |record| record.value().at("data").clone());
     data.set("by", by);
-    match outcome {
-        Ok(path) => {
-            data.set("lastAt", front.now().rfc3339());
-            data.set("lastFile", path.display().to_string());
-            data.set("failure", "");
-        }
-        Err(error) => data.set("failure", format!("{}: {error:#}", front.now().rfc3339())),
+    if let Ok(path) = outcome {
+        data.set("lastAt", front.now().rfc3339());
+        data.set("lastFile", path.display().to_string());
     }
+    let failure = outcome.as_ref().err().or(tidied.as_ref().err());
+    data.set("failure", failure.map_or(String::new(), |error| format!("{}: {error:#}", front.now().rfc3339())));
     let txn = match stored {
         Some(record) => {
             let mut object: Value = record.value();
@@ -175,16 +233,29 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
+    fn taken(revision: u64, minutes: i64) -> Taken {
+        Taken { revision, at: Timestamp(minutes * 60_000) }
+    }
+
     #[test]
-    fn names_tell_when() {
-        let at = Timestamp(1_790_000_123_000);
-        let name = file_name(at, 42);
-        assert_eq!(name, "balsa-20260921T141523Z-r42.backup");
-        assert_eq!(taken_at(&name), Some(at));
-        for other in
-            ["x", "balsa-20260921T141523Z-r42.backup.part", "balsa-2026-r1.backup", "balsa-20260921T141523Z-rx.backup"]
-        {
-            assert_eq!(taken_at(other), None, "{other}");
+    fn names_tell_whose_and_when() {
+        let of = |epoch| Identity { cluster_id: "1a2b-3c4d-5e6f".into(), node_id: 1, name: "m".into(), epoch };
+        assert_eq!((series_of(&of(1)), series_of(&of(77))), ("1a2b3c4d".into(), "1a2b3c4d-77".into()));
+        let one = Taken { revision: 42, at: Timestamp(1_790_000_123_000) };
+        assert_eq!(file_name("1a2b3c4d", one), "balsa-20260921T141523Z-r42-1a2b3c4d.backup");
+        for series in ["1a2b3c4d", "1a2b3c4d-77"] {
+            assert_eq!(parse(series, &file_name(series, one)), Some(one));
+        }
+        for other in [
+            "x",
+            "balsa-20260921T141523Z-r42-1a2b3c4d.backup.part",
+            "balsa-20260921T141523Z-r42-1a2b3c4d-77.backup",
+            "balsa-20260921T141523Z-r42-other.backup",
+            "balsa-20260921T141523Z-r42.backup",
+            "balsa-2026-r1-1a2b3c4d.backup",
+            "balsa-20260921T141523Z-rx-1a2b3c4d.backup",
+        ] {
+            assert_eq!(parse("1a2b3c4d", other), None, "{other}");
         }
     }
 
@@ -199,10 +270,33 @@ mod tests {
 
     #[test]
     fn the_newest_are_kept_and_others_files_are_left_alone() {
-        let name = |i: i64| file_name(Timestamp(i * 60_000), 9);
-        let mut names: Vec<String> = [3, 1, 4, 2].map(name).to_vec();
-        names.push("notes.txt".into());
-        assert_eq!(surplus(names.clone(), 2), [name(1), name(2)]);
-        assert!(surplus(names, 9).is_empty());
+        let name = |revision: u64| file_name("c", taken(revision, 60));
+        let mut names: Vec<String> = [30, 10, 40, 20].map(name).to_vec();
+        names.extend(["notes.txt".into(), file_name("other", taken(1, 1)), format!("{}{PART}", name(5))]);
+        assert_eq!(surplus("c", names.clone(), 2), [name(10), name(20)]);
+        assert!(surplus("c", names.clone(), 9).is_empty());
+        assert_eq!(unfinished("c", names), [format!("{}{PART}", name(5))]);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_makes_no_backup_old() {
+        let (ahead, right) = (file_name("c", taken(10, 900_000)), file_name("c", taken(20, 60)));
+        assert_eq!(surplus("c", vec![right, ahead.clone()], 1), [ahead]);
+    }
+
+    #[test]
+    fn what_cannot_be_removed_is_told_and_the_rest_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Backup { directory: folder.path().into(), interval: "1h".into(), keep: 1 };
+        let name = |revision| file_name("c", taken(revision, 60));
+        // A folder is no file, and stays.
+        std::fs::create_dir(folder.path().join(name(1))).unwrap();
+        for revision in [2, 3] {
+            std::fs::write(folder.path().join(name(revision)), "x").unwrap();
+        }
+        assert!(tidy(&config, "c").unwrap_err().to_string().contains(&name(1)));
+        let mut left = names(folder.path()).unwrap();
+        left.sort();
+        assert_eq!(left, [name(1), name(3)]);
     }
 }

@@ -5,6 +5,7 @@ mod service;
 
 pub(crate) use service::{Changing, end_changes};
 
+use crate::config;
 use crate::output::Format;
 use crate::verbs::{self, Where};
 use anyhow::{Result, bail};
@@ -95,6 +96,14 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::List { at, output } => list(&at, output),
         Verb::Add { name, address, api_port, peer_port, data_dir, learner, replaces, at } => {
+            config::check_name(&name)?;
+            config::check_address("--address", &address)?;
+            if learner && !replaces.is_empty() {
+                bail!(
+                    "--learner: it takes nobody's place yet; leave out --replaces, and say `balsa members replace \
+                     {replaces} {name}` once it has caught up"
+                );
+            }
             let status = verbs::cluster_status(&at.access()?)?;
             let known = |name: &str| status.members.iter().any(|member| member.name == name);
             if known(&name) {
@@ -102,6 +111,11 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
             }
             if !replaces.is_empty() && !known(&replaces) {
                 bail!("--replaces {replaces}: no member is named so; `balsa members list` shows them");
+            }
+            let [api_addr, peer_addr] = [api_port, peer_port].map(|port| config::host_port(&address, port));
+            let same = |member: &&pb::Member| member.api_addr == api_addr || member.peer_addr == peer_addr;
+            if let Some(taken) = status.members.iter().filter(|member| member.name != replaces).find(same) {
+                bail!("--address {address}: {} has that address and port already", taken.name);
             }
             let server = at.access()?.servers.into_iter().next().map(|server| server.address).unwrap_or_default();
             let token = verbs::tokens(&at.access()?)?.master;

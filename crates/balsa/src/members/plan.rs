@@ -10,6 +10,9 @@ pub(crate) struct Seat {
     pub(crate) name: String,
     pub(crate) voter: bool,
     pub(crate) answers: bool,
+    /// host:port of its two ports.
+    pub(crate) peer_addr: String,
+    pub(crate) api_addr: String,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,9 +55,54 @@ fn names<'a>(seats: impl Iterator<Item = &'a Seat>) -> String {
     seats.map(|seat| seat.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-fn named<'a>(seats: &'a [Seat], name: &str) -> Result<&'a Seat, No> {
-    let known = seats.iter().find(|seat| seat.name == name);
-    known.ok_or_else(|| No::NotFound(format!("no member is named {name:?}; there are {}", names(seats.iter()))))
+/// The member of that name or id. A lost disk leaves two of one name behind: then the one that `fits` is meant, and
+/// when that does not tell either, its id has to be said.
+fn named<'a>(seats: &'a [Seat], name: &str, fits: impl Fn(&Seat) -> bool) -> Result<&'a Seat, No> {
+    let known: Vec<&Seat> = seats.iter().filter(|seat| seat.name == name || format!("{:x}", seat.id) == name).collect();
+    let fitting: Vec<&Seat> = known.iter().copied().filter(|seat| fits(seat)).collect();
+    match (&known[..], &fitting[..]) {
+        ([], _) => Err(No::NotFound(format!("no member is named {name:?}; there are {}", names(seats.iter())))),
+        ([one], _) | (_, [one]) => Ok(one),
+        (several, _) => {
+            let told = several.iter().map(|seat| {
+                let role = if seat.voter { "a voter" } else { "a learner" };
+                let state = if seat.answers { "answers" } else { "does not answer" };
+                format!("{:x} ({role} that {state})", seat.id)
+            });
+            let told = told.collect::<Vec<_>>().join(" and ");
+            Err(No::Refused(format!("{} members are named {name}: say the id, {told}", several.len())))
+        }
+    }
+}
+
+/// Those in whose place a member comes: of its own name, as after the loss of its disk, and of `replaces`.
+fn replaced_by<'a>(seats: &'a [Seat], id: u64, name: &str, replaces: &str) -> Result<Vec<&'a Seat>, No> {
+    let old: Vec<&Seat> =
+        seats.iter().filter(|seat| seat.id != id && (seat.name == name || seat.name == replaces)).collect();
+    match old.iter().find(|seat| seat.answers) {
+        Some(alive) => Err(still_answers(alive)),
+        None => Ok(old),
+    }
+}
+
+/// Whether a new master may come in as a learner, before it is sent anything.
+pub(crate) fn admit(seats: &[Seat], new: &Seat, replaces: &str) -> Result<(), No> {
+    let old = replaced_by(seats, new.id, &new.name, replaces)?;
+    let is_member = seats.iter().any(|seat| seat.id == new.id);
+    if !replaces.is_empty() && !is_member && !seats.iter().any(|seat| seat.name == replaces) {
+        let there = names(seats.iter());
+        return Err(No::Refused(format!("join.replaces: no member is named {replaces:?}; there are {there}")));
+    }
+    let others = seats.iter().filter(|seat| seat.id != new.id && !old.iter().any(|old| old.id == seat.id));
+    let same = |seat: &&Seat| seat.peer_addr == new.peer_addr || seat.api_addr == new.api_addr;
+    match others.clone().find(same) {
+        Some(seat) => Err(No::Refused(format!(
+            "address: {} is that of {} already: each master needs an address, or ports, of its own",
+            if seat.peer_addr == new.peer_addr { &new.peer_addr } else { &new.api_addr },
+            seat.name
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Decides a change of the present members.
@@ -64,28 +112,26 @@ pub(crate) fn plan(seats: &[Seat], change: Change) -> Result<Plan, No> {
         Change::Join { id, replaces } => {
             let joiner = seats.iter().find(|seat| seat.id == id);
             let joiner = joiner.ok_or_else(|| No::NotFound(format!("member {id:x} has been removed meanwhile")))?;
-            // Its master waits for this very answer before it serves anything else.
-            let old = |seat: &&Seat| seat.id != id && (seat.name == joiner.name || seat.name == replaces);
-            if let Some(seat) = seats.iter().filter(old).find(|seat| seat.answers) {
-                return Err(still_answers(seat));
-            }
-            plan.remove = seats.iter().filter(old).map(|seat| seat.id).collect();
+            plan.remove = replaced_by(seats, id, &joiner.name, replaces)?.iter().map(|seat| seat.id).collect();
             plan.promote.insert(id);
         }
         Change::Promote { name } => {
-            let seat = named(seats, name)?;
-            if !seat.voter && !seat.answers {
-                return Err(No::Refused(format!(
-                    "{name} does not answer: a voter that is down only makes the quorum larger; start it first"
-                )));
+            let seat = named(seats, name, |seat| !seat.voter)?;
+            if !seat.voter {
+                if !seat.answers {
+                    return Err(No::Refused(format!(
+                        "{name} does not answer: a voter that is down only makes the quorum larger; start it first"
+                    )));
+                }
+                plan.remove = replaced_by(seats, seat.id, &seat.name, "")?.iter().map(|seat| seat.id).collect();
             }
             plan.promote.insert(seat.id);
         }
         Change::Remove { name } => {
-            plan.remove.insert(named(seats, name)?.id);
+            plan.remove.insert(named(seats, name, |_| false)?.id);
         }
         Change::Replace { old, new, force } => {
-            let (out, into) = (named(seats, old)?, named(seats, new)?);
+            let (out, into) = (named(seats, old, |seat| seat.voter)?, named(seats, new, |seat| !seat.voter)?);
             if out.id == into.id {
                 return Err(No::Refused(format!("{old} cannot replace itself")));
             }
@@ -173,6 +219,8 @@ mod tests {
             name: word.trim_end_matches(['*', '-', '?']).into(),
             voter: !word.contains('?'),
             answers: !word.contains('-'),
+            peer_addr: format!("10.0.0.{i}:6444"),
+            api_addr: format!("10.0.0.{i}:6443"),
         };
         let seats: Vec<Seat> = members.split_whitespace().enumerate().map(seat).collect();
         let told = match plan(&seats, change) {
@@ -217,6 +265,58 @@ mod tests {
                 "no: 1 of 3 voters would answer now, a quorum is 2: start one of b, c, or replace it by a new master (join.replaces in its configuration)"
             ],
         );
+    }
+
+    #[test]
+    fn of_two_of_one_name_the_fitting_one_is_meant_or_its_id_said() {
+        let promote = |name| Change::Promote { name };
+        let remove = |name| Change::Remove { name };
+        check("a* b* c- c?", promote("c"), expect!["promote {4} remove {3}"]);
+        check(
+            "a* b* c* c?",
+            promote("c"),
+            expect![
+                "no: c (id 3) is a member and answers; stop it first, or use `balsa members replace OLD NEW --force`"
+            ],
+        );
+        check("a* b* c- c?", Change::Replace { old: "c", new: "c", force: false }, expect!["promote {4} remove {3}"]);
+        check(
+            "a* b* c- c?",
+            remove("c"),
+            expect![
+                "no: 2 members are named c: say the id, 3 (a voter that does not answer) and 4 (a learner that answers)"
+            ],
+        );
+        check(
+            "a* b* c- c?",
+            remove("4"),
+            expect!["promote {} remove {4} 2 of 3 voters answer: none of them may die now"],
+        );
+    }
+
+    #[test]
+    fn a_newcomer_has_an_address_of_its_own_and_replaces_who_is_there() {
+        let seat = |id: u64, name: &str, answers, port: u64| Seat {
+            id,
+            name: name.into(),
+            voter: true,
+            answers,
+            peer_addr: format!("10.0.0.1:{port}"),
+            api_addr: format!("10.0.0.2:{port}"),
+        };
+        let seats = [seat(1, "a", true, 1), seat(2, "b", false, 2)];
+        let told = |new, replaces| match admit(&seats, &new, replaces) {
+            Ok(()) => "in".into(),
+            Err(No::NotFound(why) | No::Refused(why)) => why,
+        };
+        assert_eq!(told(seat(3, "c", true, 3), ""), "in");
+        assert!(told(seat(3, "c", true, 1), "").contains("address: 10.0.0.1:1 is that of a already"));
+        assert!(told(seat(3, "a", true, 3), "").contains("a (id 1) is a member and answers"));
+        assert!(told(seat(3, "c", true, 3), "bb").contains("join.replaces: no member is named \"bb\"; there are a, b"));
+        // It takes over what the lost one had, and asks again once it is a member.
+        assert_eq!(told(seat(3, "c", true, 2), "b"), "in");
+        assert_eq!(told(seat(3, "b", true, 2), ""), "in");
+        assert_eq!(told(seat(2, "b", true, 2), "gone"), "in");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Changes of the group of masters, on the leader: one at a time, each decided by `plan`.
 
-use super::plan::{Change, No, Plan, Seat, plan, still_answers};
+use super::plan::{Change, No, Plan, Seat, admit, plan};
 use crate::cluster_service::ClusterService;
 use protos::cluster as pb;
 use raft_node::{Error, Member, Node};
@@ -57,6 +57,8 @@ async fn seats(node: &Node) -> Vec<Seat> {
         id: m.id,
         name: m.member.name,
         voter: m.voter,
+        peer_addr: m.member.peer_addr,
+        api_addr: m.member.api_addr,
     });
     futures::future::join_all(asked).await
 }
@@ -97,14 +99,19 @@ impl ClusterService {
         if present.iter().any(|seat| seat.id == id && seat.voter) {
             return Ok(());
         }
-        // Before it gets anything: what it is to replace must not be alive.
-        let old = |seat: &&Seat| seat.id != id && (seat.name == name || seat.name == request.replaces);
-        if let Some(alive) = present.iter().filter(old).find(|seat| seat.answers) {
-            return Err(no(still_answers(alive)));
-        }
+        let pb::Member { peer_addr, api_addr, feature_level, .. } = member;
+        let (own_peer_addr, own_api_addr) = (peer_addr.clone(), api_addr.clone());
+        let new = Seat {
+            id,
+            name: name.clone(),
+            voter: false,
+            answers: true,
+            peer_addr: own_peer_addr,
+            api_addr: own_api_addr,
+        };
+        admit(&present, &new, &request.replaces).map_err(no)?;
         {
             let _turn = turn(&self.changing, format!("{name} joins"))?;
-            let pb::Member { peer_addr, api_addr, feature_level, .. } = member;
             // Builds before feature levels tell none, and know the first.
             let feature_level = feature_level.max(1);
             let new = Member { name: name.clone(), peer_addr, api_addr, feature_level };
@@ -165,7 +172,8 @@ impl ClusterService {
     pub(crate) async fn transfer(&self, to: &str) -> Result<pb::TransferLeaderResponse, Status> {
         let status = self.node.status();
         let voters = || status.members.iter().filter(|m| m.voter && m.id != self.node.id());
-        let named = |name: &str| status.members.iter().find(|m| m.member.name == name);
+        // Of two of one name, as after the loss of a disk, the one that votes can lead.
+        let named = |name: &str| status.members.iter().filter(|m| m.member.name == name).max_by_key(|m| m.voter);
         let target = match to {
             "" => voters().min_by_key(|m| m.lag.unwrap_or(u64::MAX)),
             name if name == self.name => {

@@ -10,11 +10,12 @@ use crate::backup::{UNBORN, settle};
 use crate::config::MasterConfig;
 use crate::files::{DataDir, Identity};
 use crate::join;
+use crate::output::Format;
 use anyhow::{Context, Result, bail};
 use objects::json;
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
-use raft_disk::RocksDisk;
+use raft_disk::{OpenError, RocksDisk};
 use raft_node::{Founding, Remains, read_remains};
 use state::backup::{epoch_after, revision_after};
 use state::{View, snapshot};
@@ -41,6 +42,17 @@ pub(crate) struct Args {
     /// What another stopped survivor printed with --report; may be given several times.
     #[arg(long)]
     other: Vec<PathBuf>,
+    /// With json the result is standard output's, and what is told on the way standard error's.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// A line for people.
+fn say(output: Format, line: std::fmt::Arguments) {
+    match output {
+        Format::Text => println!("{line}"),
+        Format::Json => eprintln!("{line}"),
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -50,7 +62,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let dir = DataDir::create(&config.data_dir)?;
     let _held = dir.hold()?;
-    let Some(identity) = dir.identity() else {
+    let Some(identity) = dir.identity_of(&config.name)? else {
         bail!("{} holds no master: it is no survivor", dir.0.display());
     };
     let remains = read(&dir, &identity)?;
@@ -66,34 +78,66 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let others = args.other.iter().map(|path| read_report(path, &identity)).collect::<Result<Vec<_>>>()?;
     let answering = ask(&dir, &identity, &remains)?;
-    tell(&identity, &remains, &others, &answering);
+    let output = args.output;
+    tell(output, &identity, &remains, &others, &answering);
     let facts = Facts { own, voters: remains.voters.clone(), others, answering };
-    match verdict(&facts) {
+    let may_be_lost = match verdict(&facts) {
         Verdict::Alone => {
-            println!("Nothing is to be repaired: {} is the group's only voter. Start it.", identity.name);
+            let name = &identity.name;
+            match output {
+                Format::Json => println!("{}", json!({"repaired": false, "name": name, "epoch": identity.epoch})),
+                Format::Text => println!("Nothing is to be repaired: {name} is the group's only voter. Start it."),
+            }
             return Ok(());
         }
         Verdict::Refused(why) => bail!("{why}"),
-        Verdict::Complete(why) => println!("Complete: {why}."),
+        Verdict::Complete(why) => {
+            say(output, format_args!("Complete: {why}."));
+            None
+        }
         Verdict::MayLose(what) => {
-            println!("May be lost: {what}.");
+            say(output, format_args!("May be lost: {what}."));
             confirm(args.yes)?;
+            Some(what)
+        }
+    };
+    let next = refound(&dir, &config, &identity, &remains)?;
+    let old_log = dir.path(&identity.raft_dir());
+    match output {
+        Format::Json => println!(
+            "{}",
+            json!({
+                "repaired": true, "name": next.name, "epoch": next.epoch, "mayBeLost": may_be_lost,
+                "oldLog": old_log.display().to_string(),
+            })
+        ),
+        Format::Text => {
+            println!("{} is a group of its own now, epoch {}.", next.name, next.epoch);
+            println!("  start it          balsa master --config {}", args.config.display());
+            println!("  the others        stay off: empty their data folders, then join with a token (`balsa token`)");
+            println!("  the old log       is kept in {} until the next repair", old_log.display());
         }
     }
-    let next = refound(&dir, &config, &identity, &remains)?;
-    println!("{} is a group of its own now, epoch {}.", next.name, next.epoch);
-    println!("  start it          balsa master --config {}", args.config.display());
-    println!("  the others        stay off: empty their data folders, then join with a token (`balsa token`)");
-    println!("  the old log       is kept in {} until the next repair", dir.path(&identity.raft_dir()).display());
     Ok(())
 }
 
 fn read(dir: &DataDir, identity: &Identity) -> Result<Remains> {
     let path = dir.path(&identity.raft_dir());
-    let remains = RocksDisk::open_read_only(&path)
-        .map_err(anyhow::Error::from)
-        .and_then(|disk| read_remains(Arc::new(disk)).with_context(|| format!("{} is damaged", path.display())));
-    remains.context("this survivor cannot be recovered from; try another one, or `balsa backup restore`")
+    let disk = RocksDisk::open_read_only(&path).map_err(|error| match error {
+        OpenError::Rocks { .. } | OpenError::LostTail { .. } => lost(error.into()),
+        OpenError::Full { .. } | OpenError::Io { .. } | OpenError::Earlier { .. } => error.into(),
+    })?;
+    let reading = |error: std::io::Error| {
+        let is_damaged = error.kind() == std::io::ErrorKind::InvalidData;
+        let error = anyhow::Error::from(error).context(format!("reading {}", path.display()));
+        if is_damaged { lost(error) } else { error }
+    };
+    read_remains(Arc::new(disk)).map_err(reading)
+}
+
+/// Not said of what can be helped, as a full disk or an older build: a sound survivor is not to be given up.
+fn lost(error: anyhow::Error) -> anyhow::Error {
+    error.context("this survivor cannot be recovered from; try another one, or `balsa backup restore`")
 }
 
 fn read_report(path: &std::path::Path, identity: &Identity) -> Result<Survivor> {
@@ -139,10 +183,10 @@ fn ask(dir: &DataDir, identity: &Identity, remains: &Remains) -> Result<Vec<(u64
     Ok(answering)
 }
 
-fn tell(identity: &Identity, remains: &Remains, others: &[Survivor], answering: &[(u64, String, u64)]) {
+fn tell(output: Format, identity: &Identity, remains: &Remains, others: &[Survivor], answering: &[(u64, String, u64)]) {
     let (last, committed) = (remains.last, remains.committed);
-    println!("cluster {}, epoch {}", identity.cluster_id, identity.epoch);
-    println!("{:<14} {:<8} {:<9} last log entry", "NAME", "ROLE", "STATE");
+    say(output, format_args!("cluster {}, epoch {}", identity.cluster_id, identity.epoch));
+    say(output, format_args!("{:<14} {:<8} {:<9} last log entry", "NAME", "ROLE", "STATE"));
     for m in &remains.members {
         let role = if m.voter { "voter" } else { "learner" };
         let known = others.iter().find(|other| other.id == m.id);
@@ -153,18 +197,21 @@ fn tell(identity: &Identity, remains: &Remains, others: &[Survivor], answering: 
             (None, Some((_, _, index))) => ("answers", format!("entry {index}")),
             (None, None) => ("silent", "unknown".into()),
         };
-        println!("{:<14} {role:<8} {state:<9} {entry}", m.member.name);
+        say(output, format_args!("{:<14} {role:<8} {state:<9} {entry}", m.member.name));
     }
     let stamp = View::new(remains.state.clone()).stamp();
-    println!(
-        "this survivor: {} objects at revision {}, last written {}; known to be committed up to entry {}; its vote is \
+    say(
+        output,
+        format_args!(
+            "this survivor: {} objects at revision {}, last written {}; known to be committed up to entry {}; its vote is \
          of term {}{}",
-        View::new(remains.state.clone()).n_objects(),
-        remains.state.revision(),
-        stamp.rfc3339(),
-        committed.index,
-        remains.vote.term,
-        if remains.vote_committed { "" } else { ", for a candidate" },
+            View::new(remains.state.clone()).n_objects(),
+            remains.state.revision(),
+            stamp.rfc3339(),
+            committed.index,
+            remains.vote.term,
+            if remains.vote_committed { "" } else { ", for a candidate" },
+        ),
     );
 }
 
@@ -176,8 +223,8 @@ fn confirm(yes: bool) -> Result<()> {
     if !stdin.is_terminal() {
         bail!("nobody is there to be asked; say --yes to go on all the same");
     }
-    print!("Make sure that the other masters are off, and stay so. Go on? (yes/no) ");
-    std::io::stdout().flush()?;
+    eprint!("Make sure that the other masters are off, and stay so. Go on? (yes/no) ");
+    std::io::stderr().flush()?;
     let mut answer = String::new();
     stdin.lock().read_line(&mut answer)?;
     if answer.trim() != "yes" {

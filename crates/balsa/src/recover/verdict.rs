@@ -76,15 +76,19 @@ pub(crate) fn verdict(facts: &Facts) -> Verdict {
             ahead.name, ahead.term, ahead.index
         ));
     }
-    if let Some((_, name, index)) = answering.iter().filter(|(.., index)| *index > own.index).max_by_key(|a| a.2) {
+    // How far its log reaches is not known as long as it runs: its status tells an index without that entry's term.
+    if let Some((_, name, _)) = answering.first() {
         return Verdict::Refused(format!(
-            "{name} still answers, and its log reaches further (entry {index}): stop it and recover there"
+            "{name} still answers, and may hold what this one does not: stop it, run `balsa recover --report` there, \
+             and give what that prints with --other"
         ));
     }
-    // Whatever was acknowledged lies on a majority of each set: when one set has no majority without a
-    // survivor, a survivor has it, and of the survivors the one whose log reaches furthest.
+    // Whatever was acknowledged lies on a majority of the voters of its time: when no majority is without a survivor,
+    // a survivor has it, and of the survivors the one whose log reaches furthest. In the midst of a change that must
+    // hold of both sets: the entry that begins it may never have been committed, and the lost ones may have gone past
+    // it, to the new set alone. When it holds of both, they can have gone nowhere without a survivor.
     let proven = |set: &BTreeSet<u64>| n_in(set, &stopped) > set.len() - majority(set);
-    if voters.iter().any(proven) {
+    if voters.iter().all(proven) {
         return Verdict::Complete("every majority has one of the survivors in it: nothing acknowledged is lost".into());
     }
     let n_voters = voters.iter().map(BTreeSet::len).max().unwrap_or(0);
@@ -139,7 +143,8 @@ mod tests {
     fn the_survivor_that_reaches_furthest_is_the_one() {
         assert!(refused(facts(&[&[1, 2, 3, 4, 5]], &[(2, 5, 101)], &[])).contains("the log of m2 reaches further"));
         assert!(refused(facts(&[&[1, 2, 3, 4, 5]], &[(2, 6, 7)], &[])).contains("(term 6, entry 7)"));
-        assert!(refused(facts(&[&[1, 2, 3, 4, 5]], &[], &[(2, 101)])).contains("m2 still answers"));
+        // It may be of a later term, with a shorter log.
+        assert!(refused(facts(&[&[1, 2, 3, 4, 5]], &[], &[(2, 90)])).contains("m2 still answers"));
         assert!(matches!(verdict(&facts(&[&[1, 2, 3, 4, 5]], &[(2, 5, 99)], &[])), Verdict::MayLose(_)));
     }
 
@@ -148,8 +153,17 @@ mod tests {
         assert!(matches!(verdict(&facts(&[&[1, 2]], &[], &[])), Verdict::Complete(_)));
         assert!(matches!(verdict(&facts(&[&[1, 2, 3, 4]], &[(2, 5, 99)], &[])), Verdict::Complete(_)));
         assert!(matches!(verdict(&facts(&[&[1, 2, 3, 4]], &[], &[])), Verdict::MayLose(_)));
-        // In the middle of a change what is acknowledged lies on majorities of both sets.
-        assert!(matches!(verdict(&facts(&[&[1, 2], &[2, 3, 4]], &[], &[])), Verdict::Complete(_)));
+    }
+
+    #[test]
+    fn in_the_midst_of_a_change_both_sets_must_prove_it() {
+        let may_lose = |voters| matches!(verdict(&facts(voters, &[], &[])), Verdict::MayLose(_));
+        assert!(may_lose(&[&[1, 2], &[2, 3, 4]]));
+        // 2 and 3 may have ended the change, and gone on without 1.
+        assert!(may_lose(&[&[1, 2], &[1, 2, 3]]));
+        // Nobody else may ever have heard of the removal of 3.
+        assert!(may_lose(&[&[1, 2, 3], &[1, 2]]));
+        assert!(matches!(verdict(&facts(&[&[1, 2], &[1, 3]], &[], &[])), Verdict::Complete(_)));
     }
 
     #[test]

@@ -122,13 +122,23 @@ impl Node {
         let mut applied = self.0.machine.applied();
         loop {
             applied.mark_unchanged();
-            match self.0.raft.change_membership(change.clone(), false).await.map(drop).map_err(refused) {
+            match self.commit(change.clone()).await {
                 Err(Error::Changing) => match tokio::time::timeout_at(deadline, applied.changed()).await {
                     Ok(Ok(())) => {}
                     Ok(Err(_)) | Err(_) => return Err(Error::Changing),
                 },
                 ended => return ended,
             }
+        }
+    }
+
+    /// In a task of its own: of a change's two entries the second must follow also when who asked has gone.
+    async fn commit(&self, change: ChangeMembers<u64, Member>) -> Result<(), Error> {
+        let raft = self.0.raft.clone();
+        let changed = tokio::spawn(async move { raft.change_membership(change, false).await });
+        match changed.await {
+            Ok(ended) => ended.map(drop).map_err(refused),
+            Err(error) => Err(Error::Fatal(error.to_string())),
         }
     }
 
@@ -159,7 +169,7 @@ impl Node {
             return Ok(());
         }
         let nothing_more = ChangeMembers::AddVoterIds(BTreeSet::new());
-        self.0.raft.change_membership(nothing_more, false).await.map(drop).map_err(refused)
+        self.commit(nothing_more).await
     }
 
     /// Waits until the group as this leader knows it is committed, and ends what is half done of it.
