@@ -4,7 +4,7 @@
 use crate::cluster::{Cluster, wanted};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 fn shipped(name: &str) -> PathBuf {
@@ -81,6 +81,8 @@ fn masters_die_freeze_and_lose_their_disks() {
     clean(&cluster, dir.path(), "partition.yaml", "4s");
     clean(&cluster, dir.path(), "disk-full.yaml", "4s");
     clean(&cluster, dir.path(), "power-cut.yaml", "4s");
+    let failing = clean(&cluster, dir.path(), "failing-disk.yaml", "9s");
+    assert_eq!(failing["counts"]["faults"]["failing-disk"], 2, "the leader's and a follower's: {failing}");
     clean(&cluster, dir.path(), "slow-disk.yaml", "4s");
     clean(&cluster, dir.path(), "clock-skew.yaml", "4s");
     clean(&cluster, dir.path(), "bit-flip.yaml", "8s");
@@ -102,11 +104,13 @@ fn workers_die_while_pods_are_placed() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let cluster = Cluster::up_with(&["--runtime", "process"]);
+    let cluster = Cluster::up_with(&["--runtime", "process", "--master-disk", "256"]);
     // Long enough for the leader to be killed too, at 8 s.
     let report = clean(&cluster, dir.path(), "workers.yaml", "11s");
     assert!(report["counts"]["bound"].as_u64() > Some(5), "{report}");
     assert_eq!(report["counts"]["doubleBinds"], 0);
+    // Each rule begins with a wait: what comes of ten of them in this time is a few.
+    clean(&cluster, dir.path(), "mixed.yaml", "21s");
 }
 
 #[test]
@@ -128,6 +132,12 @@ fn what_cannot_be_done_is_refused_before_anything_starts() {
     let one = "name: x\nduration: 5s\ncluster: {masters: 1}\n";
     refused(&format!("{one}faults: [{{fault: power-cut, target: leader, every: 1s, for: 1s}}]"), "--master-disk");
     refused(&format!("{one}faults: [{{fault: kill, target: folower, every: 1s, for: 1s}}]"), "faults[0].target");
+    refused(
+        &format!("{one}faults: [{{fault: kill, target: master-9, every: 1s, for: 1s}}]"),
+        "the members are master-1",
+    );
+    refused(&format!("{one}faults: [{{fault: kill, target: leader, every: 1m, for: 1s}}]"), "no fault comes within 5s");
+    refused(&format!("{one}faults: [{{fault: bit-flip, target: leader, bits: 1, every: 1s, for: 1s}}]"), "3 masters");
     let three = one.replace("masters: 1", "masters: 3");
     refused(&format!("{three}faults: [{{fault: kill, target: leader, every: 1s, for: 1s}}]"), "is for 3 masters");
     let kubeconfig = cluster.dir.join("kubeconfig");
@@ -164,10 +174,41 @@ fn an_interrupted_run_heals_what_it_harmed() {
     let states = || cluster.json(&["dev", "status"])["processes"].clone();
     let n_down = || states().as_object().unwrap().values().filter(|state| **state == "down").count();
     cluster.wait("a master to be killed", Duration::from_secs(20), || n_down() == 1);
-    let interrupted = Command::new("kill").arg("-INT").arg(running.id().to_string()).status().unwrap();
-    assert!(interrupted.success());
+    interrupt(&running);
+    // It is asked for already, and changes nothing.
+    interrupt(&running);
     assert_eq!(running.wait().unwrap().code(), Some(2));
     assert_eq!(n_down(), 0, "{}", states());
-    let told: Value = serde_json::from_slice(&std::fs::read(report.join("report.json")).unwrap()).unwrap();
-    assert_eq!(told["verdict"], "inconclusive");
+    let told = |name: &str| serde_json::from_slice::<Value>(&std::fs::read(report.join(name)).unwrap()).unwrap();
+    assert_eq!(told("report.json")["verdict"], "inconclusive");
+    assert_eq!(told("report.json")["inconclusive"][0], "the run was interrupted: by the user");
+    assert!(told("run.json")["lastWrite"].as_u64() > Some(0), "the history is complete, and was judged");
+    let is_gone = || !cluster.ok(&["get", "namespaces"]).contains("chaos-");
+    cluster.wait("the run's namespace to be removed", Duration::from_secs(20), is_gone);
+}
+
+fn interrupt(running: &Child) {
+    let interrupted = Command::new("kill").arg("-INT").arg(running.id().to_string()).status().unwrap();
+    assert!(interrupted.success());
+}
+
+#[test]
+fn a_run_that_is_interrupted_before_it_begins_leaves_nothing() {
+    if !wanted("a_run_that_is_interrupted_before_it_begins_leaves_nothing") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("report");
+    let mut run = Command::new(crate::cluster::binary());
+    let mut running =
+        run.args(["chaos", "run"]).arg(shipped("leader-kill.yaml")).arg("--report").arg(&report).spawn().unwrap();
+    let made = std::env::temp_dir().join(format!("balsa-chaos-{}", running.id()));
+    let started = Instant::now();
+    while !made.join("topology.json").exists() {
+        assert!(started.elapsed() < Duration::from_secs(20), "no cluster is made");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    interrupt(&running);
+    assert_eq!(running.wait().unwrap().code(), Some(2));
+    assert!(!made.exists() && !report.exists(), "the cluster that had begun to be made is gone");
 }

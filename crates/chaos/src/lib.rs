@@ -3,11 +3,16 @@
 //! Pure. A scenario, a seed and the names of the members fix the schedule; the files of a report fix
 //! the verdict. Who harms members and runs clients is `balsa chaos`; docs/chaos.md is for users.
 
+mod doubts;
 mod failover;
 pub mod lines;
+mod refusals;
 pub mod scenario;
 pub mod schedule;
+mod serves;
+mod sound;
 mod span;
+mod text;
 pub mod verdict;
 
 pub use failover::{Failover, Percentiles};

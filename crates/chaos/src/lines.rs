@@ -11,7 +11,7 @@ pub type Seen = BTreeMap<String, (u64, String)>;
 
 /// A line of history.jsonl.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+#[serde(tag = "op", rename_all = "kebab-case", rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum Line {
     Write {
         who: String,
@@ -41,7 +41,7 @@ pub enum Line {
     Read { who: String, invoked_us: u64, answered_us: u64, revision: u64, seen: Seen },
     /// A watcher began, or began again, with a list.
     Listed { who: String, at_us: u64, revision: u64, seen: Seen },
-    /// A watcher was shown a change; without a value, a deletion.
+    /// A watcher was shown a change; without a value, a deletion, which no client of a run asks for.
     Shown { who: String, at_us: u64, revision: u64, name: String, value: Option<String> },
     /// A pod was asked for.
     Pod { name: String, invoked_us: u64, answered_us: u64, made: bool },
@@ -99,7 +99,7 @@ impl FaultLine {
 
 /// run.json: what a report needs besides its lines.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Run {
     pub seed: u64,
     pub version: String,
@@ -109,14 +109,25 @@ pub struct Run {
     pub workers: Vec<String>,
     /// No fault begins after this.
     pub over_us: u64,
-    /// Why it was not brought to its end.
+    /// Requests that were not sent, as too many were under way.
+    pub unsent: u64,
+    /// Lines that were written, so that a file that was cut short is found.
+    pub history_lines: u64,
+    pub fault_lines: u64,
+    /// The revision of the write after all others, once the watchers were waited for: up to it the history is
+    /// complete.
+    pub last_write: Option<u64>,
+    /// Why the run did not last as long as it was to.
     pub interrupted: Option<String>,
     /// How long the cluster took to be whole again in the end.
     pub converged_ms: Option<u64>,
     /// Or what was still missing when the patience was over.
     pub missing: Option<String>,
-    /// Requests that were not sent, as too many were under way.
-    pub unsent: u64,
+    /// The namespace of the run, when it could not be deleted.
+    pub left: Option<String>,
+    /// Members that ended by themselves, and of no fault: a sentence each.
+    #[serde(default)]
+    pub ended: Vec<String>,
 }
 
 fn sights(seen: &Seen) -> Vec<Sight> {
@@ -172,10 +183,27 @@ fn write_of(line: &Line) -> Option<(Operation, &str)> {
     Some((operation, value))
 }
 
+/// How the names of all objects begin: with their kind, `configmaps/`, when it is the same of all.
+fn kind(lines: &[Line]) -> &str {
+    let names = lines.iter().flat_map(|line| match line {
+        Line::Write { name, .. } | Line::Shown { name, .. } => vec![name.as_str()],
+        Line::Read { seen, .. } | Line::Listed { seen, .. } => seen.keys().map(String::as_str).collect(),
+        Line::Pod { .. } | Line::Bound { .. } => Vec::new(),
+    });
+    let mut kinds = names.map(|name| name.find('/').map_or("", |at| &name[..=at]));
+    let first = kinds.next().unwrap_or_default();
+    // A blank would end the watcher's own name.
+    let is_common = !first.contains(' ') && kinds.all(|kind| kind == first);
+    if is_common { first } else { "" }
+}
+
 /// The history that the lines tell. The truth is what watchers were shown: who wrote a value cannot have done
 /// so before it was asked for, nor after it was first shown.
 pub fn history(lines: &[Line]) -> History {
     let mut history = History::default();
+    let kind = kind(lines);
+    // The judgement takes what a watcher watches from its name.
+    let watcher = |who: &str| format!("{who} of {kind}");
     let mut invoked: BTreeMap<&str, u64> = BTreeMap::new();
     for line in lines {
         if let Some((operation, value)) = write_of(line) {
@@ -203,13 +231,13 @@ pub fn history(lines: &[Line]) -> History {
                     history.learn(who, *revision, fact, span(Some(value), *at_us));
                 }
                 let listed = Shown::Listed { at: *revision, seen: sights(seen) };
-                history.watched.entry(who.clone()).or_default().push(listed);
+                history.watched.entry(watcher(who)).or_default().push(listed);
             }
             Line::Shown { who, at_us, revision, name, value } => {
                 let fact = Fact { name: name.clone(), value: value.clone(), txn_end: *revision };
                 history.learn(who, *revision, fact, span(value.as_deref(), *at_us));
                 let event = Shown::Event { revision: *revision, name: name.clone(), value: value.clone() };
-                history.watched.entry(who.clone()).or_default().push(event);
+                history.watched.entry(watcher(who)).or_default().push(event);
             }
         }
     }

@@ -115,10 +115,13 @@ pub enum Fault {
     /// A master is killed, and started with bits of its storage inverted; healed by emptying it, and joining
     /// anew. Whatever it does meanwhile, it must name that remedy before it ends.
     BitFlip,
+    /// Every write and every sync fails under the living master, which must end or fall silent; healed by its
+    /// end, mounting the disk and a start.
+    FailingDisk,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 9] = [
+    pub const ALL: [Fault; 10] = [
         Fault::Kill,
         Fault::Stop,
         Fault::Pause,
@@ -128,6 +131,7 @@ impl Fault {
         Fault::PowerCut,
         Fault::ClockSkew,
         Fault::BitFlip,
+        Fault::FailingDisk,
     ];
 
     pub fn name(self) -> &'static str {
@@ -141,12 +145,13 @@ impl Fault {
             Fault::PowerCut => "power-cut",
             Fault::ClockSkew => "clock-skew",
             Fault::BitFlip => "bit-flip",
+            Fault::FailingDisk => "failing-disk",
         }
     }
 
     /// Whether the member's data must lie on a disk of its own.
     pub fn needs_disk(self) -> bool {
-        matches!(self, Fault::SlowDisk | Fault::FullDisk | Fault::PowerCut)
+        matches!(self, Fault::SlowDisk | Fault::FullDisk | Fault::PowerCut | Fault::FailingDisk)
     }
 
     /// Whether a leader under it can no longer lead. (A full disk may go unnoticed: logs reuse their files.)
@@ -157,7 +162,11 @@ impl Fault {
 
 /// Who is harmed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a target is leader, follower, master, worker, masters, workers, a member's name, or \
+                 {any: 2, of: masters} (followers, workers)"
+)]
 pub enum Target {
     /// `leader`, `follower`, `master`, `worker`, `masters`, `workers`, or a member's name.
     Word(String),
@@ -289,123 +298,28 @@ fn rest() -> Millis {
 pub const BOUND_ONCE: &str = "bound-once";
 pub const SERVES: &str = "serves";
 pub const CONVERGES: &str = "converges";
+pub const STAYS_UP: &str = "stays-up";
 
 /// Every invariant that a scenario may name.
 pub fn invariants() -> Vec<&'static str> {
     let judged = judge::CHECKS.iter().map(|(name, _)| *name).filter(|name| *name != "fenced");
-    judged.chain([BOUND_ONCE, SERVES, CONVERGES]).collect()
+    judged.chain([BOUND_ONCE, SERVES, CONVERGES, STAYS_UP]).collect()
 }
-
-/// A client waits for its answers in so many places at most; beyond, the open loop is closed.
-pub const RATE_MAX: u32 = 5_000;
 
 impl Scenario {
     /// Errors name the field and the remedy.
     pub fn parse(text: &str) -> Result<Scenario, String> {
         let scenario: Scenario = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
-        scenario.check()?;
+        crate::refusals::check(&scenario)?;
         Ok(scenario)
     }
 
     pub fn judges(&self, invariant: &str) -> bool {
-        self.invariants.is_empty() || self.invariants.iter().any(|name| name == invariant)
+        self.invariants.is_empty() || self.names(invariant)
     }
 
-    fn check(&self) -> Result<(), String> {
-        if self.duration.0 == 0 {
-            return Err("duration: a run of no length finds nothing".into());
-        }
-        if self.faults.is_empty() {
-            return Err("faults: name at least one".into());
-        }
-        if self.together == 0 {
-            return Err("together: at least 1 fault must be allowed at once".into());
-        }
-        let known = invariants();
-        if let Some(name) = self.invariants.iter().find(|name| !known.contains(&name.as_str())) {
-            return Err(format!("invariants: {name:?} is not known; use {}", known.join(", ")));
-        }
-        let work = &self.workload;
-        for (field, value) in [("writes", work.writes), ("reads", work.reads), ("pods", work.pods)] {
-            if value > RATE_MAX {
-                return Err(format!("workload.{field}: {value} a second is more than {RATE_MAX}"));
-            }
-        }
-        if work.writes > 0 && work.keys == 0 {
-            return Err("workload.keys: writes need at least 1 object".into());
-        }
-        if work.watchers == 0 {
-            return Err("workload.watchers: at least 1 is needed: what it is shown is the truth".into());
-        }
-        if work.assuming > 100 {
-            return Err("workload.assuming: it is so many of a hundred".into());
-        }
-        if work.pods + work.deployment > 0 && self.cluster.workers == 0 {
-            return Err("workload: pods need cluster.workers".into());
-        }
-        let paced = self.faults.iter().filter(|rule| rule.every == Pace::Recovered).count();
-        if paced != 0 && paced != self.faults.len() {
-            return Err("faults: `every: recovered` must be said of all of them or of none".into());
-        }
-        self.faults.iter().enumerate().try_for_each(|(i, rule)| self.check_rule(i, rule))
-    }
-
-    fn check_rule(&self, i: usize, rule: &Rule) -> Result<(), String> {
-        let (masters, workers) = (self.cluster.masters, self.cluster.workers);
-        match &rule.target {
-            Target::Word(word) if ["leader", "master", "masters"].contains(&word.as_str()) => {}
-            Target::Word(word) if word == "follower" => {
-                if masters < 2 {
-                    return Err(format!("faults[{i}].target: a group of {masters} has no follower"));
-                }
-            }
-            Target::Word(word) if ["worker", "workers"].contains(&word.as_str()) => {
-                if workers == 0 {
-                    return Err(format!("faults[{i}].target: there are no workers; see cluster.workers"));
-                }
-            }
-            Target::Word(word) => {
-                let is_member = word.starts_with("master-") || word.starts_with("worker-");
-                if !is_member && !word.contains(|c: char| c.is_ascii_digit() || c == '.') {
-                    return Err(format!(
-                        "faults[{i}].target: {word:?} is not known; use leader, follower, master, worker, masters, \
-                         workers, a member's name, or {{any: 2, of: masters}} (followers, workers)"
-                    ));
-                }
-            }
-            Target::Any(Choice { any, of }) => {
-                let there = match of {
-                    Group::Masters => masters,
-                    Group::Followers => masters.saturating_sub(1),
-                    Group::Workers => workers,
-                };
-                if *any == 0 || *any > there {
-                    return Err(format!("faults[{i}].target.any: {any} of {there}"));
-                }
-            }
-        }
-        if rule.every == Pace::Between(0, 0) {
-            return Err(format!("faults[{i}].every: 0s would never end"));
-        }
-        if (rule.fault == Fault::SlowDisk) != rule.stall.is_some() {
-            return Err(format!("faults[{i}].stall: a slow-disk, and nothing else, says how long a stall is"));
-        }
-        if (rule.fault == Fault::ClockSkew) != rule.seconds.is_some() {
-            return Err(format!("faults[{i}].seconds: a clock-skew, and nothing else, says by how many"));
-        }
-        if (rule.fault == Fault::BitFlip) != rule.bits.is_some_and(|bits| bits > 0) {
-            return Err(format!("faults[{i}].bits: a bit-flip, and nothing else, says how many, at least 1"));
-        }
-        let is_one_master =
-            matches!(&rule.target, Target::Word(word) if !word.ends_with('s') && !word.starts_with("worker"));
-        if rule.fault == Fault::BitFlip && !is_one_master {
-            return Err(format!(
-                "faults[{i}].target: a bit-flip takes one master: those that are damaged at once are lost"
-            ));
-        }
-        if rule.lasts == Pace::Recovered && !rule.fault.unseats() {
-            return Err(format!("faults[{i}].for: {} unseats no leader; say how long", rule.fault.name()));
-        }
-        Ok(())
+    /// Whether it asks for this invariant by its name.
+    pub(crate) fn names(&self, invariant: &str) -> bool {
+        self.invariants.iter().any(|name| name == invariant)
     }
 }

@@ -29,6 +29,8 @@ pub enum End {
 #[serde(rename_all = "camelCase")]
 pub struct Planned {
     pub n: usize,
+    /// Which of the scenario's rules it is of, from 0 on.
+    pub rule: usize,
     pub fault: Fault,
     pub target: Target,
     /// Chooses among the candidates, when they are known.
@@ -54,10 +56,11 @@ pub fn plan(scenario: &Scenario, seed: u64) -> Vec<Planned> {
     planned
 }
 
-fn planned(rule: &Rule, start: Start, rng: &mut Rng) -> Planned {
+fn planned(i: usize, rule: &Rule, start: Start, rng: &mut Rng) -> Planned {
     let end = rule.lasts.draw(rng).map_or(End::Recovered, End::After);
     Planned {
         n: 0,
+        rule: i,
         fault: rule.fault,
         target: rule.target.clone(),
         draw: rng.next_u64(),
@@ -71,27 +74,29 @@ fn planned(rule: &Rule, start: Start, rng: &mut Rng) -> Planned {
 
 /// One after the other, in an order drawn from the seed, until the rules are used up or time is.
 fn paced_by_recovery(scenario: &Scenario, rng: &mut Rng) -> Vec<Planned> {
-    let mut left: Vec<(&Rule, u32)> =
-        scenario.faults.iter().map(|rule| (rule, rule.times.unwrap_or(u32::MAX))).collect();
+    let rules = scenario.faults.iter().enumerate();
+    let mut left: Vec<(usize, &Rule, u32)> =
+        rules.map(|(i, rule)| (i, rule, rule.times.unwrap_or(u32::MAX))).filter(|(.., times)| *times > 0).collect();
     let mut all = Vec::new();
     while !left.is_empty() && all.len() < PLANNED_MAX {
-        let i = rng.below(left.len() as u64) as usize;
-        all.push(planned(left[i].0, Start::Recovered, rng));
-        left[i].1 -= 1;
-        left.retain(|(_, times)| *times > 0);
+        let drawn = rng.below(left.len() as u64) as usize;
+        let (i, rule, times) = &mut left[drawn];
+        all.push(planned(*i, rule, Start::Recovered, rng));
+        *times -= 1;
+        left.retain(|(.., times)| *times > 0);
     }
     all
 }
 
 fn by_the_clock(scenario: &Scenario, rng: &mut Rng) -> Vec<Planned> {
     let mut all: Vec<(u64, Planned)> = Vec::new();
-    for rule in &scenario.faults {
+    for (i, rule) in scenario.faults.iter().enumerate() {
         // Its own generator: a rule more does not change the times of those before it.
         let mut rng = Rng::new(rng.next_u64());
         let mut at = rule.first.map_or_else(|| rule.every.draw(&mut rng).unwrap_or(0), |first| first.0);
         let mut times = 0;
         while at < scenario.duration.0 && rule.times.is_none_or(|max| times < max) && all.len() < PLANNED_MAX {
-            all.push((at, planned(rule, Start::At(at), &mut rng)));
+            all.push((at, planned(i, rule, Start::At(at), &mut rng)));
             at += rule.every.draw(&mut rng).unwrap_or(0).max(1);
             times += 1;
         }
@@ -124,6 +129,40 @@ fn apart(all: Vec<(u64, Planned)>, scenario: &Scenario) -> Vec<Planned> {
         Start::Recovered => 0,
     });
     kept
+}
+
+/// A sentence for each rule of which no fault comes in time; an error when none comes of any.
+pub fn never_come(scenario: &Scenario, planned: &[Planned]) -> Result<Vec<String>, String> {
+    let duration = scenario.duration;
+    if planned.is_empty() {
+        return Err(format!("duration: no fault comes within {duration}; make it longer, or say `first` of a rule"));
+    }
+    let rules = scenario.faults.iter().enumerate();
+    let never = rules.filter(|(i, _)| planned.iter().all(|fault| fault.rule != *i));
+    let told = never.map(|(i, rule)| {
+        format!("faults[{i}] ({} of {}): does not come within {duration}", rule.fault.name(), rule.target)
+    });
+    Ok(told.collect())
+}
+
+/// Refuses rules that name who is no member, or a worker where only a master has what is damaged.
+pub fn check_names(scenario: &Scenario, masters: &[String], workers: &[String]) -> Result<(), String> {
+    let words = ["leader", "follower", "master", "worker", "masters", "workers"];
+    for (i, rule) in scenario.faults.iter().enumerate() {
+        let Target::Word(name) = &rule.target else { continue };
+        if words.contains(&name.as_str()) || masters.contains(name) {
+            continue;
+        }
+        if !workers.contains(name) {
+            let members = [masters, workers].concat().join(", ");
+            return Err(format!("faults[{i}].target: no member is named {name:?}; the members are {members}"));
+        }
+        if rule.fault == Fault::BitFlip {
+            let masters = masters.join(", ");
+            return Err(format!("faults[{i}].target: {name} is a worker, and a bit-flip takes a master: {masters}"));
+        }
+    }
+    Ok(())
 }
 
 /// Whom a fault hits, now that the leader is known. Errors say what is missing.

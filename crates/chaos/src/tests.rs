@@ -1,8 +1,11 @@
-//! Scenarios, schedules and verdicts: the same seed plans the same, and each planted fault is found.
+//! Scenarios and schedules: what is wrong is refused by its field, and the same seed plans the same.
 
-use crate::lines::{FaultLine, Line, Run, Seen, WriteEnd};
-use crate::schedule::{self, End, Planned, Start, resolve};
-use crate::{Fault, Scenario, Target, Verdict, verdict};
+use crate::schedule::{self, End, Planned, Start, check_names, never_come, resolve};
+use crate::{Scenario, Target};
+
+mod lines;
+mod service;
+mod verdicts;
 
 const KILLS: &str = "
 name: kills
@@ -11,6 +14,7 @@ cluster: {masters: 5, workers: 1}
 faults:
 - {fault: kill, target: leader, every: 5s..10s, for: 2s}
 - {fault: cut, target: {any: 2, of: masters}, every: 7s, for: 1s..3s}
+workload: {watchers: 1}
 ";
 
 fn scenario(text: &str) -> Scenario {
@@ -39,7 +43,78 @@ fn a_wrong_scenario_is_refused_by_the_field() {
     refused("every: 7s", "every: recovered", "faults: `every: recovered`");
     refused("every: 7s", "evry: 7s", "evry");
     refused("name: kills", "name: kills\ninvariants: [sane]", "invariants");
-    refused("name: kills", "name: kills\nworkload: {watchers: 0}", "workload.watchers");
+    refused("watchers: 1", "watchers: 0", "workload.watchers");
+    refused("target: leader", "target: [leader]", "{any: 2, of: masters} (followers, workers)");
+    refused("any: 2", "some: 2", "{any: 2, of: masters} (followers, workers)");
+}
+
+#[test]
+fn what_could_not_be_done_or_judged_is_refused() {
+    let refused = |from: &str, to: &str, told: &str| {
+        let error = refusal(|text| text.replace(from, to));
+        assert!(error.contains(told), "{to}: {error}");
+    };
+    refused("for: 2s", "for: 2s, times: 0", "faults[0].times");
+    let paced =
+        |text: &str| text.replace("every: 5s..10s", "every: recovered").replace("every: 7s", "every: recovered");
+    assert!(refusal(|text| paced(text).replace("for: 2s", "for: 2s, first: 1s")).contains("faults[0].first"));
+    for stall in ["0s", "2001ms"] {
+        refused("kill, target: leader", &format!("slow-disk, stall: {stall}, target: leader"), "faults[0].stall");
+    }
+    refused("watchers: 1", "writes: 0, reads: 0", "workload: nothing is asked");
+    refused("watchers: 1", "keys: 0", "workload.keys");
+    for (field, value) in [
+        ("keys", 10_001),
+        ("size", 262_145),
+        ("watchers", 101),
+        ("deployment", 1_001),
+        ("assuming", 101),
+        ("writes", u32::MAX),
+    ] {
+        refused("watchers: 1", &format!("{field}: {value}"), &format!("workload.{field}: {value} is more than"));
+    }
+    refused("name: kills", "name: kills\ninvariants: [bound-once]", "invariants: bound-once");
+    assert!(
+        refusal(|text| text.replace("watchers: 1", "writes: 0") + "invariants: [serves]\n")
+            .contains("invariants: serves")
+    );
+    for n in [0, 8] {
+        refused("masters: 5", &format!("masters: {n}"), "cluster.masters");
+    }
+    refused("workers: 1", "workers: 101", "cluster.workers");
+    refused("fault: kill", "fault: bit-flip, bits: 1000001", "faults[0].bits");
+    let flips = "{name: x, duration: 9s, faults: [{fault: bit-flip, target: master, every: 1s, for: 1s, bits: 1}]";
+    assert!(Scenario::parse(&format!("{flips}}}")).is_ok());
+    assert!(Scenario::parse(&format!("{flips}, cluster: {{masters: 1}}}}")).unwrap_err().contains("needs 3 masters"));
+    assert!(Scenario::parse(&format!("{flips}, together: 2}}")).unwrap_err().contains("together"));
+}
+
+#[test]
+fn rules_that_never_come_are_told_and_a_run_without_faults_is_refused() {
+    let of = |text: &str| {
+        let scenario = scenario(text);
+        never_come(&scenario, &schedule::plan(&scenario, 7))
+    };
+    assert_eq!(of(KILLS), Ok(Vec::new()));
+    let late = "{name: x, duration: 4s, faults: [{fault: kill, target: leader, every: 1m, for: 1s, first: 2s},
+        {fault: cut, target: follower, every: 1m, for: 1s}]}";
+    assert_eq!(of(late), Ok(vec!["faults[1] (cut of follower): does not come within 4s".into()]));
+    assert!(of(&late.replace(", first: 2s", "")).unwrap_err().contains("no fault comes within 4s"));
+}
+
+#[test]
+fn members_are_named_as_they_are_there() {
+    let (masters, workers) = (["master-1".to_string()], ["node-1".to_string()]);
+    let of = |rule: &str| {
+        let text =
+            format!("{{name: x, duration: 9s, cluster: {{workers: 1}}, faults: [{{{rule}, every: 1s, for: 1s}}]}}");
+        check_names(&scenario(&text), &masters, &workers)
+    };
+    assert_eq!(of("fault: kill, target: master-1"), Ok(()));
+    assert_eq!(of("fault: power-cut, target: node-1"), Ok(()));
+    assert_eq!(of("fault: kill, target: workers"), Ok(()));
+    assert!(of("fault: kill, target: master-9").unwrap_err().contains("no member is named \"master-9\""));
+    assert!(of("fault: bit-flip, bits: 1, target: node-1").unwrap_err().contains("takes a master: master-1"));
 }
 
 #[test]
@@ -84,164 +159,4 @@ fn targets_are_chosen_by_the_draw() {
     let two = scenario.faults[1].target.clone();
     assert_eq!(of(two.clone(), None).unwrap().len(), 2);
     assert_eq!(of(two.clone(), None), of(two, Some("master-1")));
-}
-
-fn write(n: u64, end: WriteEnd, revision: Option<u64>) -> Line {
-    Line::Write {
-        who: "writer".into(),
-        name: "configmaps/k".into(),
-        value: format!("w-{n}"),
-        creates: n == 1,
-        assumed: None,
-        invoked_us: n * 1_000,
-        tried_us: n * 1_000,
-        answered_us: n * 1_000 + 500,
-        doubtful: false,
-        end,
-        revision,
-        why: None,
-    }
-}
-
-fn shown(n: u64, revision: u64) -> Line {
-    Line::Shown {
-        who: "watcher of configmaps/".into(),
-        at_us: n * 1_000 + 400,
-        revision,
-        name: "configmaps/k".into(),
-        value: Some(format!("w-{n}")),
-    }
-}
-
-fn read(n: u64, revision: u64, value: u64) -> Line {
-    let seen: Seen = [("configmaps/k".into(), (revision, format!("w-{value}")))].into();
-    Line::Read { who: "reader".into(), invoked_us: n * 1_000 + 600, answered_us: n * 1_000 + 700, revision, seen }
-}
-
-fn bound(node: &str) -> Line {
-    let (pod, uid) = ("p-1".into(), "u-1".into());
-    Line::Bound { who: "watcher".into(), at_us: 5_100, revision: 90, pod, uid, node: node.into() }
-}
-
-/// A leader killed at 3 ms, and ten writes a millisecond apart; the first after it is acknowledged at 5.5 ms.
-fn clean() -> Vec<Line> {
-    let listed = Line::Listed { who: "watcher of configmaps/".into(), at_us: 0, revision: 10, seen: Seen::default() };
-    let mut lines = vec![listed];
-    for n in 1..=10 {
-        if n == 3 || n == 4 {
-            lines.push(write(n, WriteEnd::Never, None));
-            continue;
-        }
-        lines.extend([write(n, WriteEnd::Applied, Some(10 + n)), shown(n, 10 + n), read(n, 10 + n, n)]);
-    }
-    lines.push(Line::Pod { name: "p-1".into(), invoked_us: 3_300, answered_us: 4_000, made: true });
-    lines.push(bound("worker-1"));
-    lines
-}
-
-fn fault() -> FaultLine {
-    let planned = schedule::plan(&scenario(KILLS), 1).into_iter().find(|fault| fault.fault == Fault::Kill);
-    FaultLine {
-        planned: planned.unwrap(),
-        members: vec!["master-1".into()],
-        leader: Some("master-1".into()),
-        majority: true,
-        begun_us: 3_000,
-        held_us: 3_200,
-        ended_us: 6_000,
-        healed_us: 7_000,
-        error: None,
-    }
-}
-
-fn judged(lines: &[Line]) -> crate::Report {
-    let run = Run { over_us: 11_000, converged_ms: Some(1), ..Run::default() };
-    verdict::judge(&scenario(KILLS), &run, &[fault()], lines)
-}
-
-fn broken(lines: &[Line]) -> Vec<String> {
-    let report = judged(lines);
-    assert_eq!(report.verdict, Verdict::Violated, "{}", report.text());
-    let mut broken: Vec<String> = report.violations.into_iter().map(|violation| violation.invariant).collect();
-    broken.dedup();
-    broken
-}
-
-#[test]
-fn a_clean_history_is_clean_and_its_failover_is_measured() {
-    let report = judged(&clean());
-    assert_eq!(report.verdict, Verdict::Clean, "{}", report.text());
-    assert_eq!((report.counts.acknowledged, report.counts.lost, report.counts.double_binds), (8, 0, 0));
-    let failover = &report.failovers[0];
-    assert_eq!((failover.writes_us, failover.gap_us, failover.bind_us), (Some(2_500), Some(3_000), Some(2_100)));
-    assert_eq!(failover.return_gap_us, Some(1_000), "the failover itself is none");
-    assert!(report.text().lines().all(|line| line.len() <= 80), "{}", report.text());
-}
-
-#[test]
-fn a_lost_write_is_found() {
-    let mut lines = clean();
-    lines.push(write(11, WriteEnd::Applied, Some(21)));
-    assert_eq!(broken(&lines), ["acknowledged"]);
-    assert_eq!(judged(&lines).counts.lost, 1);
-}
-
-#[test]
-fn a_write_applied_twice_is_found() {
-    let mut lines = clean();
-    let at = lines.iter().position(|line| *line == shown(6, 16)).unwrap();
-    lines.insert(at + 1, shown(6, 17));
-    lines.retain(|line| {
-        *line != shown(7, 17) && *line != write(7, WriteEnd::Applied, Some(17)) && *line != read(7, 17, 7)
-    });
-    assert!(broken(&lines).contains(&"acknowledged".to_string()));
-}
-
-#[test]
-fn a_stale_read_is_found() {
-    let mut lines = clean();
-    lines.push(read(9, 15, 5));
-    assert_eq!(broken(&lines), ["linearizable"]);
-}
-
-#[test]
-fn a_double_bind_is_found() {
-    let mut lines = clean();
-    lines.push(bound("worker-2"));
-    assert_eq!(broken(&lines), ["bound-once"]);
-}
-
-#[test]
-fn a_gap_in_a_watch_is_found() {
-    let mut lines = clean();
-    let second = |line: &Line| match line.clone() {
-        Line::Listed { at_us, revision, seen, .. } => {
-            Some(Line::Listed { who: "other of configmaps/".into(), at_us, revision, seen })
-        }
-        Line::Shown { at_us, revision, name, value, .. } if revision != 17 => {
-            Some(Line::Shown { who: "other of configmaps/".into(), at_us, revision, name, value })
-        }
-        _ => None,
-    };
-    lines.extend(clean().iter().filter_map(second));
-    assert_eq!(broken(&lines), ["watched"]);
-}
-
-#[test]
-fn too_little_seen_concludes_nothing() {
-    let run = Run { over_us: 11_000, ..Run::default() };
-    let of =
-        |run: &Run, faults: &[FaultLine], lines: &[Line]| verdict::judge(&scenario(KILLS), run, faults, lines).verdict;
-    assert_eq!(of(&run, &[fault()], &clean()), Verdict::Clean);
-    assert_eq!(of(&run, &[], &clean()), Verdict::Inconclusive, "no fault");
-    assert_eq!(of(&run, &[fault()], &clean()[..1]), Verdict::Inconclusive, "nothing seen");
-    let interrupted = Run { interrupted: Some("by the user".into()), ..run.clone() };
-    assert_eq!(of(&interrupted, &[fault()], &clean()), Verdict::Inconclusive);
-    let list = |who: &str| Line::Listed { who: who.into(), at_us: 12_000_000, revision: 99, seen: Seen::default() };
-    let and = |line: Line| clean().into_iter().chain([line]).collect::<Vec<_>>();
-    assert_eq!(of(&run, &[fault()], &and(list("late"))), Verdict::Inconclusive, "a hole before a watcher goes on");
-    let failed = FaultLine { error: Some("no such disk".into()), ..fault() };
-    assert_eq!(of(&run, &[fault(), failed], &clean()), Verdict::Inconclusive);
-    let missing = Run { missing: Some("master-1 does not answer".into()), ..run };
-    assert_eq!(of(&missing, &[fault()], &clean()), Verdict::Violated);
 }

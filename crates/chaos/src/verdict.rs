@@ -1,11 +1,13 @@
 //! The verdict: what a report's files say about what had to hold.
 
+use crate::doubts::doubts;
 use crate::failover::{Failover, Percentiles, Times, failovers};
 use crate::lines::{FaultLine, Line, Run, WriteEnd, history, hole};
-use crate::scenario::{BOUND_ONCE, CONVERGES, SERVES, Scenario};
+use crate::scenario::{BOUND_ONCE, CONVERGES, SERVES, STAYS_UP, Scenario};
+use crate::serves::unserved;
 use crate::span::Millis;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -69,7 +71,9 @@ pub struct Counts {
     pub unsent: u64,
     pub reads: usize,
     pub shown: usize,
+    /// Made one by one by clients.
     pub pods: usize,
+    /// Of these and of the Deployment's.
     pub bound: usize,
     pub double_binds: usize,
 }
@@ -88,8 +92,8 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
     };
     let hole = hole(lines);
     let mut counts = counts(faults, lines, run);
-    // An interrupted run's watchers were cut short, and a hole in the truth accuses the innocent.
-    if run.interrupted.is_none() && hole.is_none() {
+    // Watchers that were cut short, and a hole in the truth, accuse the innocent.
+    if run.last_write.is_some() && hole.is_none() {
         for (name, check) in judge::CHECKS.iter().filter(|(name, _)| *name != "fenced") {
             let wrong = check(&history);
             if *name == "acknowledged" {
@@ -108,7 +112,8 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
     if scenario.workload.writes > 0 {
         found(SERVES, unserved(scenario, run, faults, &times));
     }
-    if let (Some(missing), None) = (&run.missing, &run.interrupted) {
+    found(STAYS_UP, run.ended.clone());
+    if let Some(missing) = &run.missing {
         found(
             CONVERGES,
             vec![format!("not whole {} after everything was healed: {missing}", scenario.limits.converges)],
@@ -126,8 +131,10 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
     };
     let (writes, binds) = (by_fault(|f| f.writes_us), by_fault(|f| f.bind_us));
     let (gaps, return_gaps) = (by_fault(|f| f.gap_us), by_fault(|f| f.return_gap_us));
-    found("limits", over_limits(scenario, &writes, &binds));
-    let inconclusive = inconclusive(scenario, run, faults, &counts, hole);
+    // Whoever names a limit has it judged, whatever else is.
+    let over = over_limits(scenario, &writes, &binds);
+    violations.extend(over.into_iter().map(|what| Violation { invariant: "limits".into(), what }));
+    let inconclusive = doubts(scenario, run, faults, lines, &counts, &failovers, hole);
     let verdict = match (violations.is_empty(), inconclusive.is_empty()) {
         (false, _) => Verdict::Violated,
         (true, true) => Verdict::Clean,
@@ -157,7 +164,7 @@ fn counts(faults: &[FaultLine], lines: &[Line], run: &Run) -> Counts {
     for fault in faults.iter().filter(|fault| fault.error.is_none()) {
         *counts.faults.entry(fault.planned.fault.name().into()).or_default() += 1;
     }
-    let mut bound = std::collections::BTreeSet::new();
+    let mut bound = BTreeSet::new();
     for line in lines {
         match line {
             Line::Write { end, .. } => match end {
@@ -177,43 +184,23 @@ fn counts(faults: &[FaultLine], lines: &[Line], run: &Run) -> Counts {
     counts
 }
 
-/// A pod stays where it was bound first.
+/// A pod is made once, and stays where it was bound first.
 fn double_binds(lines: &[Line]) -> Vec<String> {
     let mut nodes: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
-    let mut wrong = std::collections::BTreeSet::new();
+    let mut uids: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut wrong = BTreeSet::new();
     for line in lines {
         let Line::Bound { pod, uid, node, .. } = line else { continue };
         let (_, first) = nodes.entry(uid).or_insert((pod, node));
         if first != node {
             wrong.insert(format!("{pod} ({uid}) was bound to {first}, and to {node}"));
         }
-    }
-    wrong.into_iter().collect()
-}
-
-/// After each fault that left a majority, and after the end of each, writes are accepted in time.
-fn unserved(scenario: &Scenario, run: &Run, faults: &[FaultLine], times: &Times) -> Vec<String> {
-    let limit_us = scenario.limits.serves.0 * 1_000;
-    let mut wrong = Vec::new();
-    // With several faults at once, only when the last is over is it known who had to serve.
-    let alone = scenario.together == 1;
-    for fault in faults.iter().filter(|fault| fault.error.is_none()) {
-        let what = |from: &str| {
-            let (n, kind, members) = (fault.planned.n, fault.planned.fault.name(), fault.members.join(", "));
-            format!("fault {n} ({kind} of {members}): no write was accepted within {} {from}", scenario.limits.serves)
-        };
-        let late = |since: u64| {
-            // What the run was too short to see is not held against it.
-            let due = since + limit_us;
-            times.written_after(since).map_or(run.over_us > due, |at| at > due)
-        };
-        if alone && fault.majority && late(fault.held_us) {
-            wrong.push(what("of its beginning, with a majority of the masters whole"));
-        } else if alone && late(fault.healed_us) {
-            wrong.push(what("of its end"));
+        let made = uids.entry(pod).or_insert(uid);
+        if made != uid {
+            wrong.insert(format!("{pod} was made twice, as {made} and as {uid}"));
         }
     }
-    wrong
+    wrong.into_iter().collect()
 }
 
 fn over_limits(
@@ -233,109 +220,4 @@ fn over_limits(
         (value > limit.0 as f64).then(|| format!("limits.{name}: {value:.0} ms, and {limit} are allowed"))
     };
     told.iter().filter_map(over).collect()
-}
-
-fn inconclusive(
-    scenario: &Scenario,
-    run: &Run,
-    faults: &[FaultLine],
-    counts: &Counts,
-    hole: Option<(u64, u64)>,
-) -> Vec<String> {
-    let mut why = Vec::new();
-    why.extend(run.interrupted.as_ref().map(|reason| format!("the run was interrupted: {reason}")));
-    for fault in faults {
-        why.extend(fault.error.as_ref().map(|error| format!("fault {} went wrong: {error}", fault.planned.n)));
-    }
-    if counts.faults.is_empty() {
-        why.push("no fault was carried out".into());
-    }
-    let work = &scenario.workload;
-    let nothing = [
-        (work.writes > 0 && counts.acknowledged == 0, "no write was acknowledged"),
-        (work.reads > 0 && counts.reads == 0, "no read was answered"),
-        (work.writes > 0 && counts.shown == 0, "no watcher was shown anything"),
-        (work.pods > 0 && counts.bound == 0, "no pod was bound"),
-    ];
-    why.extend(nothing.iter().filter(|(is, _)| *is).map(|(_, what)| (*what).to_string()));
-    let aims = scenario
-        .faults
-        .iter()
-        .any(|rule| rule.fault.unseats() && matches!(&rule.target, crate::Target::Word(word) if word == "leader"));
-    if aims && work.writes > 0 && counts.failovers == 0 {
-        why.push("the leader is a target, and no failover was seen".into());
-    }
-    why.extend(
-        hole.map(|(from, to)| {
-            format!("no watcher tells of the revisions from {from} to {to}: they had left the history")
-        }),
-    );
-    why
-}
-
-impl Report {
-    /// For people, at 80 columns.
-    pub fn text(&self) -> String {
-        let counts = &self.counts;
-        let verdict = match self.verdict {
-            Verdict::Clean => "clean",
-            Verdict::Violated => "VIOLATED",
-            Verdict::Inconclusive => "inconclusive",
-        };
-        let faults: Vec<String> = counts.faults.iter().map(|(name, n)| format!("{n} {name}")).collect();
-        let faults = if faults.is_empty() { "none".into() } else { faults.join(", ") };
-        let mut text = format!(
-            "{}, seed {}: {verdict}\n  faults   {faults}\n  writes   {} acknowledged ({} lost), {} refused, {} never, {} unknown\n  reads    {}; {} changes shown to watchers\n",
-            self.scenario,
-            self.seed,
-            counts.acknowledged,
-            counts.lost,
-            counts.refused,
-            counts.never,
-            counts.unknown,
-            counts.reads,
-            counts.shown,
-        );
-        if counts.pods > 0 {
-            let (pods, bound, doubles) = (counts.pods, counts.bound, counts.double_binds);
-            text.push_str(&format!("  pods     {pods} made, {bound} bound, {doubles} bound twice\n"));
-        }
-        if counts.unsent > 0 {
-            text.push_str(&format!("  unsent   {} requests, as too many were under way\n", counts.unsent));
-        }
-        if let Some(ms) = self.converged_ms {
-            text.push_str(&format!("  whole again {ms} ms after the last fault was healed\n"));
-        }
-        if !self.writes.is_empty() {
-            text.push_str(&format!(
-                "\n  {:<34} {:>5} {:>8} {:>8} {:>8} {:>8}\n",
-                "leader lost, ms until", "n", "p50", "p90", "p99", "max"
-            ));
-        }
-        let tables = [
-            ("writes", &self.writes),
-            ("longest gap", &self.gaps),
-            ("gap at the return", &self.return_gaps),
-            ("a new bind", &self.binds),
-        ];
-        for (what, table) in tables {
-            for (fault, p) in table.iter().filter(|(fault, _)| table.len() > 2 || *fault != "all") {
-                let row = format!("{what} ({fault})");
-                text.push_str(&format!(
-                    "  {row:<34} {:>5} {:>8.0} {:>8.0} {:>8.0} {:>8.0}\n",
-                    p.n, p.p50_ms, p.p90_ms, p.p99_ms, p.max_ms
-                ));
-            }
-        }
-        for violation in &self.violations {
-            text.push_str(&format!("\nviolated {}: {}\n", violation.invariant, violation.what));
-        }
-        if self.further > 0 {
-            text.push_str(&format!("\nand {} more\n", self.further));
-        }
-        for why in &self.inconclusive {
-            text.push_str(&format!("\ninconclusive: {why}\n"));
-        }
-        text
-    }
 }

@@ -1,7 +1,7 @@
 //! What a client was told of its write is what happened, and it happened at most once.
 
 use crate::history::{Applied, Assumed, Change, End, History, Known, Moment, Operation, Past, Refusal, What, Write};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) fn check(history: &History) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -21,6 +21,43 @@ pub(crate) fn check(history: &History) -> Vec<String> {
         }
     }
     wrong.extend(happened.into_keys().map(|value| format!("nobody wrote {value:?}, which was applied")));
+    wrong.extend(unasked(history));
+    wrong
+}
+
+/// Deletions that nobody made. They hold no value: each is that of somebody who was told its revision, or of
+/// somebody who does not know, and who accounts for one.
+fn unasked(history: &History) -> Vec<String> {
+    let mut told: BTreeSet<(u64, &str)> = BTreeSet::new();
+    // By name, when each was begun.
+    let mut unknown: BTreeMap<&str, Vec<Moment>> = BTreeMap::new();
+    for operation in &history.operations {
+        let What::Write(write) = &operation.what else { continue };
+        for (i, change) in write.changes.iter().enumerate().filter(|(_, change)| change.deletes) {
+            match &write.end {
+                End::Applied(revisions) => told.extend(revisions.get(i).map(|at| (*at, change.name.as_str()))),
+                End::Never => {}
+                End::Refused(_) if !write.doubtful => {}
+                End::Unknown | End::Refused(_) => unknown.entry(&change.name).or_default().push(operation.invoked),
+            }
+        }
+    }
+    let gone = history.truth.iter().filter(|(_, (_, fact))| fact.value.is_none());
+    let mut gone: Vec<(Moment, u64, &str)> =
+        gone.map(|(revision, (span, fact))| (span.latest, *revision, fact.name.as_str())).collect();
+    gone.retain(|(_, revision, name)| !told.contains(&(*revision, name)));
+    // By when they were seen: what was begun before one was begun before those after it, so any will do.
+    gone.sort_unstable();
+    let mut wrong = Vec::new();
+    for (latest, revision, name) in gone {
+        let begun = unknown.entry(name).or_default();
+        match begun.iter().position(|begun| *begun <= latest) {
+            Some(i) => {
+                begun.swap_remove(i);
+            }
+            None => wrong.push(format!("nobody deleted {name}, which went at revision {revision}")),
+        }
+    }
     wrong
 }
 
@@ -119,5 +156,27 @@ mod tests {
         bad("1 a=x  2 a=y", true, conflict()); // the retry forgot that it was done
         bad("1 a=x", false, conflict()); // refused for nothing
         bad("1 a=x  2 b=q", false, End::Unknown); // from nowhere
+    }
+
+    #[test]
+    fn deletions_that_nobody_made_are_found() {
+        let wrong = |truth: &str, begun: u64, doubtful: bool, end: End| {
+            let base = Fixture(history(truth)).tells("x", 0);
+            let change = Change { name: "1/a".into(), assumed: Assumed::At(1), deletes: true };
+            check(&base.write("y", begun, begun, 9, doubtful, vec![change], end).0)
+        };
+        let absent = || End::Refused(Refusal::NotFound("1/a".into()));
+        let once = "1 a=x  2 a=-";
+        assert_eq!(wrong(once, 2, false, End::Applied(vec![2])), [""; 0]);
+        assert_eq!(wrong(once, 2, true, End::Unknown), [""; 0]);
+        assert_eq!(wrong(once, 2, true, absent()), [""; 0], "an earlier try may have done it");
+        let unasked = ["nobody deleted 1/a, which went at revision 2"];
+        assert_eq!(wrong(once, 2, false, absent()), unasked, "it was gone already");
+        assert_eq!(wrong(once, 2, false, End::Never), unasked);
+        assert_eq!(wrong(once, 3, true, End::Unknown), unasked, "begun when it had been seen gone");
+        let twice = "1 a=x  2 a=-  3 a=x  4 a=-";
+        let again = ["nobody deleted 1/a, which went at revision 4"];
+        assert_eq!(wrong(twice, 2, false, End::Applied(vec![2])), again);
+        assert_eq!(wrong(twice, 2, true, End::Unknown), again, "one try deletes once");
     }
 }

@@ -200,7 +200,7 @@ impl Applied {
     }
 }
 
-/// What could be known when: the newest revision that an answer had shown before a moment.
+/// What could be known when: the newest revision that an answer or a watcher had shown before a moment.
 pub struct Known(Vec<(Moment, u64)>);
 
 impl Operation {
@@ -217,7 +217,9 @@ impl Operation {
 impl Known {
     pub fn of(history: &History) -> Known {
         let told = history.operations.iter().filter_map(|op| Some((op.answered, op.position()?)));
-        let mut known: Vec<(Moment, u64)> = told.collect();
+        // What a master shows is committed, and whatever is begun later waits for all that is.
+        let shown = history.truth.iter().map(|(revision, (span, _))| (span.latest, *revision));
+        let mut known: Vec<(Moment, u64)> = told.chain(shown).collect();
         known.sort();
         let mut newest = 0;
         for (_, revision) in &mut known {

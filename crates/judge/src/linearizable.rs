@@ -53,6 +53,8 @@ mod tests {
         assert_eq!(n_wrong(truth().wrote("y", 1, 3, &[2]).read(2, 4, 1, "a@1=x")), 0, "they overlap");
         assert_eq!(n_wrong(truth().wrote("y", 1, 2, &[2]).read(3, 4, 1, "a@1=x")), 1, "a stale read");
         assert_eq!(n_wrong(truth().read(1, 2, 2, "a@2=y").read(3, 4, 1, "a@1=x")), 1, "reads go back");
+        assert_eq!(n_wrong(truth().read(3, 4, 1, "a@1=x")), 1, "staler than what a watcher had been shown");
+        assert_eq!(n_wrong(truth().read(2, 4, 1, "a@1=x")), 0, "shown while it was under way");
         assert_eq!(n_wrong(truth().read(1, 2, 2, "a@1=x")), 1, "not what stood there");
         assert_eq!(n_wrong(truth().read(1, 2, 2, "")), 1, "an object is missing");
         assert_eq!(n_wrong(truth().read(1, 2, 2, "a@2=y").wrote("x", 3, 4, &[1])), 1, "a write in the past");

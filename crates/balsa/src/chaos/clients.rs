@@ -191,8 +191,11 @@ impl Maps {
     }
 
     /// Creates them all, before any fault.
-    pub(super) async fn create(&self) -> Result<()> {
+    pub(super) async fn create(&self, stopped: &watch::Receiver<bool>) -> Result<()> {
         for i in 0..self.world.scenario.workload.keys as usize {
+            if *stopped.borrow() {
+                bail!("{i} of the ConfigMaps had been made");
+            }
             if self.write(i, true, None).await != WriteEnd::Applied {
                 bail!("ConfigMap {} could not be made in namespace {}", name(i), self.world.namespace);
             }
@@ -374,11 +377,10 @@ pub(super) async fn prepare(world: &World) -> Result<()> {
     };
     create("", "namespaces", json!({"metadata": {"name": world.namespace}})).await?;
     if world.scenario.workload.deployment > 0 {
-        let labels = json!({"app": "steady"});
         let spec = json!({
             "replicas": world.scenario.workload.deployment,
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": {
+            "selector": {"matchLabels": {"app": "steady"}},
+            "template": {"metadata": {"labels": {"app": "steady", LABEL: world.nonce}}, "spec": {
                 "terminationGracePeriodSeconds": 1,
                 "containers": [{"name": "c", "image": "registry.local/busybox:1", "command": ["sleep", "1000000"]}],
             }},
@@ -390,8 +392,11 @@ pub(super) async fn prepare(world: &World) -> Result<()> {
 
 /// What the workload still misses of being whole: a write that is taken, and the Deployment's replicas.
 pub(super) async fn missing(world: &World, maps: &Maps) -> Option<String> {
-    if world.scenario.workload.keys > 0 && maps.write_any().await == WriteEnd::Unknown {
-        return Some("a write has no outcome".into());
+    match maps.write_any().await {
+        end @ (WriteEnd::Unknown | WriteEnd::Never | WriteEnd::Refused) => {
+            return Some(format!("no write is accepted: one ended as {end:?}"));
+        }
+        WriteEnd::Applied | WriteEnd::Exists | WriteEnd::NotFound | WriteEnd::Conflict => {}
     }
     let wanted = i64::from(world.scenario.workload.deployment);
     if wanted == 0 {

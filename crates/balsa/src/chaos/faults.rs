@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// A group with a majority elects within this, or something is wrong.
 const ELECTION_MAX: Duration = Duration::from_secs(10);
@@ -92,7 +92,6 @@ impl Faults {
             Err(why) => line.error = Some(why),
         }
         if line.error.is_none() {
-            world.mark(&line.members, true);
             line.majority = world.n_whole() > world.masters.len() / 2;
             line.begun_us = world.recorder.now_us();
             eprintln!("{}", story(&line));
@@ -106,6 +105,9 @@ impl Faults {
                 Err(why) => line.error = Some(why),
             }
             line.healed_us = world.recorder.now_us();
+            if line.error.is_some() {
+                world.went_wrong(&line.members);
+            }
             world.mark(&line.members, false);
         }
         if let Some(error) = &line.error {
@@ -114,21 +116,35 @@ impl Faults {
         world.recorder.fault(&line);
     }
 
-    /// The leader, and whom the fault hits: nobody who is harmed already.
+    /// The leader, and whom the fault hits: nobody who is harmed already. They are marked.
     async fn choose(&self, fault: &Planned) -> Result<(Option<String>, Vec<String>), String> {
         let world = &self.world;
-        let chosen = async {
-            loop {
-                let leader = world.leader().await;
-                let chosen = resolve(fault, &world.names(), &world.workers, leader.as_deref());
-                match chosen {
-                    Ok(members) if !members.iter().any(|name| world.is_harmed(name)) => return (leader, members),
-                    Ok(_) | Err(_) => sleep(POLL).await,
+        let deadline = Instant::now() + ELECTION_MAX;
+        loop {
+            let leader = world.leader().await;
+            let choosing = world.choosing.lock().await;
+            self.start_ended().await?;
+            match resolve(fault, &world.names(), &world.workers, leader.as_deref()) {
+                Ok(members) if !members.iter().any(|name| world.is_harmed(name)) => {
+                    world.mark(&members, true);
+                    return Ok((leader, members));
                 }
+                Ok(_) | Err(_) => drop(choosing),
             }
-        };
-        let told = timeout(ELECTION_MAX, chosen).await;
-        told.map_err(|_| format!("nobody to harm: {} was not to be had for {} s", fault.target, ELECTION_MAX.as_secs()))
+            if Instant::now() > deadline {
+                let waited = ELECTION_MAX.as_secs();
+                return Err(format!("nobody to harm: {} was not to be had for {waited} s", fault.target));
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Starts whoever has ended though no fault harms him; that he has is for the verdict.
+    pub(super) async fn start_ended(&self) -> Result<(), String> {
+        let (target, world) = (self.target.clone(), self.world.clone());
+        let start = move || target.start_ended(&world.whole(), |name, why| world.ended_by_itself(name, why));
+        let started = tokio::task::spawn_blocking(start).await;
+        started.map_err(|error| error.to_string())?.map_err(|error| format!("{error:#}"))
     }
 
     async fn harm(&self, fault: &Planned, members: &[String]) -> Result<Harm, String> {

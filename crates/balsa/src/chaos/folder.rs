@@ -45,10 +45,10 @@ impl Folder {
             schedule.push('\n');
         }
         self.write("schedule.jsonl", &schedule)?;
-        let create = |name: &str| -> Result<Mutex<BufWriter<File>>> {
+        let create = |name: &str| -> Result<Mutex<Lines>> {
             let path = self.0.join(name);
             let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
-            Ok(Mutex::new(BufWriter::new(file)))
+            Ok(Mutex::new(Lines { file: BufWriter::new(file), n: 0, closed: false }))
         };
         Ok(Recorder {
             started: Instant::now(),
@@ -58,32 +58,47 @@ impl Folder {
         })
     }
 
-    fn lines<T: DeserializeOwned>(&self, name: &str) -> Result<Vec<T>> {
+    /// The lines of a file, each of which passes `check`.
+    fn lines<T: DeserializeOwned>(&self, name: &str, check: impl Fn(&T) -> Result<(), String>) -> Result<Vec<T>> {
         let path = self.0.join(name);
         let file = File::open(&path).with_context(|| format!("reading {}", path.display()))?;
         let parse = |(i, line): (usize, std::io::Result<String>)| -> Result<T> {
-            serde_json::from_str(&line?).with_context(|| format!("{} line {} is damaged", path.display(), i + 1))
+            let damaged = || format!("{} line {} is damaged", path.display(), i + 1);
+            let line: T = serde_json::from_str(&line.with_context(damaged)?).with_context(damaged)?;
+            check(&line).map_err(anyhow::Error::msg).with_context(damaged)?;
+            Ok(line)
         };
         BufReader::new(file).lines().enumerate().map(parse).collect()
     }
 
     /// Judges what the files tell, and writes the verdict beside them.
     pub(super) fn judge(&self) -> Result<Report> {
-        let scenario = Scenario::parse(&self.read("scenario.yaml")?).map_err(|why| anyhow::anyhow!("{why}"))?;
-        let run: Run = serde_json::from_str(&self.read("run.json")?).context("run.json is damaged")?;
-        let report =
-            verdict::judge(&scenario, &run, &self.lines::<FaultLine>("faults.jsonl")?, &self.lines("history.jsonl")?);
+        let named = |name: &str| self.0.join(name).display().to_string();
+        let scenario = Scenario::parse(&self.read("scenario.yaml")?).map_err(anyhow::Error::msg);
+        let scenario = scenario.with_context(|| named("scenario.yaml"))?;
+        let run: Run = serde_json::from_str(&self.read("run.json")?)
+            .with_context(|| format!("{} is damaged", named("run.json")))?;
+        let faults = self.lines("faults.jsonl", FaultLine::check)?;
+        let report = verdict::judge(&scenario, &run, &faults, &self.lines("history.jsonl", Line::check)?);
         self.write("report.json", &(serde_json::to_string_pretty(&report)? + "\n"))?;
         self.write("report.txt", &report.text())?;
         Ok(report)
     }
 }
 
+/// A file of lines, and how many have been written.
+struct Lines {
+    file: BufWriter<File>,
+    n: u64,
+    /// What still comes is no part of the report.
+    closed: bool,
+}
+
 /// Takes down what happens, against one clock.
 pub(super) struct Recorder {
     started: Instant,
-    history: Mutex<BufWriter<File>>,
-    faults: Mutex<BufWriter<File>>,
+    history: Mutex<Lines>,
+    faults: Mutex<Lines>,
     /// The first line that could not be written.
     failed: Mutex<Option<String>>,
 }
@@ -97,12 +112,20 @@ impl Recorder {
         self.started + std::time::Duration::from_millis(ms)
     }
 
-    fn append<T: Serialize>(&self, file: &Mutex<BufWriter<File>>, line: &T) {
+    fn append<T: Serialize>(&self, lines: &Mutex<Lines>, line: &T) {
         let text = serde_json::to_string(line).map_err(std::io::Error::from);
-        let written = text.and_then(|text| writeln!(file.lock(), "{text}"));
-        if let Err(error) = written {
-            self.failed.lock().get_or_insert_with(|| format!("the report could not be written: {error}"));
+        let mut lines = lines.lock();
+        if lines.closed {
+            return;
         }
+        match text.and_then(|text| writeln!(lines.file, "{text}")) {
+            Ok(()) => lines.n += 1,
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn fail(&self, error: &std::io::Error) {
+        self.failed.lock().get_or_insert_with(|| format!("the report could not be written: {error}"));
     }
 
     pub(super) fn line(&self, line: &Line) {
@@ -113,13 +136,68 @@ impl Recorder {
         self.append(&self.faults, line);
     }
 
-    /// Writes what is buffered; tells the first failure of the whole run.
-    pub(super) fn finish(&self) -> Option<String> {
-        for file in [&self.history, &self.faults] {
-            if let Err(error) = file.lock().flush() {
-                self.failed.lock().get_or_insert_with(|| format!("the report could not be written: {error}"));
+    /// Writes what is buffered, and nothing after it; tells how many lines of the history and of the faults there
+    /// are, and the first failure of the whole run.
+    pub(super) fn finish(&self) -> (u64, u64, Option<String>) {
+        let finish = |lines: &Mutex<Lines>| {
+            let mut lines = lines.lock();
+            lines.closed = true;
+            if let Err(error) = lines.file.flush() {
+                self.fail(&error);
             }
-        }
-        self.failed.lock().clone()
+            lines.n
+        };
+        let (history, faults) = (finish(&self.history), finish(&self.faults));
+        (history, faults, self.failed.lock().clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCENARIO: &str = "{name: x, duration: 9s, faults: [{fault: kill, target: leader, every: 1s, for: 1s}]}";
+
+    fn folder(dir: &Path) -> (Folder, Recorder) {
+        let folder = Folder::create(dir).unwrap();
+        let recorder = folder.begin(SCENARIO, &[]).unwrap();
+        (folder, recorder)
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_with_its_file_and_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, recorder) = folder(dir.path());
+        let pod = Line::Pod { name: "p".into(), invoked_us: 1, answered_us: 2, made: true };
+        recorder.line(&pod);
+        let (history_lines, fault_lines, failed) = recorder.finish();
+        assert_eq!((history_lines, fault_lines, failed), (1, 0, None));
+        recorder.line(&pod);
+        drop(recorder);
+        let run = Run { history_lines, ..Run::default() };
+        folder.write("run.json", &serde_json::to_string(&run).unwrap()).unwrap();
+        assert!(folder.judge().unwrap().inconclusive.iter().all(|why| !why.contains("history.jsonl")));
+        let whole = std::fs::read(dir.path().join("history.jsonl")).unwrap();
+        let damaged = |name: &str, bytes: &[u8], told: &str| {
+            let path = dir.path().join(name);
+            let before = std::fs::read(&path).unwrap();
+            std::fs::write(&path, bytes).unwrap();
+            let error = format!("{:#}", folder.judge().unwrap_err());
+            assert!(error.starts_with(&path.display().to_string()) && error.contains(told), "{told}: {error}");
+            std::fs::write(&path, before).unwrap();
+        };
+        let and = |more: &[u8]| [&whole[..], more].concat();
+        damaged("history.jsonl", &and(b"{\"op\":\"po"), "line 2 is damaged");
+        damaged("history.jsonl", &and(b"\xff\n"), "line 2 is damaged");
+        damaged(
+            "history.jsonl",
+            &and(br#"{"op":"pod","name":"q","invokedUs":2,"answeredUs":1,"made":true}"#),
+            "answeredUs",
+        );
+        damaged("faults.jsonl", b"{}", "line 1 is damaged");
+        damaged("scenario.yaml", b"{name: x}", "duration");
+        damaged("run.json", b"{}", "is damaged");
+        std::fs::write(dir.path().join("history.jsonl"), "").unwrap();
+        assert!(folder.judge().unwrap().inconclusive.contains(&"history.jsonl has 0 lines, and 1 were written".into()));
     }
 }

@@ -3,6 +3,7 @@
 
 mod bits;
 mod clients;
+mod commands;
 mod faults;
 mod folder;
 mod target;
@@ -14,32 +15,38 @@ use crate::kubeconfig;
 use crate::output::Format;
 use anyhow::{Context, Result, bail};
 use chaos::lines::Run;
-use chaos::{Planned, Report, Scenario, schedule};
+use chaos::{Planned, Report, Scenario, Verdict, schedule};
 use clap::Subcommand;
 use client::Access;
+use commands::Commands;
 use faults::Faults;
 use folder::Folder;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use stdx::Rng;
-use target::{Commands, Target};
-use tokio::sync::watch;
+use target::Target;
+use tokio::runtime::Runtime;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use world::{Master, World};
 
 /// MiB of a master's disk in a cluster that is made for a scenario with faults of disks.
 const DISK_MIB: u64 = 512;
+/// Watchers that have not been listed an empty namespace by then find no master that serves them.
+const FIRST_LIST_MAX: Duration = Duration::from_secs(30);
 /// Watchers that have not been shown the last write by then have missed it.
 const LAST_SIGHT_MAX: Duration = Duration::from_secs(20);
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
     /// Runs a scenario. Exit code 0: clean, 1: an invariant was violated, 2: inconclusive. Without --dir
-    /// and --kubeconfig a development cluster is made for it, and removed.
+    /// and --kubeconfig a development cluster is made for it, and removed. Ctrl-C ends the run early: what was
+    /// harmed is healed, what was made is removed, and what was seen is judged.
     Run {
         /// YAML; examples are in cluster-configs/chaos, docs/chaos.md describes the fields.
         scenario: PathBuf,
@@ -74,33 +81,52 @@ pub(crate) enum Verb {
 
 /// Returns the exit code.
 pub(crate) fn run(verb: Verb) -> Result<u8> {
-    let (report, output) = match verb {
-        Verb::Check { report, output } => (report, output),
+    match verb {
+        Verb::Check { report, output } => Ok(judged(&report, output)?.exit_code()),
         Verb::Run { scenario, seed, report, dir, kubeconfig, commands, allow_production, output } => {
-            let text = std::fs::read_to_string(&scenario).with_context(|| format!("reading {}", scenario.display()))?;
-            let parsed = Scenario::parse(&text).map_err(|why| anyhow::anyhow!("{}: {why}", scenario.display()))?;
-            let seed = seed.unwrap_or_else(crate::seed);
-            let plan = Plan { planned: schedule::plan(&parsed, seed), scenario: parsed, text, seed };
-            match (kubeconfig, commands) {
+            let plan = Plan::read(&scenario, seed)?;
+            let removed = match (kubeconfig, commands) {
                 (Some(kubeconfig), Some(commands)) => {
                     if !allow_production {
                         bail!("this is not a development cluster: say --allow-production if it is to be harmed");
                     }
                     let access = kubeconfig::read(&kubeconfig)?;
-                    let addresses = world::members(&access)?.masters.into_iter().collect();
+                    let members = world::members(&access)?;
+                    let addresses = members.masters.into_iter().chain(members.workers).collect();
                     plan.on(Target::Machines(Commands::read(&commands)?, addresses), &access, &report)?;
+                    Ok(())
                 }
                 _ => match dir {
-                    Some(dir) => plan.on_dev(&dir, &report)?,
+                    Some(dir) => {
+                        plan.on_dev(&dir, &report)?;
+                        Ok(())
+                    }
                     None => plan.on_one_of_its_own(&report)?,
                 },
+            };
+            let verdict = judged(&report, output);
+            // Told last, so that it is seen, and also when there is no verdict.
+            if let Err(error) = &removed {
+                eprintln!("error: {error:#}");
             }
-            (report, output)
+            Ok(exit_code(verdict?, removed.is_ok()))
         }
-    };
-    let report = Folder::open(&report).judge()?;
+    }
+}
+
+/// A run that leaves its cluster behind is not clean.
+fn exit_code(verdict: Verdict, is_removed: bool) -> u8 {
+    match (verdict, is_removed) {
+        (Verdict::Clean, false) => Verdict::Inconclusive.exit_code(),
+        (verdict, _) => verdict.exit_code(),
+    }
+}
+
+/// Judges a report and shows it.
+fn judged(report: &Path, output: Format) -> Result<Verdict> {
+    let report = Folder::open(report).judge()?;
     show(&report, output)?;
-    Ok(report.verdict.exit_code())
+    Ok(report.verdict)
 }
 
 fn show(report: &Report, output: Format) -> Result<()> {
@@ -116,13 +142,17 @@ struct Plan {
     text: String,
     seed: u64,
     planned: Vec<Planned>,
+    runtime: Runtime,
+    /// True once the run is to end early.
+    stopped: watch::Receiver<bool>,
 }
 
-/// `balsa dev …`, whose words go to standard error: standard output is the report's.
+/// `balsa dev …`, whose words go to standard error: standard output is the report's. It has a process group of its
+/// own: a Ctrl-C is for the run, which ends what it has begun.
 fn dev(words: &[&str], dir: &Path) -> Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("dev").args(words).arg("--dir").arg(dir).stdin(Stdio::null()).stdout(std::io::stderr());
-    let status = command.status()?;
+    let status = command.process_group(0).status()?;
     if !status.success() {
         bail!("balsa dev {} failed ({status})", words.join(" "));
     }
@@ -130,49 +160,75 @@ fn dev(words: &[&str], dir: &Path) -> Result<()> {
 }
 
 impl Plan {
+    /// Refuses what can never be done, and from now on takes a Ctrl-C for the wish to end.
+    fn read(path: &Path, seed: Option<u64>) -> Result<Plan> {
+        let told = |why: String| anyhow::anyhow!("{}: {why}", path.display());
+        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let scenario = Scenario::parse(&text).map_err(told)?;
+        let seed = seed.unwrap_or_else(crate::seed);
+        let planned = schedule::plan(&scenario, seed);
+        for rule in schedule::never_come(&scenario, &planned).map_err(told)? {
+            eprintln!("{rule}");
+        }
+        let runtime = crate::multi_thread("chaos", 2)?;
+        let stopped = until_interrupted(&runtime)?;
+        Ok(Plan { scenario, text, seed, planned, runtime, stopped })
+    }
+
     fn on_dev(&self, dir: &Path, report: &Path) -> Result<()> {
         let cluster = Cluster::open(dir)?;
         let access = kubeconfig::read(&dir.join("kubeconfig"))?;
         self.on(Target::Dev(cluster), &access, report)
     }
 
-    /// Makes a cluster, and removes it whatever comes of the run.
-    fn on_one_of_its_own(&self, report: &Path) -> Result<()> {
+    /// Makes a cluster, and removes it whatever comes of the run. Returns whether it could be removed.
+    fn on_one_of_its_own(&self, report: &Path) -> Result<Result<()>> {
         let dir = std::env::temp_dir().join(format!("balsa-chaos-{}", std::process::id()));
         let spec = &self.scenario.cluster;
+        let named = |role: &str, n: usize| (1..=n).map(|i| format!("{role}-{i}")).collect::<Vec<String>>();
+        self.check_names(&named("master", spec.masters), &named("worker", spec.workers))?;
         let (masters, workers, disk) = (spec.masters.to_string(), spec.workers.to_string(), DISK_MIB.to_string());
         let mut words = vec!["up", "--masters", &masters, "--workers", &workers, "--runtime", "process"];
         words.extend(["--profile", spec.profile.name()]);
         if self.scenario.faults.iter().any(|rule| rule.fault.needs_disk()) {
             words.extend(["--master-disk", &disk]);
         }
-        let ran = dev(&words, &dir).and_then(|()| self.on(self.target(&dir)?, &self.access(&dir)?, report));
+        // An `up` is not cut short: what it has not written down, no `down` finds.
+        let ran = dev(&words, &dir).and_then(|()| self.on_dev(&dir, report));
         let removed = dev(&["down"], &dir);
-        ran.and(removed)
+        let removed = removed.with_context(|| {
+            format!("the cluster in {0} may still be there; end it with `balsa dev down --dir {0}`", dir.display())
+        });
+        match (ran, removed) {
+            (Ok(()), removed) => Ok(removed),
+            (Err(error), Ok(())) => Err(error),
+            (Err(error), Err(and)) => Err(error.context(format!("and {and:#}"))),
+        }
     }
 
-    fn target(&self, dir: &Path) -> Result<Target> {
-        Ok(Target::Dev(Cluster::open(dir)?))
-    }
-
-    fn access(&self, dir: &Path) -> Result<Access> {
-        kubeconfig::read(&dir.join("kubeconfig"))
+    fn check_names(&self, masters: &[String], workers: &[String]) -> Result<()> {
+        schedule::check_names(&self.scenario, masters, workers).map_err(anyhow::Error::msg)
     }
 
     /// The run itself; its files are complete when this returns, also after Ctrl-C.
     fn on(&self, target: Target, access: &Access, report: &Path) -> Result<()> {
+        if *self.stopped.borrow() {
+            bail!("interrupted before it began");
+        }
         let members = world::members(access)?;
-        let names: Vec<String> = members.masters.iter().map(|(name, _)| name.clone()).collect();
+        let names: Vec<String> = members.masters.keys().cloned().collect();
+        let workers: Vec<String> = members.workers.into_keys().collect();
         let spec = &self.scenario.cluster;
-        if names.len() < spec.masters || members.workers.len() < spec.workers {
+        if names.len() < spec.masters || workers.len() < spec.workers {
             bail!(
                 "cluster: the scenario is for {} masters and {} workers, and here are {} and {}",
                 spec.masters,
                 spec.workers,
                 names.len(),
-                members.workers.len()
+                workers.len()
             );
         }
+        self.check_names(&names, &workers)?;
         target.check(&self.scenario, &names)?;
         let folder = Folder::create(report)?;
         let recorder = folder.begin(&self.text, &self.planned)?;
@@ -180,8 +236,7 @@ impl Plan {
             .masters
             .iter()
             .map(|(name, address)| Ok(Master { name: name.clone(), channel: world::connect(access, address)? }));
-        let runtime = crate::multi_thread("chaos", 2)?;
-        let entered = runtime.enter();
+        let entered = self.runtime.enter();
         let masters = connected.collect::<Result<Vec<Master>>>()?;
         drop(entered);
         let mut run = Run {
@@ -189,57 +244,73 @@ impl Plan {
             version: env!("CARGO_PKG_VERSION").into(),
             started: crate::now().rfc3339(),
             masters: names,
-            workers: members.workers.clone(),
+            workers: workers.clone(),
             ..Run::default()
         };
         // What clients draw need not be told again: only faults are fixed by the seed.
         let rng = Rng::new(crate::seed());
-        let world = Arc::new(World::new(self.scenario.clone(), recorder, masters, members.workers, rng));
+        let world = Arc::new(World::new(self.scenario.clone(), recorder, masters, workers, rng));
         eprintln!("seed {}: {} faults are planned", self.seed, self.planned.len());
-        let ran = runtime.block_on(self.play(&world, target, &mut run));
-        if let Err(error) = ran {
-            run.interrupted.get_or_insert_with(|| format!("{error:#}"));
-        }
+        let played = self.runtime.block_on(self.play(&world, target, &mut run));
         run.unsent = world.unsent.load(Ordering::Relaxed);
-        if let Some(failed) = world.recorder.finish() {
-            run.interrupted.get_or_insert(failed);
-        }
+        run.ended = std::mem::take(&mut *world.ended.lock());
+        let (history_lines, fault_lines, unwritten) = world.recorder.finish();
+        (run.history_lines, run.fault_lines) = (history_lines, fault_lines);
+        let by_the_user = self.stopped.borrow().then(|| "by the user".to_string());
+        let failed = played.err().map(|error| format!("{error:#}"));
+        let why: Vec<String> = [by_the_user, run.interrupted.take(), failed, unwritten].into_iter().flatten().collect();
+        run.interrupted = (!why.is_empty()).then(|| why.join("; "));
         folder.write("run.json", &(serde_json::to_string_pretty(&run)? + "\n"))
     }
 
+    /// What was made is removed whatever comes of the rest.
     async fn play(&self, world: &Arc<World>, target: Target, run: &mut Run) -> Result<()> {
-        let (stop, stopped) = watch::channel(false);
-        let interrupted = tokio::spawn(until_interrupted(stop.clone()));
+        let played = self.work_and_faults(world, target, run).await;
+        if let Err(error) = clients::clean_up(world).await {
+            eprintln!("{error:#}");
+            run.left = Some(world.namespace.clone());
+        }
+        played
+    }
+
+    async fn work_and_faults(&self, world: &Arc<World>, target: Target, run: &mut Run) -> Result<()> {
         clients::prepare(world).await?;
         let maps = Arc::new(clients::Maps::new(world));
         // Watchers begin before anything is there to see, so that they are shown all of it.
         let (until, due) = watch::channel(watchers::ENDLESS);
         let mut watching = JoinSet::new();
+        let mut lists = Vec::new();
         for i in 0..world.scenario.workload.watchers as usize {
-            watching.spawn(watchers::maps(world.clone(), i, due.clone()));
+            let (listed, list) = oneshot::channel();
+            lists.push(list);
+            watching.spawn(watchers::maps(world.clone(), i, due.clone(), listed));
         }
         let mut of_pods = JoinSet::new();
-        if world.scenario.workload.pods > 0 {
+        if world.scenario.workload.pods + world.scenario.workload.deployment > 0 {
             for i in 0..world.masters.len() {
                 of_pods.spawn(watchers::pods(world.clone(), i, due.clone()));
             }
         }
-        maps.create().await?;
+        let all_listed = timeout(FIRST_LIST_MAX, futures::future::try_join_all(lists)).await;
+        if !matches!(all_listed, Ok(Ok(_))) {
+            bail!("not every watcher was served within {} s", FIRST_LIST_MAX.as_secs());
+        }
+        maps.create(&self.stopped).await?;
         let (end, ended) = watch::channel(false);
         let mut asking = JoinSet::new();
         asking.spawn(clients::writers(world.clone(), maps.clone(), ended.clone()));
         asking.spawn(clients::readers(world.clone(), ended.clone()));
         asking.spawn(clients::pods(world.clone(), ended.clone()));
-        let target = Arc::new(target);
-        let faults = Arc::new(Faults { world: world.clone(), target: target.clone(), stop: stopped.clone() });
-        faults.carry_out(self.planned.clone()).await;
-        if !self.is_paced_by_recovery() && !*stopped.borrow() {
-            self.rest_of_the_time(world, stopped.clone()).await;
+        let faults = Faults { world: world.clone(), target: Arc::new(target), stop: self.stopped.clone() };
+        let faults = Arc::new(faults);
+        faults.clone().carry_out(self.planned.clone()).await;
+        if !self.is_paced_by_recovery() && !*self.stopped.borrow() {
+            self.rest_of_the_time(world).await;
         }
         run.over_us = world.recorder.now_us();
         let began = Instant::now();
-        let everyone = [world.names(), world.workers.clone()].concat();
-        tokio::task::spawn_blocking(move || target.start_ended(&everyone)).await??;
+        // What is down then does not converge; and it is told why.
+        run.interrupted = faults.start_ended().await.err();
         let whole = timeout(Duration::from_millis(world.scenario.limits.converges.0), converge(world, &maps)).await;
         match whole {
             Ok(()) => run.converged_ms = u64::try_from(began.elapsed().as_millis()).ok(),
@@ -255,21 +326,21 @@ impl Plan {
         end.send_replace(true);
         while asking.join_next().await.is_some() {}
         // The last write: whoever is shown it has been shown all.
-        let last = maps.write_last().await;
-        until.send_replace(last.unwrap_or(0));
-        let all_watched = timeout(LAST_SIGHT_MAX, async { while watching.join_next().await.is_some() {} }).await;
-        if all_watched.is_err() {
-            tracing::warn!("a watcher was not shown the last write in time");
+        if let Some(last) = maps.write_last().await {
+            until.send_replace(last);
+            let all_watched = timeout(LAST_SIGHT_MAX, async { while watching.join_next().await.is_some() {} }).await;
+            if all_watched.is_err() {
+                tracing::warn!("a watcher was not shown the last write in time");
+            }
+            run.last_write = Some(last);
+            if let Some(missing) = watchers::own_states(world, last, LAST_SIGHT_MAX).await {
+                run.missing.get_or_insert(missing);
+            }
         }
-        drop(of_pods);
-        if let Some(missing) = watchers::own_states(world, last.unwrap_or(0), LAST_SIGHT_MAX).await {
-            run.missing.get_or_insert(missing);
-        }
-        if *stopped.borrow() {
-            run.interrupted = Some("by the user".into());
-        }
-        interrupted.abort();
-        clients::clean_up(world).await
+        // They must not see what is removed now.
+        watching.shutdown().await;
+        of_pods.shutdown().await;
+        Ok(())
     }
 
     fn is_paced_by_recovery(&self) -> bool {
@@ -277,8 +348,9 @@ impl Plan {
     }
 
     /// A scenario lasts as long as it says, also when its faults are over.
-    async fn rest_of_the_time(&self, world: &World, mut stopped: watch::Receiver<bool>) {
+    async fn rest_of_the_time(&self, world: &World) {
         let over = tokio::time::sleep_until(world.recorder.at(self.scenario.duration.0).into());
+        let mut stopped = self.stopped.clone();
         tokio::select! {
             _ = stopped.wait_for(|stop| *stop) => {}
             () = over => {}
@@ -293,17 +365,39 @@ async fn converge(world: &World, maps: &clients::Maps) {
     }
 }
 
-/// Ctrl-C, or a TERM: the run ends early, and heals what it has harmed.
-async fn until_interrupted(stop: watch::Sender<bool>) {
+/// From now on no Ctrl-C and no TERM ends this process: the first is told, as a wish to end early, and the others
+/// change nothing.
+fn until_interrupted(runtime: &Runtime) -> Result<watch::Receiver<bool>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
-        tracing::warn!("signals cannot be waited for; do not interrupt this run");
-        return;
-    };
-    tokio::select! {
-        _ = int.recv() => {}
-        _ = term.recv() => {}
+    let entered = runtime.enter();
+    let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    drop(entered);
+    let (stop, stopped) = watch::channel(false);
+    runtime.spawn(async move {
+        loop {
+            let told = tokio::select! {
+                told = int.recv() => told,
+                told = term.recv() => told,
+            };
+            if told.is_none() {
+                return;
+            }
+            if !stop.send_replace(true) {
+                eprintln!("interrupted: healing what was harmed, and ending what was begun");
+            }
+        }
+    });
+    Ok(stopped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_leaves_its_cluster_behind_is_not_clean() {
+        assert_eq!([true, false].map(|removed| exit_code(Verdict::Clean, removed)), [0, 2]);
+        assert_eq!([true, false].map(|removed| exit_code(Verdict::Violated, removed)), [1, 1]);
+        assert_eq!([true, false].map(|removed| exit_code(Verdict::Inconclusive, removed)), [2, 2]);
     }
-    eprintln!("interrupted: healing what was harmed");
-    stop.send_replace(true);
 }

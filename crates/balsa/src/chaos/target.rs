@@ -2,38 +2,17 @@
 //! own commands kill, start and cut.
 
 use super::bits;
+use super::commands::Commands;
 use crate::dev::Cluster;
 use crate::dev::disk::{self, Disk};
 use anyhow::{Context, Result, bail};
 use chaos::{Fault, Planned, Scenario};
 use nix::sys::signal::Signal;
-use serde::Deserialize;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-/// An operator's commands, run by `sh -c`; {name} and {address} stand for the member's.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub(super) struct Commands {
-    kill: Option<String>,
-    stop: Option<String>,
-    start: Option<String>,
-    pause: Option<String>,
-    resume: Option<String>,
-    cut: Option<String>,
-    heal: Option<String>,
-    slow_disk: Option<String>,
-    full_disk: Option<String>,
-    power_cut: Option<String>,
-    clock_skew: Option<String>,
-    bit_flip: Option<String>,
-    /// Ends a slow or full disk, a power cut, a skewed clock or a damaged disk, and leaves the member running.
-    restore: Option<String>,
-}
 
 pub(super) enum Target {
     Dev(Cluster),
@@ -49,38 +28,17 @@ pub(super) struct Harm {
     stalls: Option<(Arc<AtomicBool>, std::thread::JoinHandle<Result<()>>)>,
 }
 
-impl Commands {
-    pub(super) fn read(path: &Path) -> Result<Commands> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("--commands: reading {}", path.display()))?;
-        serde_saphyr::from_str(&text).with_context(|| format!("--commands: {} is not valid", path.display()))
-    }
-
-    /// (what begins a fault, what ends it), each with its field.
-    fn of(&self, fault: Fault) -> [(&'static str, Option<&String>); 2] {
-        let start = ("start", self.start.as_ref());
-        let restore = ("restore", self.restore.as_ref());
-        match fault {
-            Fault::Kill => [("kill", self.kill.as_ref()), start],
-            Fault::Stop => [("stop", self.stop.as_ref()), start],
-            Fault::Pause => [("pause", self.pause.as_ref()), ("resume", self.resume.as_ref())],
-            Fault::Cut => [("cut", self.cut.as_ref()), ("heal", self.heal.as_ref())],
-            Fault::SlowDisk => [("slow-disk", self.slow_disk.as_ref()), restore],
-            Fault::FullDisk => [("full-disk", self.full_disk.as_ref()), restore],
-            Fault::PowerCut => [("power-cut", self.power_cut.as_ref()), restore],
-            Fault::ClockSkew => [("clock-skew", self.clock_skew.as_ref()), restore],
-            Fault::BitFlip => [("bit-flip", self.bit_flip.as_ref()), restore],
-        }
-    }
-}
-
-fn shell(command: &str, name: &str, address: &str) -> Result<()> {
-    let command = command.replace("{name}", name).replace("{address}", address);
-    let output = Command::new("sh").arg("-c").arg(&command).output().context("starting sh")?;
-    if !output.status.success() {
-        bail!("{command:?} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+/// Does it for each, whatever comes of it for the others; what failed is told together.
+fn each(names: &[String], one: impl Fn(&str) -> Result<()>) -> Result<()> {
+    let failed: Vec<String> = names.iter().filter_map(|name| Some(format!("{:#}", one(name).err()?))).collect();
+    if !failed.is_empty() {
+        bail!("{}", failed.join("; "));
     }
     Ok(())
 }
+
+/// What is cut off is written down in one file.
+static CUTTING: Mutex<()> = Mutex::new(());
 
 impl Target {
     /// Refuses, before anything starts, what cannot be done here.
@@ -118,17 +76,19 @@ impl Target {
         Ok(())
     }
 
-    /// Starts members that their storage ended, after its harm was healed: on machines of their own the system
-    /// does so. Any other end by themselves is an error.
-    pub(super) fn start_ended(&self, names: &[String]) -> Result<()> {
+    /// Starts members that have ended after their harm was healed, as a service manager would: on machines of
+    /// their own the system does so. Tells who ended by itself, and not of its storage, with its last words.
+    pub(super) fn start_ended(&self, names: &[String], by_itself: impl Fn(&str, &str)) -> Result<()> {
         let Target::Dev(cluster) = self else { return Ok(()) };
         cluster.reap();
         for name in names.iter().filter(|name| !cluster.runs(name)) {
             let last_words = cluster.log_tail(name);
-            if !["consensus stopped", "Raft storage"].iter().any(|why| last_words.contains(why)) {
-                bail!("{name} ended by itself, and not of its storage:\n{last_words}");
+            if ["consensus stopped", "Raft storage"].iter().any(|why| last_words.contains(why)) {
+                eprintln!("{name} had ended of its storage: started");
+            } else {
+                eprintln!("{name} had ended by itself: started");
+                by_itself(name, &last_words);
             }
-            eprintln!("{name} had ended of its storage: started");
             cluster.start(name)?;
         }
         Ok(())
@@ -136,7 +96,6 @@ impl Target {
 
     /// Does what a fault says. When it fails, what was done is undone.
     pub(super) fn harm(&self, fault: &Planned, names: &[String]) -> Result<Harm> {
-        self.start_ended(names)?;
         let mut harm = Harm { names: names.to_vec(), fault: fault.fault, disks: Vec::new(), stalls: None };
         if let Err(error) = self.begin(fault, &mut harm) {
             return match self.end(harm) {
@@ -152,9 +111,9 @@ impl Target {
         let cluster = match self {
             Target::Dev(cluster) => cluster,
             Target::Machines(commands, addresses) => {
-                let [(_, command), _] = commands.of(fault.fault);
-                let command = command.context("no command for this fault")?;
-                return names.iter().try_for_each(|name| shell(command, name, &addresses[name]));
+                return names
+                    .iter()
+                    .try_for_each(|name| commands.harm(fault.fault, name, address_of(addresses, name)?));
             }
         };
         let signal = |signal: Signal| names.iter().try_for_each(|name| cluster.signal(name, signal).map(drop));
@@ -167,18 +126,16 @@ impl Target {
             Fault::Kill => signal(Signal::SIGKILL)?,
             Fault::Stop => signal(Signal::SIGTERM)?,
             Fault::Pause => signal(Signal::SIGSTOP)?,
-            Fault::Cut => drop(cluster.cut(&names)?),
+            Fault::Cut => {
+                let _cutting = CUTTING.lock();
+                cluster.cut(&names)?;
+            }
             Fault::FullDisk => harm.disks.iter().try_for_each(Disk::fill)?,
             Fault::PowerCut => {
                 harm.disks.iter().try_for_each(Disk::cut_power)?;
-                // A sync that fails ends a master by itself, perhaps before it is killed.
-                for name in names.iter().filter(|name| cluster.runs(name)) {
-                    match cluster.signal(name, Signal::SIGKILL) {
-                        Err(error) if cluster.runs(name) => return Err(error),
-                        Ok(_) | Err(_) => {}
-                    }
-                }
+                names.iter().try_for_each(|name| kill_if_it_runs(cluster, name))?;
             }
+            Fault::FailingDisk => harm.disks.iter().try_for_each(Disk::cut_power)?,
             Fault::SlowDisk => {
                 let stall = Duration::from_millis(fault.stall_ms.unwrap_or(0));
                 harm.stalls = Some(stall_again_and_again(std::mem::take(&mut harm.disks), stall));
@@ -204,59 +161,78 @@ impl Target {
         Ok(())
     }
 
-    /// Heals what a fault has done, and starts whoever ended of it.
+    /// Heals what a fault has done, and starts whoever ended of it: each member, whatever comes of the others.
     pub(super) fn end(&self, harm: Harm) -> Result<()> {
-        let names = &harm.names;
+        let Harm { names, fault, disks, stalls } = harm;
         let cluster = match self {
             Target::Dev(cluster) => cluster,
             Target::Machines(commands, addresses) => {
-                let [_, (_, command)] = commands.of(harm.fault);
-                let command = command.context("no command to end this fault")?;
-                return names.iter().try_for_each(|name| shell(command, name, &addresses[name]));
+                return each(&names, |name| commands.end(fault, name, address_of(addresses, name)?));
             }
         };
-        match harm.fault {
-            Fault::Kill | Fault::Stop => {}
-            // It may have ended itself.
-            Fault::Pause => {
-                for name in names.iter().filter(|name| cluster.runs(name)) {
-                    cluster.signal(name, Signal::SIGCONT)?;
-                }
+        let let_go = match fault {
+            Fault::Cut => {
+                let _cutting = CUTTING.lock();
+                cluster.heal(&names).map(drop)
             }
-            Fault::Cut => drop(cluster.heal(names)?),
-            Fault::SlowDisk => {
-                if let Some((stop, thread)) = harm.stalls {
+            Fault::SlowDisk => match stalls {
+                Some((stop, thread)) => {
                     stop.store(true, Ordering::Relaxed);
-                    thread.join().map_err(|_| anyhow::anyhow!("the thread that stalled the disks panicked"))??;
+                    thread.join().unwrap_or_else(|_| bail!("the thread that stalled the disks panicked"))
                 }
+                None => Ok(()),
+            },
+            Fault::FullDisk => disks.iter().map(Disk::free).fold(Ok(()), Result::and),
+            // Their descriptors keep the file systems busy.
+            Fault::PowerCut | Fault::FailingDisk => {
+                drop(disks);
+                Ok(())
             }
-            Fault::FullDisk => harm.disks.iter().try_for_each(Disk::free)?,
-            Fault::PowerCut => {
-                // Their descriptors keep the file systems busy.
-                drop(harm.disks);
-                names.iter().try_for_each(|name| disk::remount(cluster, name))?;
-            }
-            Fault::ClockSkew => {
-                for name in names.iter().filter(|name| cluster.runs(name)) {
-                    cluster.signal(name, Signal::SIGKILL)?;
-                }
-            }
-            Fault::BitFlip => {
-                cluster.reap();
-                for name in names {
-                    match cluster.runs(name) {
-                        // Nobody has read the damage yet; an operator who knows of it does the same.
-                        true => drop(cluster.signal(name, Signal::SIGKILL)?),
-                        false if bits::names_remedy(&cluster.log_tail(name)) => {}
-                        false => bail!("{name} ended of damage and names no remedy:\n{}", cluster.log_tail(name)),
-                    }
-                    bits::empty(&cluster.data(name).0)?;
-                }
-            }
-        }
-        cluster.reap();
-        names.iter().try_for_each(|name| cluster.start(name).map(drop))
+            Fault::Kill | Fault::Stop | Fault::Pause | Fault::ClockSkew | Fault::BitFlip => Ok(()),
+        };
+        let healed = each(&names, |name| heal(cluster, fault, name).with_context(|| format!("healing {name}")));
+        let_go.and(healed)
     }
+}
+
+/// Heals one member of a development cluster, and starts it if it has ended.
+fn heal(cluster: &Cluster, fault: Fault, name: &str) -> Result<()> {
+    match fault {
+        Fault::Kill | Fault::Stop | Fault::Cut | Fault::SlowDisk | Fault::FullDisk => {}
+        // It may have ended itself.
+        Fault::Pause if !cluster.runs(name) => {}
+        Fault::Pause => drop(cluster.signal(name, Signal::SIGCONT)?),
+        Fault::PowerCut | Fault::FailingDisk => {
+            kill_if_it_runs(cluster, name)?;
+            cluster.reap();
+            disk::remount(cluster, name)?;
+        }
+        Fault::ClockSkew => kill_if_it_runs(cluster, name)?,
+        Fault::BitFlip => {
+            cluster.reap();
+            match cluster.runs(name) {
+                // Nobody has read the damage yet; an operator who knows of it does the same.
+                true => kill_if_it_runs(cluster, name)?,
+                false if bits::names_remedy(&cluster.log_tail(name)) => {}
+                false => bail!("it ended of damage and names no remedy:\n{}", cluster.log_tail(name)),
+            }
+            bits::empty(&cluster.data(name).0)?;
+        }
+    }
+    cluster.reap();
+    cluster.start(name).map(drop)
+}
+
+/// A member whose disk fails ends by itself, perhaps just before it is killed.
+fn kill_if_it_runs(cluster: &Cluster, name: &str) -> Result<()> {
+    match cluster.runs(name).then(|| cluster.signal(name, Signal::SIGKILL)) {
+        Some(Err(error)) if cluster.runs(name) => Err(error),
+        Some(Ok(_) | Err(_)) | None => Ok(()),
+    }
+}
+
+fn address_of<'a>(addresses: &'a BTreeMap<String, String>, name: &str) -> Result<&'a str> {
+    addresses.get(name).map(String::as_str).with_context(|| format!("the cluster tells no address of {name}"))
 }
 
 /// A disk between two stalls: long enough for what waited to be written.
@@ -268,12 +244,30 @@ fn stall_again_and_again(disks: Vec<Disk>, stall: Duration) -> (Arc<AtomicBool>,
     let stopped = stop.clone();
     let thread = std::thread::spawn(move || {
         while !stopped.load(Ordering::Relaxed) {
-            disks.iter().try_for_each(Disk::freeze)?;
+            freeze(&disks)?;
             std::thread::sleep(stall);
-            disks.iter().try_for_each(Disk::thaw)?;
+            thaw(&disks)?;
             std::thread::sleep(BREATH);
         }
         Ok(())
     });
     (stop, thread)
+}
+
+/// Freezes them all, or none.
+fn freeze(disks: &[Disk]) -> Result<()> {
+    for (i, disk) in disks.iter().enumerate() {
+        if let Err(error) = disk.freeze() {
+            return match thaw(&disks[..i]) {
+                Ok(()) => Err(error),
+                Err(and) => Err(error.context(format!("and others stay frozen: {and:#}"))),
+            };
+        }
+    }
+    Ok(())
+}
+
+/// Thaws each, whatever comes of the others; tells the first that failed.
+fn thaw(disks: &[Disk]) -> Result<()> {
+    disks.iter().map(Disk::thaw).fold(Ok(()), Result::and)
 }

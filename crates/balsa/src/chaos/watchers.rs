@@ -11,7 +11,7 @@ use protos::objects::watch_event::Type;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
 use tonic::Code;
@@ -97,12 +97,17 @@ async fn follow(world: &World, resource: &str, i: usize, mut until: watch::Recei
 
 struct Maps {
     who: String,
+    /// Told of the first list.
+    first: Option<oneshot::Sender<()>>,
 }
 
 impl Viewer for Maps {
     fn listed(&mut self, world: &World, items: Vec<pb::Object>, revision: u64) {
         let (who, at_us) = (self.who.clone(), world.recorder.now_us());
         world.recorder.line(&Line::Listed { who, at_us, revision, seen: seen(&items) });
+        if let Some(Err(())) = self.first.take().map(|first| first.send(())) {
+            tracing::debug!(who = %self.who, "nobody waits for the first list any more");
+        }
     }
 
     fn shown(&mut self, world: &World, event: pb::WatchEvent) {
@@ -116,15 +121,16 @@ impl Viewer for Maps {
     }
 }
 
-/// The `i`th watcher of the ConfigMaps.
-pub(super) async fn maps(world: Arc<World>, i: usize, until: watch::Receiver<u64>) {
-    follow(&world, "configmaps", i, until, &mut Maps { who: format!("watcher {} of configmaps/", i + 1) }).await;
+/// The `i`th watcher of the ConfigMaps, which tells when it has been listed what is there.
+pub(super) async fn maps(world: Arc<World>, i: usize, until: watch::Receiver<u64>, listed: oneshot::Sender<()>) {
+    let mut viewer = Maps { who: format!("watcher {}", i + 1), first: Some(listed) };
+    follow(&world, "configmaps", i, until, &mut viewer).await;
 }
 
 struct Pods {
     world: Arc<World>,
     who: String,
-    /// The first watcher deletes what it sees bound.
+    /// The first watcher deletes what it sees bound and was asked for: a Deployment would make others.
     deletes: bool,
     told: BTreeSet<(String, String)>,
 }
@@ -140,8 +146,9 @@ impl Pods {
         let (who, at_us) = (self.who.clone(), self.world.recorder.now_us());
         let revision = object.revision;
         self.world.recorder.line(&Line::Bound { who, at_us, revision, pod: name.clone(), uid, node });
-        // It says itself when it was asked for.
-        self.world.bound.tell(pod.label(ASKED).and_then(|us| us.parse().ok()).unwrap_or(0));
+        // It says itself when it was asked for; those of the Deployment do not.
+        let Some(asked_us) = pod.label(ASKED) else { return };
+        self.world.bound.tell(asked_us.parse().unwrap_or(0));
         if self.deletes {
             let world = self.world.clone();
             tokio::spawn(async move { clients::end_pod(&world, &name).await });
@@ -164,7 +171,7 @@ impl Viewer for Pods {
 }
 
 pub(super) async fn pods(world: Arc<World>, i: usize, until: watch::Receiver<u64>) {
-    let who = format!("watcher {} of pods/", i + 1);
+    let who = format!("pod watcher {}", i + 1);
     let mut viewer = Pods { world: world.clone(), who, deletes: i == 0, told: BTreeSet::new() };
     follow(&world, "pods", i, until, &mut viewer).await;
 }
@@ -188,7 +195,7 @@ pub(super) async fn own_states(world: &World, revision: u64, patience: Duration)
             Ok(held) => held,
             Err(_) => return Some(format!("{} has not applied revision {revision}", master.name)),
         };
-        let (who, at_us) = (format!("{OWN_STATE}{} of configmaps/", master.name), world.recorder.now_us());
+        let (who, at_us) = (format!("{OWN_STATE}{}", master.name), world.recorder.now_us());
         world.recorder.line(&Line::Listed { who, at_us, revision, seen });
     }
     None

@@ -6,10 +6,11 @@ use anyhow::{Context, Result};
 use chaos::Scenario;
 use chaos::scenario::Through;
 use client::Access;
+use objects::{Value, ValueExt};
 use parking_lot::Mutex;
 use protos::cluster::cluster_client::ClusterClient;
 use protos::{cluster as pb, objects as objects_pb};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use stdx::Rng;
@@ -38,6 +39,12 @@ pub(super) struct World {
     /// The latest beginning of a write that was acknowledged, and of a pod that was bound.
     pub(super) written: Latest,
     pub(super) bound: Latest,
+    /// Sentences about members that ended by themselves.
+    pub(super) ended: Mutex<Vec<String>>,
+    /// Members of which a fault went wrong: what they do then may be its doing.
+    unhealed: Mutex<BTreeSet<String>>,
+    /// Held from the look at who is whole until those are marked that a fault takes.
+    pub(super) choosing: tokio::sync::Mutex<()>,
     harmed: Mutex<BTreeMap<String, usize>>,
     rng: Mutex<Rng>,
 }
@@ -102,6 +109,9 @@ impl World {
             unsent: AtomicU64::new(0),
             written: Latest::default(),
             bound: Latest::default(),
+            ended: Mutex::default(),
+            unhealed: Mutex::default(),
+            choosing: tokio::sync::Mutex::default(),
             harmed: Mutex::default(),
             rng: Mutex::new(rng),
         }
@@ -126,6 +136,24 @@ impl World {
 
     pub(super) fn is_harmed(&self, name: &str) -> bool {
         self.harmed.lock().contains_key(name)
+    }
+
+    /// A fault of these members went wrong.
+    pub(super) fn went_wrong(&self, names: &[String]) {
+        self.unhealed.lock().extend(names.iter().cloned());
+    }
+
+    /// Takes down that a member ended though nothing harmed it.
+    pub(super) fn ended_by_itself(&self, name: &str, last_words: &str) {
+        if !self.unhealed.lock().contains(name) {
+            self.ended.lock().push(format!("{name} ended by itself, and not of its storage: {last_words}"));
+        }
+    }
+
+    /// Every member that is harmed by nothing.
+    pub(super) fn whole(&self) -> Vec<String> {
+        let everyone = [self.names(), self.workers.clone()].concat();
+        everyone.into_iter().filter(|name| !self.is_harmed(name)).collect()
     }
 
     /// How many masters are harmed by nothing.
@@ -195,17 +223,43 @@ impl World {
     }
 }
 
-/// The run's members, as the cluster knows them.
+/// The run's members, as the cluster knows them: each with its address, of a master host:port.
 pub(super) struct Members {
-    /// (name, host:port) of every voter.
-    pub(super) masters: Vec<(String, String)>,
-    pub(super) workers: Vec<String>,
+    /// Every voter.
+    pub(super) masters: BTreeMap<String, String>,
+    pub(super) workers: BTreeMap<String, String>,
 }
 
 pub(super) fn members(access: &Access) -> Result<Members> {
     let status = crate::verbs::cluster_status(access).context("the cluster does not answer")?;
-    let mut masters: Vec<(String, String)> =
-        status.members.into_iter().filter(|member| member.voter).map(|m| (m.name, m.api_addr)).collect();
-    masters.sort();
-    Ok(Members { masters, workers: crate::verbs::nodes(access)?.into_keys().collect() })
+    let masters = status.members.into_iter().filter(|member| member.voter).map(|m| (m.name, m.api_addr)).collect();
+    let workers = crate::verbs::nodes(access)?.into_iter().map(|(name, node)| {
+        let address = address(&node, &name);
+        (name, address)
+    });
+    Ok(Members { masters, workers: workers.collect() })
+}
+
+/// Where a Node is reached: its own address, or what it calls itself.
+fn address(node: &Value, name: &str) -> String {
+    let told = node.items("status.addresses");
+    let of = |kind: &str| told.iter().find(|address| address.text("type") == kind).map(|found| found.text("address"));
+    of("InternalIP").or_else(|| of("Hostname")).unwrap_or(name).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use objects::json;
+
+    #[test]
+    fn a_worker_is_reached_at_its_own_address_or_by_its_name() {
+        let ip = json!({"type": "InternalIP", "address": "10.0.0.7"});
+        let host = json!({"type": "Hostname", "address": "w1.example"});
+        let of = |addresses: Value| address(&json!({"status": {"addresses": addresses}}), "w1");
+        assert_eq!(of(json!([host, ip])), "10.0.0.7");
+        assert_eq!(of(json!([host])), "w1.example");
+        assert_eq!(of(json!([])), "w1");
+        assert_eq!(address(&json!({}), "w1"), "w1");
+    }
 }

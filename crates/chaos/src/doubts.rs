@@ -1,0 +1,98 @@
+//! Doubts: why a run in which nothing was found wrong says nothing all the same.
+
+use crate::failover::Failover;
+use crate::lines::{FaultLine, Line, OWN_STATE, Run};
+use crate::scenario::{Scenario, Target};
+use crate::verdict::Counts;
+use std::collections::BTreeSet;
+
+pub(crate) fn doubts(
+    scenario: &Scenario,
+    run: &Run,
+    faults: &[FaultLine],
+    lines: &[Line],
+    counts: &Counts,
+    failovers: &[Failover],
+    hole: Option<(u64, u64)>,
+) -> Vec<String> {
+    let mut why = Vec::new();
+    why.extend(run.interrupted.as_ref().map(|reason| format!("the run was interrupted: {reason}")));
+    why.extend(run.left.as_ref().map(|namespace| format!("namespace {namespace} could not be deleted by the run")));
+    why.extend(cut_short(run, faults, lines));
+    for fault in faults {
+        why.extend(fault.error.as_ref().map(|error| format!("fault {} went wrong: {error}", fault.planned.n)));
+    }
+    if counts.faults.is_empty() {
+        why.push("no fault was carried out".into());
+    }
+    why.extend(unseen(scenario, run, lines, counts));
+    let limits = &scenario.limits;
+    let written = failovers.iter().any(|failover| failover.writes_us.is_some());
+    let bound = failovers.iter().any(|failover| failover.bind_us.is_some());
+    let unmeasured = [
+        (limits.failover_p50.is_some() && !written, "limits.failoverP50: no failover was seen"),
+        (limits.failover_p99.is_some() && !written, "limits.failoverP99: no failover was seen"),
+        (limits.bind_p99.is_some() && !bound, "limits.bindP99: no pod was bound that was asked for after a failover"),
+    ];
+    why.extend(named(&unmeasured));
+    if run.last_write.is_none() {
+        why.push("no write after all others was acknowledged and waited for: the history is not judged".into());
+    }
+    why.extend(
+        hole.map(|(from, to)| {
+            format!("no watcher tells of the revisions from {from} to {to}: they had left the history")
+        }),
+    );
+    why
+}
+
+fn named(of: &[(bool, &str)]) -> Vec<String> {
+    of.iter().filter(|(is, _)| *is).map(|(_, what)| (*what).to_string()).collect()
+}
+
+/// What the files lack of what was written.
+fn cut_short(run: &Run, faults: &[FaultLine], lines: &[Line]) -> Vec<String> {
+    let files = [
+        ("history.jsonl", lines.len() as u64, run.history_lines),
+        ("faults.jsonl", faults.len() as u64, run.fault_lines),
+    ];
+    let differs = |(name, n, written): &(&str, u64, u64)| {
+        (n != written).then(|| format!("{name} has {n} lines, and {written} were written"))
+    };
+    files.iter().filter_map(differs).collect()
+}
+
+/// What nobody saw that had to be seen.
+fn unseen(scenario: &Scenario, run: &Run, lines: &[Line], counts: &Counts) -> Vec<String> {
+    let work = &scenario.workload;
+    let nothing = [
+        (work.writes > 0 && counts.acknowledged == 0, "no write was acknowledged"),
+        (work.reads > 0 && counts.reads == 0, "no read was answered"),
+        (work.writes > 0 && counts.shown == 0, "no watcher was shown anything"),
+        (work.pods + work.deployment > 0 && counts.bound == 0, "no pod was bound"),
+    ];
+    let mut why = named(&nothing);
+    let aims = scenario
+        .faults
+        .iter()
+        .any(|rule| rule.fault.unseats() && matches!(&rule.target, Target::Word(word) if word == "leader"));
+    if aims && work.writes > 0 && counts.failovers == 0 {
+        why.push("the leader is a target, and no failover was seen".into());
+    }
+    let listed: BTreeSet<&str> = lines
+        .iter()
+        .filter_map(|line| match line {
+            Line::Listed { who, .. } => Some(who.as_str()),
+            _ => None,
+        })
+        .collect();
+    let n_watchers = listed.iter().filter(|who| !who.starts_with(OWN_STATE)).count();
+    if n_watchers < work.watchers as usize {
+        why.push(format!("{n_watchers} of {} watchers were ever listed anything", work.watchers));
+    }
+    if run.last_write.is_some() && run.missing.is_none() {
+        let untold = run.masters.iter().find(|name| !listed.contains(format!("{OWN_STATE}{name}").as_str()));
+        why.extend(untold.map(|name| format!("what {name} itself holds in the end was not seen")));
+    }
+    why
+}

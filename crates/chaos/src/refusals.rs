@@ -1,0 +1,174 @@
+//! What a scenario must not say: each refusal names the field and the remedy.
+
+use crate::scenario::{BOUND_ONCE, Choice, Fault, Group, Rule, SERVES, Scenario, Target, Workload, invariants};
+use crate::span::{Millis, Pace};
+
+/// A client waits for its answers in so many places at most; beyond, the open loop is closed.
+const RATE_MAX: u32 = 5_000;
+/// Every read lists all keys, and every watcher is shown them all.
+const KEYS_MAX: u32 = 10_000;
+/// Bytes; an object may have 1 MiB with all it says of itself.
+const SIZE_MAX: u32 = 262_144;
+const WATCHERS_MAX: u32 = 100;
+const DEPLOYMENT_MAX: u32 = 1_000;
+const BITS_MAX: u32 = 1_000_000;
+const MASTERS_MAX: usize = 7;
+const WORKERS_MAX: usize = 100;
+
+pub(crate) fn check(scenario: &Scenario) -> Result<(), String> {
+    let spec = &scenario.cluster;
+    if spec.masters == 0 || spec.masters > MASTERS_MAX {
+        return Err(format!("cluster.masters: {} is not in 1..={MASTERS_MAX}", spec.masters));
+    }
+    if spec.workers > WORKERS_MAX {
+        return Err(format!("cluster.workers: {} is more than {WORKERS_MAX}", spec.workers));
+    }
+    if scenario.duration.0 == 0 {
+        return Err("duration: a run of no length finds nothing".into());
+    }
+    if scenario.faults.is_empty() {
+        return Err("faults: name at least one".into());
+    }
+    if scenario.together == 0 {
+        return Err("together: at least 1 fault must be allowed at once".into());
+    }
+    check_workload(&scenario.workload)?;
+    if scenario.workload.pods + scenario.workload.deployment > 0 && spec.workers == 0 {
+        return Err("workload: pods need cluster.workers".into());
+    }
+    check_invariants(scenario)?;
+    let paced = scenario.faults.iter().filter(|rule| rule.every == Pace::Recovered).count();
+    if paced != 0 && paced != scenario.faults.len() {
+        return Err("faults: `every: recovered` must be said of all of them or of none".into());
+    }
+    scenario.faults.iter().enumerate().try_for_each(|(i, rule)| check_rule(scenario, i, rule))
+}
+
+fn check_workload(work: &Workload) -> Result<(), String> {
+    let bounds = [
+        ("writes", work.writes, RATE_MAX),
+        ("reads", work.reads, RATE_MAX),
+        ("pods", work.pods, RATE_MAX),
+        ("keys", work.keys, KEYS_MAX),
+        ("size", work.size, SIZE_MAX),
+        ("watchers", work.watchers, WATCHERS_MAX),
+        ("deployment", work.deployment, DEPLOYMENT_MAX),
+        ("assuming", work.assuming, 100),
+    ];
+    if let Some((field, value, max)) = bounds.iter().find(|(_, value, max)| value > max) {
+        return Err(format!("workload.{field}: {value} is more than {max}"));
+    }
+    if work.writes + work.reads + work.pods + work.deployment == 0 {
+        return Err("workload: nothing is asked of the cluster; name writes, reads, pods or deployment".into());
+    }
+    if work.keys == 0 {
+        return Err("workload.keys: at least 1 is needed: a write after all others ends the history".into());
+    }
+    if work.watchers == 0 {
+        return Err("workload.watchers: at least 1 is needed: what it is shown is the truth".into());
+    }
+    Ok(())
+}
+
+fn check_invariants(scenario: &Scenario) -> Result<(), String> {
+    let (known, work) = (invariants(), &scenario.workload);
+    if let Some(name) = scenario.invariants.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(format!("invariants: {name:?} is not known; use {}", known.join(", ")));
+    }
+    if scenario.names(SERVES) && work.writes == 0 {
+        return Err(format!("invariants: {SERVES} is judged by writes; see workload.writes"));
+    }
+    if scenario.names(BOUND_ONCE) && work.pods + work.deployment == 0 {
+        return Err(format!("invariants: {BOUND_ONCE} is judged by pods; see workload.pods"));
+    }
+    Ok(())
+}
+
+fn check_rule(scenario: &Scenario, i: usize, rule: &Rule) -> Result<(), String> {
+    check_target(scenario, i, &rule.target)?;
+    if rule.every == Pace::Between(0, 0) {
+        return Err(format!("faults[{i}].every: 0s would never end"));
+    }
+    if rule.times == Some(0) {
+        return Err(format!("faults[{i}].times: 0 is never; leave the rule out"));
+    }
+    if rule.first.is_some() && rule.every == Pace::Recovered {
+        return Err(format!("faults[{i}].first: with `every: recovered` no fault comes by the clock; leave it out"));
+    }
+    if rule.lasts == Pace::Recovered && !rule.fault.unseats() {
+        return Err(format!("faults[{i}].for: {} unseats no leader; say how long", rule.fault.name()));
+    }
+    if (rule.fault == Fault::SlowDisk) != rule.stall.is_some() {
+        return Err(format!("faults[{i}].stall: a slow-disk, and nothing else, says how long a stall is"));
+    }
+    if let (Some(stall), Pace::Between(shortest, _)) = (rule.stall, rule.lasts)
+        && (stall.0 == 0 || stall.0 > shortest)
+    {
+        let shortest = Millis(shortest);
+        return Err(format!("faults[{i}].stall: a stall of {stall} is not in 1ms..{shortest}, the shortest `for`"));
+    }
+    if (rule.fault == Fault::ClockSkew) != rule.seconds.is_some() {
+        return Err(format!("faults[{i}].seconds: a clock-skew, and nothing else, says by how many"));
+    }
+    if (rule.fault == Fault::BitFlip) != rule.bits.is_some_and(|bits| bits > 0) {
+        return Err(format!("faults[{i}].bits: a bit-flip, and nothing else, says how many, at least 1"));
+    }
+    if rule.bits.is_some_and(|bits| bits > BITS_MAX) {
+        return Err(format!("faults[{i}].bits: more than {BITS_MAX}"));
+    }
+    if rule.fault == Fault::BitFlip { check_bit_flip(scenario, i, &rule.target) } else { Ok(()) }
+}
+
+/// A master that is damaged joins anew, with what the others hold: a majority of them must be whole.
+fn check_bit_flip(scenario: &Scenario, i: usize, target: &Target) -> Result<(), String> {
+    let is_one_master = matches!(target, Target::Word(word) if !word.ends_with('s') && !word.starts_with("worker"));
+    if !is_one_master {
+        return Err(format!(
+            "faults[{i}].target: a bit-flip takes one master: those that are damaged at once are lost"
+        ));
+    }
+    if scenario.cluster.masters < 3 {
+        return Err(format!("faults[{i}]: a bit-flip needs 3 masters, as one joins anew; see cluster.masters"));
+    }
+    if scenario.together > 1 {
+        return Err(format!("faults[{i}]: beside a bit-flip no other fault may go on; leave `together` at 1"));
+    }
+    Ok(())
+}
+
+fn check_target(scenario: &Scenario, i: usize, target: &Target) -> Result<(), String> {
+    let (masters, workers) = (scenario.cluster.masters, scenario.cluster.workers);
+    match target {
+        Target::Word(word) if ["leader", "master", "masters"].contains(&word.as_str()) => {}
+        Target::Word(word) if word == "follower" => {
+            if masters < 2 {
+                return Err(format!("faults[{i}].target: a group of {masters} has no follower"));
+            }
+        }
+        Target::Word(word) if ["worker", "workers"].contains(&word.as_str()) => {
+            if workers == 0 {
+                return Err(format!("faults[{i}].target: there are no workers; see cluster.workers"));
+            }
+        }
+        Target::Word(word) => {
+            let is_member = word.starts_with("master-") || word.starts_with("worker-");
+            if !is_member && !word.contains(|c: char| c.is_ascii_digit() || c == '.') {
+                return Err(format!(
+                    "faults[{i}].target: {word:?} is not known; use leader, follower, master, worker, masters, \
+                     workers, a member's name, or {{any: 2, of: masters}} (followers, workers)"
+                ));
+            }
+        }
+        Target::Any(Choice { any, of }) => {
+            let there = match of {
+                Group::Masters => masters,
+                Group::Followers => masters.saturating_sub(1),
+                Group::Workers => workers,
+            };
+            if *any == 0 || *any > there {
+                return Err(format!("faults[{i}].target.any: {any} of {there}"));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! Verdicts: a clean history is clean, each planted fault is found, and too little says nothing.
+
+use super::{KILLS, scenario};
+use crate::lines::{FaultLine, Line, Run, Seen, WriteEnd};
+use crate::{Fault, Verdict, schedule, verdict};
+
+fn write(n: u64, end: WriteEnd, revision: Option<u64>) -> Line {
+    Line::Write {
+        who: "writer".into(),
+        name: "configmaps/k".into(),
+        value: format!("w-{n}"),
+        creates: n == 1,
+        assumed: None,
+        invoked_us: n * 1_000,
+        tried_us: n * 1_000,
+        answered_us: n * 1_000 + 500,
+        doubtful: false,
+        end,
+        revision,
+        why: None,
+    }
+}
+
+fn shown(n: u64, revision: u64) -> Line {
+    Line::Shown {
+        who: "watcher".into(),
+        at_us: n * 1_000 + 400,
+        revision,
+        name: "configmaps/k".into(),
+        value: Some(format!("w-{n}")),
+    }
+}
+
+fn read(n: u64, revision: u64, value: u64) -> Line {
+    let seen: Seen = [("configmaps/k".into(), (revision, format!("w-{value}")))].into();
+    Line::Read { who: "reader".into(), invoked_us: n * 1_000 + 600, answered_us: n * 1_000 + 700, revision, seen }
+}
+
+fn bound(node: &str) -> Line {
+    bound_as("u-1", node)
+}
+
+fn bound_as(uid: &str, node: &str) -> Line {
+    let (pod, uid) = ("p-1".into(), uid.into());
+    Line::Bound { who: "pod watcher".into(), at_us: 5_100, revision: 90, pod, uid, node: node.into() }
+}
+
+/// A leader killed at 3 ms, and ten writes a millisecond apart; the first after it is acknowledged at 5.5 ms.
+fn clean() -> Vec<Line> {
+    let listed = Line::Listed { who: "watcher".into(), at_us: 0, revision: 10, seen: Seen::default() };
+    let mut lines = vec![listed];
+    for n in 1..=10 {
+        if n == 3 || n == 4 {
+            lines.push(write(n, WriteEnd::Never, None));
+            continue;
+        }
+        lines.extend([write(n, WriteEnd::Applied, Some(10 + n)), shown(n, 10 + n), read(n, 10 + n, n)]);
+    }
+    lines.push(Line::Pod { name: "p-1".into(), invoked_us: 3_300, answered_us: 4_000, made: true });
+    lines.push(bound("worker-1"));
+    lines
+}
+
+fn fault() -> FaultLine {
+    let planned = schedule::plan(&scenario(KILLS), 1).into_iter().find(|fault| fault.fault == Fault::Kill);
+    FaultLine {
+        planned: planned.unwrap(),
+        members: vec!["master-1".into()],
+        leader: Some("master-1".into()),
+        majority: true,
+        begun_us: 3_000,
+        held_us: 3_200,
+        ended_us: 6_000,
+        healed_us: 7_000,
+        error: None,
+    }
+}
+
+/// A run that came to its end, with a file of so many lines.
+fn whole(lines: &[Line]) -> Run {
+    let history_lines = lines.len() as u64;
+    Run { over_us: 11_000, last_write: Some(20), history_lines, fault_lines: 1, ..Run::default() }
+}
+
+fn judged(lines: &[Line]) -> crate::Report {
+    judged_as(KILLS, |_| {}, lines)
+}
+
+/// Judged by a scenario, as a run that is changed a little.
+fn judged_as(text: &str, change: impl Fn(&mut Run), lines: &[Line]) -> crate::Report {
+    let mut run = whole(lines);
+    change(&mut run);
+    verdict::judge(&scenario(text), &run, &[fault()], lines)
+}
+
+fn broken(lines: &[Line]) -> Vec<String> {
+    let report = judged(lines);
+    assert_eq!(report.verdict, Verdict::Violated, "{}", report.text());
+    let mut broken: Vec<String> = report.violations.into_iter().map(|violation| violation.invariant).collect();
+    broken.dedup();
+    broken
+}
+
+#[test]
+fn a_clean_history_is_clean_and_its_failover_is_measured() {
+    let report = judged(&clean());
+    assert_eq!(report.verdict, Verdict::Clean, "{}", report.text());
+    assert_eq!((report.counts.acknowledged, report.counts.lost, report.counts.double_binds), (8, 0, 0));
+    let failover = &report.failovers[0];
+    assert_eq!((failover.writes_us, failover.gap_us, failover.bind_us), (Some(2_500), Some(3_000), Some(2_100)));
+    assert_eq!(failover.return_gap_us, Some(1_000), "the failover itself is none");
+    assert!(report.text().lines().all(|line| line.len() <= 80), "{}", report.text());
+}
+
+#[test]
+fn a_lost_write_is_found() {
+    let mut lines = clean();
+    lines.push(write(11, WriteEnd::Applied, Some(21)));
+    assert_eq!(broken(&lines), ["acknowledged"]);
+    assert_eq!(judged(&lines).counts.lost, 1);
+}
+
+#[test]
+fn a_write_applied_twice_is_found() {
+    let mut lines = clean();
+    let at = lines.iter().position(|line| *line == shown(6, 16)).unwrap();
+    lines.insert(at + 1, shown(6, 17));
+    lines.retain(|line| {
+        *line != shown(7, 17) && *line != write(7, WriteEnd::Applied, Some(17)) && *line != read(7, 17, 7)
+    });
+    assert!(broken(&lines).contains(&"acknowledged".to_string()));
+}
+
+#[test]
+fn a_stale_read_is_found() {
+    let mut lines = clean();
+    lines.push(read(9, 15, 5));
+    assert_eq!(broken(&lines), ["linearizable"]);
+}
+
+#[test]
+fn a_double_bind_is_found() {
+    let mut lines = clean();
+    lines.push(bound("worker-2"));
+    assert_eq!(broken(&lines), ["bound-once"]);
+}
+
+#[test]
+fn a_gap_in_a_watch_is_found() {
+    let mut lines = clean();
+    let second = |line: &Line| match line.clone() {
+        Line::Listed { at_us, revision, seen, .. } => Some(Line::Listed { who: "other".into(), at_us, revision, seen }),
+        Line::Shown { at_us, revision, name, value, .. } if revision != 17 => {
+            Some(Line::Shown { who: "other".into(), at_us, revision, name, value })
+        }
+        _ => None,
+    };
+    lines.extend(clean().iter().filter_map(second));
+    assert_eq!(broken(&lines), ["watched"]);
+}
+
+#[test]
+fn a_pod_that_is_made_twice_is_found() {
+    let mut lines = clean();
+    lines.push(bound_as("u-2", "worker-1"));
+    assert_eq!(broken(&lines), ["bound-once"]);
+    assert!(judged(&lines).text().contains("p-1 was made twice"));
+}
+
+#[test]
+fn a_deletion_that_nobody_asked_for_is_found() {
+    let mut lines = clean();
+    let gone =
+        Line::Shown { who: "watcher".into(), at_us: 10_800, revision: 21, name: "configmaps/k".into(), value: None };
+    lines.push(gone);
+    assert_eq!(broken(&lines), ["acknowledged"]);
+}
+
+#[test]
+fn a_read_staler_than_what_a_watcher_was_shown_is_found() {
+    let mut lines = clean();
+    // The writer has not been answered yet.
+    lines.retain(|line| *line != write(10, WriteEnd::Applied, Some(20)) && *line != read(10, 20, 10));
+    lines.push(write(10, WriteEnd::Unknown, None));
+    assert_eq!(judged(&lines).verdict, Verdict::Clean);
+    lines.push(read(10, 19, 9));
+    assert_eq!(broken(&lines), ["linearizable"]);
+}
+
+#[test]
+fn a_member_that_ends_by_itself_is_found() {
+    let report = judged_as(KILLS, |run| run.ended.push("master-2 ended by itself".into()), &clean());
+    assert_eq!(report.verdict, Verdict::Violated);
+    assert_eq!(report.violations[0].invariant, "stays-up");
+}
+
+#[test]
+fn limits_are_judged_whatever_invariants_are() {
+    let with = |limit: &str| format!("{KILLS}invariants: [watched]\nlimits: {{{limit}}}\n");
+    let exceeded = judged_as(&with("failoverP99: 2ms"), |_| {}, &clean());
+    assert_eq!((exceeded.verdict, exceeded.violations[0].invariant.as_str()), (Verdict::Violated, "limits"));
+    assert_eq!(judged_as(&with("failoverP99: 10ms, bindP99: 1s"), |_| {}, &clean()).verdict, Verdict::Clean);
+    let mut lines = clean();
+    lines.retain(|line| !matches!(line, Line::Bound { .. }));
+    let unmeasured = judged_as(&with("bindP99: 1s"), |_| {}, &lines);
+    assert_eq!(unmeasured.verdict, Verdict::Inconclusive);
+    assert!(unmeasured.inconclusive[0].starts_with("limits.bindP99: no pod"), "{:?}", unmeasured.inconclusive);
+}
+
+#[test]
+fn too_little_seen_concludes_nothing() {
+    let of = |faults: &[FaultLine], lines: &[Line], change: &dyn Fn(&mut Run)| {
+        let mut run = Run { fault_lines: faults.len() as u64, ..whole(lines) };
+        change(&mut run);
+        verdict::judge(&scenario(KILLS), &run, faults, lines)
+    };
+    let doubted = |report: crate::Report, why: &str| {
+        assert_eq!(report.verdict, Verdict::Inconclusive, "{why}");
+        assert!(report.inconclusive.iter().any(|told| told.contains(why)), "{why}: {:?}", report.inconclusive);
+    };
+    assert_eq!(of(&[fault()], &clean(), &|_| {}).verdict, Verdict::Clean);
+    doubted(of(&[], &clean(), &|_| {}), "no fault was carried out");
+    doubted(of(&[fault()], &clean()[..1], &|_| {}), "no write was acknowledged");
+    doubted(of(&[fault()], &[], &|_| {}), "0 of 1 watchers");
+    doubted(of(&[fault()], &clean(), &|run| run.interrupted = Some("by the user".into())), "interrupted: by the user");
+    doubted(of(&[fault()], &clean(), &|run| run.left = Some("chaos-x".into())), "namespace chaos-x");
+    doubted(of(&[fault()], &clean(), &|run| run.last_write = None), "the history is not judged");
+    doubted(of(&[fault()], &clean(), &|run| run.history_lines += 1), "history.jsonl has");
+    doubted(of(&[fault()], &clean(), &|run| run.fault_lines = 2), "faults.jsonl has 1 lines, and 2 were written");
+    doubted(of(&[fault()], &clean(), &|run| run.masters.push("master-1".into())), "what master-1 itself holds");
+    let list = |who: &str| Line::Listed { who: who.into(), at_us: 12_000_000, revision: 99, seen: Seen::default() };
+    let and = |line: Line| clean().into_iter().chain([line]).collect::<Vec<_>>();
+    doubted(of(&[fault()], &and(list("late")), &|_| {}), "no watcher tells of the revisions from 20 to 99");
+    let failed = FaultLine { error: Some("no such disk".into()), ..fault() };
+    doubted(of(&[fault(), failed], &clean(), &|_| {}), "no such disk");
+    let missing = of(&[fault()], &clean(), &|run| run.missing = Some("master-1 does not answer".into()));
+    assert_eq!(missing.verdict, Verdict::Violated);
+}
+
+#[test]
+fn a_history_that_is_complete_is_judged_whatever_ended_the_run() {
+    let mut lines = clean();
+    lines.push(write(11, WriteEnd::Applied, Some(21)));
+    let cut = |run: &mut Run| run.interrupted = Some("by the user".into());
+    assert_eq!(judged_as(KILLS, cut, &lines).verdict, Verdict::Violated);
+    let unfinished = judged_as(KILLS, |run| run.last_write = None, &lines);
+    assert_eq!(unfinished.verdict, Verdict::Inconclusive, "{}", unfinished.text());
+}
