@@ -99,11 +99,23 @@ fn trace(output: &str) -> Option<&str> {
     line.split_once(" trace ")?.1.split_once(':').map(|(trace, _)| trace)
 }
 
-/// How a run begins each line about what was wrong with it.
+/// How a run begins each line about what was wrong with it; the name of an invariant and a colon follow.
 pub const WRONG: &str = "WRONG: ";
 
+/// The invariant that something wrong is named after.
+pub fn invariant(wrong: &str) -> &str {
+    wrong.split_once(':').map_or("", |(name, _)| name)
+}
+
+/// The first thing that was wrong by an invariant that has to notice a planted fault. A panic, or a run that had to
+/// be ended, is none.
+pub fn noticed(output: &str, twin: Twin) -> Option<&str> {
+    let mut wrong = output.lines().filter_map(|line| line.strip_prefix(WRONG));
+    wrong.find(|wrong| twin.noticed_by().contains(&invariant(wrong)))
+}
+
 /// The first thing that was wrong with a run that failed.
-pub fn first_wrong(output: &str) -> &str {
+pub(crate) fn first_wrong(output: &str) -> &str {
     let wrong = output.lines().find_map(|line| line.strip_prefix(WRONG));
     wrong.or_else(|| output.lines().last()).unwrap_or_default()
 }
@@ -158,5 +170,20 @@ fn play(program: &Path, seed: u64, twin: Option<Twin>) -> (String, bool) {
         (Ok(status), Ok(output)) if status.success() => (output, true),
         (Ok(status), Ok(output)) => (format!("{output}ended with {status} after {:?}", started.elapsed()), false),
         (Err(error), _) | (_, Err(error)) => (format!("cannot be watched: {error}"), false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::noticed;
+    use crate::Twin;
+
+    #[test]
+    fn only_the_invariant_that_has_to_notice_a_fault_counts() {
+        let other = "WRONG: panic: capacity: overflow\nWRONG: converged: app-1 is Pending\n";
+        let output = format!("{other}WRONG: capacity: revision 3: too much\nended with 1");
+        assert_eq!(noticed(&output, Twin::Crowding), Some("capacity: revision 3: too much"));
+        assert_eq!(noticed(other, Twin::Crowding), None);
+        assert_eq!(noticed("ended with signal 9", Twin::Crowding), None);
     }
 }

@@ -1,6 +1,6 @@
 //! How many seeds it takes until a planted fault is noticed.
 
-use crate::batch::{WRONG, first_wrong};
+use crate::batch::noticed;
 use crate::{Twin, batch};
 use std::fmt;
 use std::ops::Range;
@@ -25,17 +25,17 @@ impl fmt::Display for Caught {
 /// Seeds played at once, of which all but one may be played in vain.
 const FEW: u64 = 4;
 
-/// Plays the seeds in their order until one notices the fault. A seed that fails without it proves nothing,
-/// nor does a run that had to be ended.
+/// Plays the seeds in their order until an invariant that has to notices the fault. A seed that fails without it
+/// proves nothing, nor does a run that fails for another reason.
 pub fn catch(program: &Path, twin: Twin, seeds: Range<u64>) -> Option<Caught> {
     let mut first = seeds.start;
     while first < seeds.end {
         let few = first..seeds.end.min(first + FEW);
         first = few.end;
         for (seed, output) in batch(program, few, Some(twin), false).failed {
-            let is_judged = output.lines().any(|line| line.starts_with(WRONG));
-            if is_judged && batch(program, [seed], None, false).failed.is_empty() {
-                return Some(Caught { twin, seed, said: first_wrong(&output).into() });
+            let Some(said) = noticed(&output, twin) else { continue };
+            if batch(program, [seed], None, false).failed.is_empty() {
+                return Some(Caught { twin, seed, said: said.into() });
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use objects::{Key, KindId, Record};
-use state::{Event, LeaderId};
+use state::{Event, LeaderId, Op};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -11,12 +11,29 @@ use std::sync::Arc;
 pub(crate) struct Chronicle {
     /// By revision, with the virtual time in ms at which the first master applied it.
     pub(crate) events: BTreeMap<u64, (u64, Arc<Event>)>,
-    /// The manager's plans that were applied: each with the leader it was made under, and the revisions.
-    pub(crate) plans: Vec<(LeaderId, Vec<u64>)>,
+    /// The manager's plans, applied or not.
+    pub(crate) plans: Vec<Plan>,
     /// What watchers of the API were shown, one connection each.
     pub(crate) sittings: Vec<Sitting>,
     /// What was found wrong on the way.
     pub(crate) problems: Vec<String>,
+}
+
+/// What the manager proposed under one leader.
+pub(crate) struct Plan {
+    pub(crate) leader: LeaderId,
+    pub(crate) ops: Vec<Op>,
+    pub(crate) told: Told,
+}
+
+/// What the proposer of a plan heard of it.
+pub(crate) enum Told {
+    /// The revisions of its operations.
+    Applied(Vec<u64>),
+    /// It was refused.
+    Void,
+    /// Nothing that proves anything.
+    Nothing,
 }
 
 /// One connection of one watcher.
@@ -135,13 +152,21 @@ impl<'a> Replay<'a> {
         self.objects.range(from..).take_while(move |(key, _)| key.kind == kind).map(|(_, record)| record)
     }
 
+    /// The pods that take room on some node.
+    pub(crate) fn placed(&self) -> impl Iterator<Item = (&Arc<Record>, &str)> {
+        self.list(objects::registry::POD).filter_map(|pod| Some((pod, place(pod)?)))
+    }
+
     /// The pods that take room on a node.
     pub(crate) fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<Record>> {
-        self.list(objects::registry::POD).filter(move |pod| {
-            let ended = matches!(pod.header.phase.as_deref(), Some("Succeeded" | "Failed"));
-            !ended && pod.header.node_name.as_deref() == Some(node)
-        })
+        self.placed().filter(move |(_, place)| *place == node).map(|(pod, _)| pod)
     }
+}
+
+/// The node on which a pod takes room.
+pub(crate) fn place(pod: &Record) -> Option<&str> {
+    let ended = matches!(pod.header.phase.as_deref(), Some("Succeeded" | "Failed"));
+    pod.header.node_name.as_deref().filter(|_| !ended)
 }
 
 /// The node that an event binds its pod to.

@@ -1,5 +1,7 @@
 //! The masters of a run: started, crashed, wiped, and asked by clients.
 
+mod members;
+
 use crate::chronicle::Chronicle;
 use crate::disk::{Mount, Trip};
 use crate::mix::{FEATURE_LEVEL, Mix, Weather};
@@ -12,7 +14,7 @@ use crate::{Twin, history};
 use judge::{History, Span};
 use objects::{Revision, Timestamp};
 use parking_lot::Mutex;
-use raft_node::{Member, MemoryDisk, Node, Options, Profile, spawn_task};
+use raft_node::{MemoryDisk, Node, Options, spawn_task};
 use state::{EventKind, ListError, Op, Txn};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
@@ -26,8 +28,6 @@ use tokio::time::{Instant, sleep, timeout};
 const CLIENT_PATIENCE: Duration = Duration::from_secs(3);
 /// The product must have answered by then: its deadline and a little.
 const ANSWER_MAX: Duration = Duration::from_millis(2_000);
-/// One try at a change of members.
-const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
 /// 2025-01-01, so that stamps look like stamps.
 pub(crate) const EPOCH_MS: i64 = 1_735_689_600_000;
 
@@ -39,6 +39,8 @@ pub(crate) struct Cluster {
     pub(crate) chronicle: Mutex<Chronicle>,
     pub(crate) workers: Workers,
     pub(crate) twin: Option<Twin>,
+    /// What was found wrong on the way.
+    pub(crate) problems: Mutex<Vec<String>>,
     started: Instant,
     disk_ms_max: Arc<AtomicU64>,
     /// Everything has been healed.
@@ -76,12 +78,6 @@ struct Up {
     life: watch::Sender<bool>,
     /// Events up to here have been told to the history.
     told: Revision,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum MemberChange {
-    TakeIn,
-    Remove,
 }
 
 /// What a client learns of a request.
@@ -142,6 +138,7 @@ impl Cluster {
             trace,
             history: Mutex::default(),
             twin,
+            problems: Mutex::default(),
             started: Instant::now(),
             disk_ms_max: Arc::default(),
             calm: AtomicBool::new(false),
@@ -184,26 +181,16 @@ impl Cluster {
         self.disk_ms_max.store(ms, Relaxed);
     }
 
-    pub(crate) fn problem(&self, what: String) {
-        self.trace.note(format_args!("WRONG: {what}"));
-        self.history.lock().problems.push(what);
-    }
-
-    pub(crate) fn member(&self, i: usize) -> Member {
-        let installed = self.masters[i].lock().feature_level;
-        let feature_level = self.network.host(i).map_or(installed, |host| host.node.feature_level());
-        Member { name: label(i), peer_addr: i.to_string(), api_addr: i.to_string(), feature_level }
+    /// Something is wrong with the run; `invariant` names what does not hold.
+    pub(crate) fn problem(&self, invariant: &str, what: String) {
+        self.trace.note(format_args!("WRONG: {invariant}: {what}"));
+        self.problems.lock().push(format!("{invariant}: {what}"));
     }
 
     /// A master that believes it leads.
     pub(crate) fn leader(&self) -> Option<usize> {
         let leads = |host: &Host| host.node.store().leadership().borrow().active.is_some();
         self.network.up().iter().find(|(_, host)| leads(host)).map(|(i, _)| *i)
-    }
-
-    /// All that were taken in, whether they are up or not.
-    pub(crate) fn members(&self) -> Vec<usize> {
-        (0..self.n_masters()).filter(|i| self.masters[*i].lock().member).collect()
     }
 
     pub(crate) fn is_down(&self, i: usize) -> bool {
@@ -235,7 +222,7 @@ impl Cluster {
             Err(error) => {
                 // It has a full disk, as was ordered, or is wrong.
                 if !mount.was_failed() {
-                    self.problem(format!("{} cannot start: {error:?}", label(i)));
+                    self.problem("start", format!("{} cannot start: {error:?}", label(i)));
                 }
                 self.masters[i].lock().state = State::Down;
                 let cluster = self.clone();
@@ -280,7 +267,7 @@ impl Cluster {
             cluster_id: "sim".into(),
             node_id: master.id,
             name: label(i),
-            profile: Profile::Lan,
+            profile: self.mix.profile,
             checkpoints: self.mix.checkpoints,
             seed: self.fork_rng().next_u64(),
             disk: mount,
@@ -343,7 +330,8 @@ impl Cluster {
         let State::Up(up) = &mut master.state else { return };
         let view = up.node.store().view();
         if view.revision() < up.told {
-            self.problem(format!("{} went back from revision {} to {}", label(i), up.told, view.revision()));
+            let (told, now) = (up.told, view.revision());
+            self.problem("history", format!("{} went back from revision {told} to {now}", label(i)));
         }
         let mut events = Vec::new();
         for kind in objects::kinds() {
@@ -425,7 +413,7 @@ impl Cluster {
         };
         self.trace.note(format_args!("{} stopped: {why}", label(i)));
         if !expected {
-            self.problem(format!("{} stopped by itself: {why}", label(i)));
+            self.problem("stopped", format!("{} stopped by itself: {why}", label(i)));
         }
         self.crash(i);
         sleep(Duration::from_millis(500)).await;
@@ -493,63 +481,9 @@ impl Cluster {
         };
         // What the front does may take several of the store's answers.
         if host.office.is_none() && asked.elapsed() > ANSWER_MAX {
-            self.problem(format!("{} took {:?} to answer", label(i), asked.elapsed()));
+            self.problem("deadline", format!("{} took {:?} to answer", label(i), asked.elapsed()));
         }
         self.tell(i);
         Some(answer)
-    }
-
-    /// Has the leader take a master in, as the joining master would ask for, until it is done.
-    pub(crate) async fn take_in(&self, i: usize) {
-        self.change_members(i, MemberChange::TakeIn).await;
-        self.masters[i].lock().member = true;
-    }
-
-    /// Has the leader remove a master, as an operator would, until it is done.
-    pub(crate) async fn remove(&self, i: usize) {
-        self.masters[i].lock().member = false;
-        self.change_members(i, MemberChange::Remove).await;
-    }
-
-    async fn change_members(&self, i: usize, change: MemberChange) {
-        let id = self.masters[i].lock().id;
-        loop {
-            for (_, host) in self.network.up() {
-                let status = host.node.status();
-                if status.leader != Some(host.node.id()) {
-                    continue;
-                }
-                let changing = async {
-                    match change {
-                        MemberChange::TakeIn => host.node.add_member(id, self.member(i)).await,
-                        MemberChange::Remove => host.node.remove_member(id).await,
-                    }
-                };
-                let done = tokio::select! {
-                    biased;
-                    () = host.ended() => continue,
-                    done = timeout(CHANGE_PATIENCE, changing) => done,
-                };
-                self.trace.note(format_args!("{change:?} {} by {}: {done:?}", label(i), host.node.id()));
-                if matches!(done, Ok(Ok(()))) {
-                    return;
-                }
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    /// The group begins with one master; the others are taken in.
-    pub(crate) async fn found(self: &Arc<Self>) {
-        self.start(0).await;
-        let Some(first) = self.network.host(0) else { return };
-        if let Err(error) = first.node.initialize(self.member(0)).await {
-            return self.problem(format!("an empty master does not initialize: {error}"));
-        }
-        self.masters[0].lock().member = true;
-        for i in 1..self.n_masters() {
-            self.start(i).await;
-            self.take_in(i).await;
-        }
     }
 }

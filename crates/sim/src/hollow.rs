@@ -16,6 +16,9 @@ use std::time::Duration;
 use stdx::Rng;
 use tokio::sync::watch;
 
+/// The code of a container that ends unasked.
+const BY_ITSELF: i32 = 1;
+
 /// What runs on a machine; outlives the worker's process, not the machine's power.
 #[derive(Default)]
 pub(crate) struct Machine {
@@ -31,6 +34,13 @@ impl Machine {
     /// The machine starts again: nothing runs.
     pub(crate) fn reboot(&self) {
         self.sandboxes.lock().clear();
+    }
+
+    /// A container that has ended by itself runs again.
+    fn revive(&self, id: &str) {
+        let mut sandboxes = self.sandboxes.lock();
+        let containers = sandboxes.values_mut().flat_map(|sandbox| &mut sandbox.containers);
+        containers.filter(|container| container.id == id).for_each(mask);
     }
 
     fn name(&self, what: &str) -> String {
@@ -50,7 +60,7 @@ impl Machine {
     pub(crate) fn exit_one(&self, rng: &mut Rng, now: Timestamp) -> Option<String> {
         let running = self.running();
         let id = running.get(rng.below(running.len().max(1) as u64) as usize)?.clone();
-        self.end(&id, now, 1);
+        self.end(&id, now, BY_ITSELF);
         Some(id)
     }
 
@@ -63,6 +73,13 @@ impl Machine {
             let (reason, message) = (reason.into(), String::new());
             container.state = ContainerState::Exited { started, finished: now, code, reason, message };
         }
+    }
+}
+
+/// Shows a container that has ended by itself as one that runs.
+fn mask(container: &mut ContainerInfo) {
+    if let ContainerState::Exited { started, code: BY_ITSELF, .. } = container.state {
+        container.state = ContainerState::Running { started };
     }
 }
 
@@ -116,9 +133,9 @@ impl Hollow {
         result
     }
 
-    fn problem(&self, what: String) {
+    fn problem(&self, invariant: &str, what: String) {
         if let Some(cluster) = self.cluster.upgrade() {
-            cluster.problem(format!("worker-{}: {what}", self.worker));
+            cluster.problem(invariant, format!("worker-{}: {what}", self.worker));
         }
     }
 }
@@ -140,6 +157,10 @@ impl Runtime for Hollow {
         let mut sandboxes = self.machine.sandboxes();
         if self.twin == Some(Twin::Blind) && self.rng.lock().chance(1, 20) {
             sandboxes.iter_mut().for_each(|sandbox| sandbox.containers.clear());
+        }
+        if self.twin == Some(Twin::Masking) {
+            let standing = sandboxes.iter_mut().filter(|sandbox| sandbox.ready);
+            standing.flat_map(|sandbox| &mut sandbox.containers).for_each(mask);
         }
         Ok(sandboxes)
     }
@@ -216,7 +237,7 @@ impl Runtime for Hollow {
             (again, cluster.workers.runs_elsewhere(self.worker, &pod.uid))
         };
         if again || elsewhere {
-            self.problem(format!("{} of {} was started while it ran", spec.name, pod.name));
+            self.problem("once", format!("{} of {} was started while it ran", spec.name, pod.name));
         }
         cluster.trace.note(format_args!("worker-{} starts {id} of {}", self.worker, pod.name));
         Ok(self.done(&cluster, Subject::Container, id).await)
@@ -228,6 +249,10 @@ impl Runtime for Hollow {
         tokio::time::sleep(ends_in).await;
         if self.is_over() {
             return self.frozen().await;
+        }
+        if self.twin == Some(Twin::Masking) {
+            // What is stopped is seen to have ended.
+            self.machine.revive(id);
         }
         if self.twin != Some(Twin::Undead) {
             self.machine.end(id, self.now(), 143);

@@ -37,7 +37,7 @@ mod twin;
 mod workers;
 mod world;
 
-pub use batch::{Batch, FIRED, PASSED, WRONG, batch, first_wrong};
+pub use batch::{Batch, FIRED, PASSED, WRONG, batch, invariant, noticed};
 pub use catch::{Caught, catch};
 pub use points::Point;
 pub use twin::Twin;
@@ -70,6 +70,7 @@ pub struct Report {
     /// The failpoints passed, and those at which power was lost.
     pub passed: BTreeSet<Point>,
     pub fired: BTreeSet<Point>,
+    /// Each begins with the name of the invariant that does not hold.
     pub wrong: Vec<String>,
 }
 
@@ -86,6 +87,6 @@ pub fn play(options: Options) -> Report {
     let mut report = runtime.block_on(world::play(options));
     drop(runtime);
     drop(std::panic::take_hook());
-    report.wrong.append(&mut PANICS.lock());
+    report.wrong.extend(PANICS.lock().drain(..).map(|panic| format!("panic: {panic}")));
     report
 }

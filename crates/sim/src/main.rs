@@ -20,16 +20,18 @@ sim FIRST..=LAST [--twin NAME] [--twice]
                                     traces of both runs against each other
 sim --catch [--seeds N] [--from FIRST] [--twin NAME]
                                     plants each fault, or the one named, and
-                                    tells the first of N seeds (1,000) that
-                                    notices it and passes without it; exits
-                                    with 1 when there is none
+                                    tells the first of N seeds (1,000) where an
+                                    invariant that has to notices it, and which
+                                    passes without it; exits with 1 when there
+                                    is none
 sim --points                        lists the failpoints
-sim --twins                         lists the faults that can be planted
+sim --twins                         lists the faults that can be planted, each with
+                                    its room and the invariants that have to notice
 RUST_LOG=openraft=debug shows the product's own log";
 
 /// A planted fault is noticed by one of so many seeds, or the judgement is blind to it.
 const CATCH_MAX: u64 = 1_000;
-/// One cause has many effects; the first few tell enough.
+/// One cause has many effects; the first few tell enough, and the first of each invariant.
 const SHOWN_MAX: usize = 10;
 
 #[derive(Default)]
@@ -74,7 +76,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if twins {
-        Twin::ALL.iter().for_each(|twin| println!("{:<16}{}", twin.name(), twin.room()));
+        let line = |twin: &Twin| println!("{:<18}{:<18}{}", twin.name(), twin.room(), twin.noticed_by().join(", "));
+        Twin::ALL.iter().for_each(line);
         return ExitCode::SUCCESS;
     }
     let first = from.unwrap_or(1);
@@ -137,8 +140,14 @@ fn one(options: Options) -> bool {
         tracing_subscriber::fmt().with_env_filter(filter).without_time().init();
     }
     let report = sim::play(options);
-    report.wrong.iter().take(SHOWN_MAX).for_each(|wrong| println!("{WRONG}{wrong}"));
-    let n_more = report.wrong.len().saturating_sub(SHOWN_MAX);
+    let (mut n_shown, mut invariants) = (0, BTreeSet::new());
+    for wrong in &report.wrong {
+        if invariants.insert(sim::invariant(wrong)) || n_shown < SHOWN_MAX {
+            println!("{WRONG}{wrong}");
+            n_shown += 1;
+        }
+    }
+    let n_more = report.wrong.len() - n_shown;
     if n_more > 0 {
         println!("and {n_more} more");
     }

@@ -2,7 +2,8 @@
 //! some runs are about one fault alone and others about all of them together.
 
 use crate::points::{self, Point};
-use raft_node::Checkpoints;
+use raft_node::{Checkpoints, Profile};
+use std::time::Duration;
 use stdx::Rng;
 
 /// What can be done to a cluster.
@@ -70,6 +71,9 @@ const WORKER_FAULTS: [Fault; 4] = [Fault::WorkerCrash, Fault::WorkerReboot, Faul
 /// stay all the same, or the judgement would miss some.
 const CLOCK_MS_MAX: u64 = 2 * 3_600_000;
 
+/// Elections that a deadline of the group leaves room for: votes are split, and leaders fall one after the other.
+const N_ELECTIONS: u32 = 15;
+
 /// How messages fare. Rates are of a thousand.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Weather {
@@ -114,6 +118,10 @@ pub(crate) struct Mix {
     /// Calls of a runtime that fail, of a thousand, and how long one takes, at most.
     pub(crate) runtime_fails: u64,
     pub(crate) runtime_ms_max: u64,
+    /// What the masters' timing is made for.
+    pub(crate) profile: Profile,
+    /// Tenants have rules about places, and one node is not for everybody.
+    pub(crate) has_places: bool,
 }
 
 pub(crate) fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
@@ -158,7 +166,17 @@ impl Mix {
             tenant_ms_max: pick(rng, &[300, 1_000, 4_000]),
             runtime_fails: pick(rng, &[0, 0, 20]),
             runtime_ms_max: pick(rng, &[1, 20, 200]),
+            profile: pick(
+                rng,
+                &[Profile::Lan, Profile::Lan, Profile::Lan, Profile::Lan, Profile::Wan, Profile::SlowDisk],
+            ),
+            has_places: n_workers > 0 && rng.chance(1, 2),
         }
+    }
+
+    /// A deadline of the group: so long, and some elections as they are in its profile.
+    pub(crate) fn patience(&self, without: Duration) -> Duration {
+        without + N_ELECTIONS * self.profile.election_timeout_max()
     }
 
     /// The next fault, by weight; `None` when the mix holds none.

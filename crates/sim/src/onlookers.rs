@@ -26,7 +26,8 @@ pub(crate) async fn watch(
     let mut rng = cluster.fork_rng();
     let who = format!("onlooker-{number}");
     let mut position: Option<u64> = None;
-    let is_deaf = cluster.twin == Some(Twin::DeafWatch) && app.is_some();
+    let twin = cluster.twin;
+    let is_deaf = twin == Some(Twin::DeafWatch) && app.is_some();
     while *phase.borrow() != Phase::Over {
         if *phase.borrow() == Phase::Torment && rng.chance(1, 4) {
             sleep(Duration::from_millis(rng.below(3_000))).await;
@@ -82,7 +83,8 @@ pub(crate) async fn watch(
         let expired = loop {
             match watch.next(&next_view) {
                 Ok(shown) => {
-                    sitting.items.extend(shown.iter().filter_map(|shown| item(shown, is_deaf)));
+                    let items = shown.iter().filter_map(|shown| item(shown, is_deaf)).collect();
+                    sitting.items.extend(planted(twin, items));
                     sitting.items.push(Item::Caught(watch.position().0));
                 }
                 Err(_) => break true,
@@ -108,6 +110,16 @@ pub(crate) async fn watch(
         ));
         cluster.chronicle.lock().sittings.push(sitting);
     }
+}
+
+/// What a planted fault makes of a batch.
+fn planted(twin: Option<Twin>, mut items: Vec<Item>) -> Vec<Item> {
+    match twin {
+        Some(Twin::SwappingWatch) if items.len() > 1 => items.swap(0, 1),
+        Some(Twin::RepeatingWatch) => items.extend(items.last().cloned()),
+        _ => {}
+    }
+    items
 }
 
 /// `None` where a planted fault keeps it back.

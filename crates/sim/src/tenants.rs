@@ -2,6 +2,8 @@
 //! delete, and do not mind an answer that is lost.
 
 use crate::cluster::{Asked, Cluster};
+use crate::mix::pick;
+use crate::workers::{DEDICATED, ZONE, ZONES};
 use api::{Patch, Request, Verb};
 use authz::Identity;
 use front::Answer;
@@ -15,6 +17,10 @@ pub(crate) const NAMESPACE: &str = "default";
 /// Asked again this long after healing; then the cluster has not come back.
 const SETTLE_MAX: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(3);
+
+fn app(number: usize) -> String {
+    format!("app-{number}")
+}
 
 /// Any request about an object in the tenants' namespace, as an administrator.
 pub(crate) fn request(verb: Verb, kind: KindId, name: &str) -> Request {
@@ -35,13 +41,34 @@ pub(crate) async fn call(cluster: &Arc<Cluster>, i: usize, request: Request) -> 
     cluster.ask(i, PATIENCE, call).await
 }
 
+/// Where the pods of a tenant must be.
+#[derive(Clone, Copy)]
+enum Place {
+    Anywhere,
+    /// No two on one node.
+    Apart,
+    /// In a zone, by a `nodeSelector`.
+    Selected(&'static str),
+    /// In a zone, by node affinity.
+    Drawn(&'static str),
+    /// In a zone with pods of another app, or of their own.
+    Beside,
+}
+
+/// Tenants of a run, at most, each with a number.
+const TENANTS_MAX: usize = 3;
+
 pub(crate) struct Tenant {
     cluster: Arc<Cluster>,
     rng: Rng,
     /// Of its app, its Deployment, and the first part of its pods.
     name: String,
+    /// The app of a neighbour, if there is one.
+    other: String,
     cpu_milli: u64,
-    apart: bool,
+    memory_mib: u64,
+    place: Place,
+    tolerates: bool,
     n_rolls: u64,
     n_pods: u64,
 }
@@ -49,12 +76,26 @@ pub(crate) struct Tenant {
 impl Tenant {
     pub(crate) fn new(cluster: &Arc<Cluster>, number: usize) -> Tenant {
         let mut rng = cluster.fork_rng();
+        let has_places = cluster.mix.has_places;
+        let zone = pick(&mut rng, &ZONES);
+        let place = match (has_places, rng.below(6)) {
+            // In no zone besides: one may have a single node.
+            (_, 0 | 1) => Place::Apart,
+            (true, 2) => Place::Selected(zone),
+            (true, 3) => Place::Drawn(zone),
+            (true, 4) => Place::Beside,
+            (false, 2..) | (true, _) => Place::Anywhere,
+        };
         Tenant {
             cluster: cluster.clone(),
-            name: format!("app-{number}"),
-            // Two replicas and a surge of each of three tenants fit on three nodes.
-            cpu_milli: 100 + rng.below(700),
-            apart: rng.chance(1, 3),
+            name: app(number),
+            other: app((number + 1) % TENANTS_MAX),
+            // Two replicas and a surge of each of three tenants fit on three nodes: three pods on each. Where there
+            // are rules about places, they and a surge of two fit on one.
+            cpu_milli: 100 + rng.below(if has_places { 100 } else { 700 }),
+            memory_mib: 16 + rng.below(if has_places { 100 } else { 2_000 }),
+            place,
+            tolerates: has_places && rng.chance(1, 2),
             n_rolls: 0,
             n_pods: 0,
             rng,
@@ -101,16 +142,34 @@ impl Tenant {
     }
 
     fn template(&self, labels: Value) -> Value {
-        let requests = json!({"cpu": format!("{}m", self.cpu_milli), "memory": "16Mi"});
+        let requests = json!({"cpu": format!("{}m", self.cpu_milli), "memory": format!("{}Mi", self.memory_mib)});
         let mut spec = json!({
             "terminationGracePeriodSeconds": 2,
             "containers": [{"name": "main", "image": "hollow", "imagePullPolicy": "IfNotPresent",
                 "resources": {"requests": requests}}],
         });
-        if self.apart {
-            let term = json!({"topologyKey": "kubernetes.io/hostname",
-                "labelSelector": {"matchLabels": {"app": self.name}}});
-            spec["affinity"] = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}});
+        let required = |rule: Value| json!({"requiredDuringSchedulingIgnoredDuringExecution": rule});
+        let among = |key: &str, values: &[&str]| json!([{"key": key, "operator": "In", "values": values}]);
+        match self.place {
+            Place::Anywhere => {}
+            Place::Apart => {
+                let selector = json!({"matchLabels": {"app": self.name}});
+                let term = json!({"topologyKey": "kubernetes.io/hostname", "labelSelector": selector});
+                spec["affinity"] = json!({"podAntiAffinity": required(json!([term]))});
+            }
+            Place::Selected(zone) => spec["nodeSelector"] = json!({ZONE: zone}),
+            Place::Drawn(zone) => {
+                let terms = json!({"nodeSelectorTerms": [{"matchExpressions": among(ZONE, &[zone])}]});
+                spec["affinity"] = json!({"nodeAffinity": required(terms)});
+            }
+            Place::Beside => {
+                let selector = json!({"matchExpressions": among("app", &[self.name.as_str(), self.other.as_str()])});
+                let term = json!({"topologyKey": ZONE, "labelSelector": selector});
+                spec["affinity"] = json!({"podAffinity": required(json!([term]))});
+            }
+        }
+        if self.tolerates {
+            spec["tolerations"] = json!([{"key": DEDICATED, "operator": "Exists"}]);
         }
         json!({"metadata": {"labels": labels}, "spec": spec})
     }
@@ -172,7 +231,7 @@ impl Tenant {
 
     /// Leaves what fits: two replicas at most, and no bare pods.
     async fn settle(&mut self) {
-        let deadline = Instant::now() + crate::world::HEAL_MAX + SETTLE_MAX;
+        let deadline = Instant::now() + self.cluster.mix.patience(crate::world::HEAL_MAX) + SETTLE_MAX;
         let replicas = self.rng.below(3);
         let mut left = vec![self.patch(json!({"spec": {"replicas": replicas}}))];
         for number in 1..=self.n_pods {
@@ -185,7 +244,8 @@ impl Tenant {
                 sleep(Duration::from_millis(200)).await;
             }
             if Instant::now() > deadline {
-                return self.cluster.problem(format!("{} was not heard within {SETTLE_MAX:?} of healing", self.name));
+                let what = format!("{} was not heard within {SETTLE_MAX:?} of healing", self.name);
+                return self.cluster.problem("heard", what);
             }
         }
     }

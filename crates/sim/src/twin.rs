@@ -31,10 +31,20 @@ pub enum Twin {
     Undead,
     /// A worker does not see its running containers now and then.
     Blind,
+    /// A runtime says of containers that have ended by themselves that they run.
+    Masking,
+    /// A pod is bound again, to another node, as it begins to run.
+    Rebinding,
+    /// The scheduler puts pods with rules about places on another node, now and then.
+    Careless,
+    /// A watch shows two events the other way round.
+    SwappingWatch,
+    /// A watch shows an event twice.
+    RepeatingWatch,
 }
 
 impl Twin {
-    pub const ALL: [Twin; 14] = [
+    pub const ALL: [Twin; 19] = [
         Twin::LyingDisk,
         Twin::Amnesia,
         Twin::StaleRead,
@@ -49,6 +59,11 @@ impl Twin {
         Twin::Silent,
         Twin::Undead,
         Twin::Blind,
+        Twin::Masking,
+        Twin::Rebinding,
+        Twin::Careless,
+        Twin::SwappingWatch,
+        Twin::RepeatingWatch,
     ];
 
     pub fn name(self) -> &'static str {
@@ -67,6 +82,11 @@ impl Twin {
             Twin::Silent => "silent",
             Twin::Undead => "undead",
             Twin::Blind => "blind",
+            Twin::Masking => "masking",
+            Twin::Rebinding => "rebinding",
+            Twin::Careless => "careless",
+            Twin::SwappingWatch => "swapping-watch",
+            Twin::RepeatingWatch => "repeating-watch",
         }
     }
 
@@ -74,15 +94,52 @@ impl Twin {
     /// ask again.
     pub fn seed(self) -> u64 {
         match self {
-            Twin::StaleRead => 2,
+            Twin::LyingDisk | Twin::StaleRead => 2,
+            Twin::LostUpdate => 5,
             Twin::Forgetful => 6,
-            Twin::LostUpdate
-            | Twin::LyingDisk
-            | Twin::Amnesia
+            Twin::Masking => 9,
+            Twin::Silent => 39,
+            Twin::Amnesia
             | Twin::Unfenced
             | Twin::SkippingWatch
-            | Twin::DeafWatch => 1,
-            Twin::Crowding | Twin::Doubling | Twin::Forgotten | Twin::Silent | Twin::Undead | Twin::Blind => 1,
+            | Twin::DeafWatch
+            | Twin::Crowding
+            | Twin::Doubling
+            | Twin::Forgotten
+            | Twin::Undead
+            | Twin::Blind
+            | Twin::Rebinding
+            | Twin::Careless
+            | Twin::SwappingWatch
+            | Twin::RepeatingWatch => 1,
+        }
+    }
+
+    /// The invariants of which one has to notice it: they are named at the head of what is wrong with a run.
+    pub fn noticed_by(self) -> &'static [&'static str] {
+        match self {
+            // What was acknowledged is gone, or masters tell of different histories.
+            Twin::LyingDisk => &["history", "acknowledged", "linearizable"],
+            // It may be wrong as those are, or never be a member again.
+            Twin::Amnesia => &["history", "acknowledged", "linearizable", "healed"],
+            Twin::StaleRead => &["linearizable"],
+            Twin::Forgetful => &["acknowledged"],
+            Twin::LostUpdate => &["acknowledged", "assumed"],
+            Twin::Unfenced => &["plans", "fenced"],
+            Twin::SkippingWatch => &["watched"],
+            Twin::DeafWatch => &["watch-reliable"],
+            Twin::Crowding => &["capacity"],
+            Twin::Doubling => &["budget"],
+            Twin::Forgotten => &["converged"],
+            Twin::Silent => &["orphans"],
+            // They stay where they were, and whoever waits for their end waits for ever.
+            Twin::Undead => &["converged", "orphans"],
+            Twin::Blind => &["once"],
+            Twin::Masking => &["running"],
+            Twin::Rebinding => &["binding"],
+            Twin::Careless => &["eligible", "affinity"],
+            Twin::SwappingWatch => &["watch-ordered"],
+            Twin::RepeatingWatch => &["watch-unique"],
         }
     }
 
@@ -93,11 +150,11 @@ impl Twin {
             Twin::StaleRead => "store",
             Twin::Forgetful | Twin::LostUpdate => "state",
             Twin::Unfenced => "manager",
-            Twin::SkippingWatch | Twin::DeafWatch => "front, api",
-            Twin::Crowding => "scheduler",
+            Twin::SkippingWatch | Twin::DeafWatch | Twin::SwappingWatch | Twin::RepeatingWatch => "front, api",
+            Twin::Crowding | Twin::Rebinding | Twin::Careless => "scheduler",
             Twin::Doubling => "controllers",
             Twin::Forgotten | Twin::Silent => "dispatch",
-            Twin::Undead | Twin::Blind => "podlife, agent",
+            Twin::Undead | Twin::Blind | Twin::Masking => "podlife, agent",
         }
     }
 }

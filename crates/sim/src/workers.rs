@@ -5,10 +5,11 @@ use crate::Twin;
 use crate::cluster::Cluster;
 use crate::hollow::{Hollow, Machine};
 use crate::mix::Mix;
-use crate::network::Host;
+use crate::network::{Host, KEEP_ALIVE};
 use crate::points::{Edge, Subject};
 use agent::{Incoming, Masters, NodeOptions};
 use async_trait::async_trait;
+use futures::StreamExt;
 use objects::Timestamp;
 use parking_lot::Mutex;
 use protos::dispatch as pb;
@@ -23,12 +24,17 @@ use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-/// A connection that carries nothing is given up after this; as in `network.rs`.
-const KEEP_ALIVE: Duration = Duration::from_secs(3);
-/// What was on its way when a connection broke comes up to so much later, or never.
+/// What was on its way when the worker gave a connection up comes up to so much later, or never.
 const LATE_MS_MAX: u64 = 8_000;
 /// Thousandths of a CPU that each node offers to pods.
 pub(crate) const CPU_MILLI: i64 = 2_500;
+/// Where a node lies; every second one lies elsewhere.
+pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
+pub(crate) const ZONES: [&str; 2] = ["a", "b"];
+/// Keeps those away that do not tolerate it, in runs with rules about places.
+pub(crate) const DEDICATED: &str = "sim/dedicated";
+/// The node with that taint, where there are so many: three are left for everybody, in both zones.
+const DEDICATED_WORKER: usize = 3;
 /// What a worker keeps for its next boot.
 const KEPT_FILES: [&str; 2] = ["assignments.json", "epoch"];
 /// Messages in each direction of a session.
@@ -147,7 +153,7 @@ impl Workers {
             })
         });
         if let Err(error) = kept {
-            return cluster.problem(format!("{} has no folder: {error}", label(worker)));
+            return cluster.problem("folder", format!("{} has no folder: {error}", label(worker)));
         }
         cluster.trace.note(format_args!("{} starts, boot {boot}", label(worker)));
         let mut rng = cluster.fork_rng();
@@ -162,6 +168,11 @@ impl Workers {
         let node = NodeOptions {
             name: label(worker),
             address: format!("10.0.0.{}", worker + 1),
+            labels: [(ZONE.to_string(), ZONES[worker % ZONES.len()].to_string())].into(),
+            taints: match cluster.mix.has_places && worker == DEDICATED_WORKER {
+                true => vec![(DEDICATED.into(), "yes".into(), "NoSchedule".into())],
+                false => Vec::new(),
+            },
             reserved_cpu_milli: 3_000 - CPU_MILLI,
             pods_max: 20,
             machine: agent::Machine { n_cpus: 3, memory_bytes: 8 << 30, ..agent::Machine::default() },
@@ -207,8 +218,23 @@ struct Wire {
     master: usize,
     host: Host,
     life: watch::Receiver<bool>,
-    /// Turns true when the connection is given up.
-    broken: watch::Sender<bool>,
+    line: watch::Sender<Line>,
+}
+
+/// What is left of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    Whole,
+    /// The worker has given it up. The master does not know: something is still on its way up.
+    Half,
+    Broken,
+}
+
+/// What comes up to a master.
+struct Up {
+    message: pb::FromWorker,
+    /// The worker has given the connection up meanwhile.
+    is_late: bool,
 }
 
 #[async_trait]
@@ -231,16 +257,20 @@ impl Masters for Wires {
         let dispatch = host.office.as_ref().map(|office| office.dispatch.clone()).ok_or_else(refused)?;
         let (to_master, at_master) = mpsc::channel(MESSAGES_MAX);
         let (to_worker, at_worker) = mpsc::channel(MESSAGES_MAX);
-        let broken = watch::Sender::new(false);
-        let wire = Wire { cluster, worker: self.worker, master, host, life: self.life.clone(), broken };
+        let line = watch::Sender::new(Line::Whole);
+        let wire = Wire { cluster, worker: self.worker, master, host, life: self.life.clone(), line };
         tokio::spawn(wire.clone().carry_up(outgoing, to_master));
         let (answer, answered) = tokio::sync::oneshot::channel();
+        let taken = {
+            let wire = wire.clone();
+            ReceiverStream::new(at_master).map(move |up| Ok(wire.taken(up)))
+        };
         // The master's side is a task of its own: it goes on when the worker is gone.
         tokio::spawn(async move {
             let opened = tokio::select! {
                 biased;
                 () = wire.host.ended() => return,
-                opened = dispatch.open(label(wire.worker), ReceiverStream::new(at_master)) => opened,
+                opened = dispatch.open(label(wire.worker), taken) => opened,
             };
             match opened {
                 Ok(down) => {
@@ -263,14 +293,23 @@ impl Masters for Wires {
 }
 
 impl Wire {
-    /// Waits until either machine, or the connection, is no more.
-    async fn ended(&self) {
-        let (mut life, mut broken) = (self.life.clone(), self.broken.subscribe());
+    /// Waits until either machine is no more.
+    async fn machine_ended(&self) {
+        let mut life = self.life.clone();
         tokio::select! {
             biased;
             () = self.host.ended() => {}
             _ = async { drop(life.wait_for(|over| *over).await) } => {}
-            _ = async { drop(broken.wait_for(|over| *over).await) } => {}
+        }
+    }
+
+    /// Waits until either machine, or the connection, is no more.
+    async fn ended(&self) {
+        let mut line = self.line.subscribe();
+        tokio::select! {
+            biased;
+            () = self.machine_ended() => {}
+            _ = async { drop(line.wait_for(|line| *line != Line::Whole).await) } => {}
         }
     }
 
@@ -285,17 +324,22 @@ impl Wire {
         arrived
     }
 
-    /// The connection is given up; both ends learn of it, the master perhaps later.
-    async fn give_up(&self) {
+    /// The worker gives the connection up, and the master too unless half of it is left.
+    async fn give_up(&self, left: Line) {
         sleep(KEEP_ALIVE).await;
-        self.broken.send_replace(true);
+        self.line.send_replace(left);
     }
 
-    async fn carry_up(
-        self,
-        mut outgoing: mpsc::Receiver<pb::FromWorker>,
-        to_master: mpsc::Sender<Result<pb::FromWorker, Status>>,
-    ) {
+    /// A master's session takes a message in.
+    fn taken(&self, up: Up) -> pb::FromWorker {
+        if up.is_late {
+            let (what, _) = up_name(&up.message);
+            self.cluster.trace.note(format_args!("{}>{} late {what}", label(self.worker), self.master));
+        }
+        up.message
+    }
+
+    async fn carry_up(self, mut outgoing: mpsc::Receiver<pb::FromWorker>, to_master: mpsc::Sender<Up>) {
         loop {
             let next = tokio::select! {
                 biased;
@@ -310,14 +354,20 @@ impl Wire {
                 return;
             }
             if !self.travel(what, true).await {
-                self.give_up().await;
                 // What was under way may come all the same, after the worker has gone elsewhere.
-                let late = { self.cluster.fork_rng().below(2 * LATE_MS_MAX) };
-                sleep(Duration::from_millis(late.min(LATE_MS_MAX))).await;
-                if late < LATE_MS_MAX && !*self.life.borrow() {
-                    self.cluster.trace.note(format_args!("{}>{} late {what}", label(self.worker), self.master));
-                    drop(to_master.send(Ok(message)).await);
+                let late_ms = { self.cluster.fork_rng().below(2 * LATE_MS_MAX) };
+                if late_ms >= LATE_MS_MAX {
+                    return self.give_up(Line::Broken).await;
                 }
+                self.give_up(Line::Half).await;
+                tokio::select! {
+                    biased;
+                    () = self.machine_ended() => return,
+                    () = sleep(Duration::from_millis(late_ms)) => {}
+                }
+                // A master that has ended the session meanwhile takes nothing in. Otherwise this is the last that it
+                // takes: the end of the stream follows.
+                drop(to_master.send(Up { message, is_late: true }).await);
                 return;
             }
             if let Some(subject) = subject
@@ -331,8 +381,8 @@ impl Wire {
             {
                 continue;
             }
-            if to_master.send(Ok(message)).await.is_err() {
-                self.broken.send_replace(true);
+            if to_master.send(Up { message, is_late: false }).await.is_err() {
+                self.line.send_replace(Line::Broken);
                 return;
             }
         }
@@ -349,8 +399,7 @@ impl Wire {
                 () = self.ended() => None,
                 message = down.recv() => message,
             };
-            // Dropping the sender ends the worker's side.
-            let Some(message) = next else { return };
+            let Some(message) = next else { break };
             let (what, subject) = down_name(&message);
             if let Some(subject) = subject
                 && self.cluster.network.pass(self.master, subject, Edge::Sent)
@@ -358,7 +407,8 @@ impl Wire {
                 return;
             }
             if !self.travel(what, false).await {
-                return self.give_up().await;
+                self.give_up(Line::Broken).await;
+                break;
             }
             if let Some(subject) = subject
                 && self.cluster.workers.pass(self.worker, subject, Edge::Received)
@@ -366,8 +416,18 @@ impl Wire {
                 return;
             }
             if to_worker.send(self.planted(message)).await.is_err() {
-                self.broken.send_replace(true);
-                return;
+                self.line.send_replace(Line::Broken);
+                break;
+            }
+        }
+        // This ends the worker's side.
+        drop(to_worker);
+        // The master's side ends with `down`: not before it has taken in what is late, or has given the worker up.
+        if *self.line.borrow() == Line::Half {
+            tokio::select! {
+                biased;
+                () = self.machine_ended() => {}
+                () = async { while down.recv().await.is_some() {} } => {}
             }
         }
     }

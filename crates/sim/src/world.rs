@@ -1,11 +1,11 @@
 //! One run from one seed: a group is founded, used and tormented; then everything is healed and must
 //! agree; then the history is judged.
 
-use crate::chronicle::{self, Chronicle};
+use crate::chronicle::{self, Chronicle, Told};
 use crate::client::{self, Client};
 use crate::cluster::{self, Cluster};
 use crate::history::sights;
-use crate::invariants::{self, converged, hashes, orphans};
+use crate::invariants::{self, converged, hashes, orphans, running};
 use crate::mix::{Fault, Mix, Weather, pick};
 use crate::onlookers;
 use crate::tenants::Tenant;
@@ -20,11 +20,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-/// An empty group of three is complete by then.
+/// An empty group of three is complete by then, elections aside.
 const FOUND_MAX: Duration = Duration::from_secs(20);
 /// Under faults.
 const TORMENT: Duration = Duration::from_secs(20);
-/// After healing, all must agree by then: some elections, a snapshot, a rejoin.
+/// After healing, all must agree by then, elections aside: a snapshot, a rejoin.
 pub(crate) const HEAL_MAX: Duration = Duration::from_secs(15);
 /// Clients finish what they have begun: five tries of three seconds.
 const FINISH_MAX: Duration = Duration::from_secs(30);
@@ -50,8 +50,9 @@ pub(crate) async fn play(options: Options) -> Report {
     drop(std::fs::remove_dir_all(workers::folder()));
     cluster.trace.note(format_args!("{:?}", cluster.mix));
     let mut counts = Counts::default();
-    if timeout(FOUND_MAX, cluster.found()).await.is_err() {
-        cluster.problem(format!("the group was not founded within {FOUND_MAX:?}"));
+    let found_max = cluster.mix.patience(FOUND_MAX);
+    if timeout(found_max, cluster.found()).await.is_err() {
+        cluster.problem("founded", format!("the group was not founded within {found_max:?}"));
     } else {
         run(&cluster, &mut rng, &mut counts).await;
     }
@@ -63,13 +64,18 @@ pub(crate) async fn play(options: Options) -> Report {
     }
     drop(std::fs::remove_dir_all(workers::folder()));
     let (history, chronicle) = (cluster.history.lock(), cluster.chronicle.lock());
-    let mut wrong = history.problems.clone();
-    wrong.extend(judge::CHECKS.iter().flat_map(|(_, check)| check(&history)));
-    wrong.extend(chronicle.problems.clone());
+    let mut wrong = cluster.problems.lock().clone();
+    wrong.extend(named("history", history.problems.clone()));
+    wrong.extend(named("history", chronicle.problems.clone()));
+    wrong.extend(judge::CHECKS.iter().flat_map(|(name, check)| named(name, check(&history))));
     wrong.extend(invariants::check(&chronicle));
     let (passed, fired) = cluster.network.points.story();
     let story = counts.story(&cluster.mix, &history, &chronicle);
     Report { seed: options.seed, trace: cluster.trace.hash(), story, passed, fired, wrong }
+}
+
+fn named(invariant: &str, wrong: Vec<String>) -> Vec<String> {
+    wrong.into_iter().map(|what| format!("{invariant}: {what}")).collect()
 }
 
 #[derive(Default)]
@@ -106,7 +112,7 @@ impl Counts {
             ended(|end| *end == End::Unknown),
             mix.n_workers,
             chronicle.events.values().filter(|(_, event)| chronicle::binding(event).is_some()).count(),
-            chronicle.plans.len(),
+            chronicle.plans.iter().filter(|plan| matches!(plan.told, Told::Applied(_))).count(),
             chronicle.sittings.len(),
             self.converged.as_secs_f64(),
         )
@@ -139,7 +145,7 @@ async fn run(cluster: &Arc<Cluster>, rng: &mut Rng, counts: &mut Counts) {
     heal(cluster, repairs).await;
     phase.send_replace(Phase::Settling);
     if timeout(FINISH_MAX, users.join_all()).await.is_err() {
-        cluster.problem("a client never came to an end".into());
+        cluster.problem("ended", "a client never came to an end".into());
     }
     if cluster.mix.n_workers > 0 {
         counts.converged = converge(cluster).await;
@@ -147,9 +153,15 @@ async fn run(cluster: &Arc<Cluster>, rng: &mut Rng, counts: &mut Counts) {
     agree(cluster).await;
     let up = cluster.network.up();
     counts.term = up.iter().map(|(_, host)| host.node.status().term).max().unwrap_or(0);
+    // What was written, to the byte: a run that writes something else when it is played again has another trace.
+    for (i, host) in &up {
+        let view = host.node.store().view();
+        let hash = hashes::hash(&view);
+        cluster.trace.note(format_args!("{} holds {hash:016x} at revision {}", cluster::label(*i), view.revision()));
+    }
     phase.send_replace(Phase::Over);
     if timeout(SETTLE, watchers.join_all()).await.is_err() {
-        cluster.problem("a watcher never came to an end".into());
+        cluster.problem("ended", "a watcher never came to an end".into());
     }
 }
 
@@ -331,8 +343,9 @@ fn links(n_masters: usize, rng: &mut Rng) -> Vec<(usize, usize)> {
 async fn heal(cluster: &Arc<Cluster>, repairs: JoinSet<()>) {
     cluster.trace.note("everything is healed");
     cluster.calm_down();
-    if timeout(HEAL_MAX, repairs.join_all()).await.is_err() {
-        cluster.problem(format!("{HEAL_MAX:?} after healing, some master is not back as a member"));
+    let heal_max = cluster.mix.patience(HEAL_MAX);
+    if timeout(heal_max, repairs.join_all()).await.is_err() {
+        cluster.problem("healed", format!("{heal_max:?} after healing, some master is not back as a member"));
     }
 }
 
@@ -341,19 +354,23 @@ async fn converge(cluster: &Arc<Cluster>) -> Duration {
     let started = Instant::now();
     loop {
         let leader = cluster.leader().and_then(|i| cluster.network.host(i));
-        let left = match leader.map(|host| host.node.store().view()) {
+        let left: Vec<(&str, String)> = match leader.map(|host| host.node.store().view()) {
             Some(view) => {
-                let mut left = converged::missing(&view, cluster.workers.len());
-                left.extend(orphans::check(&cluster.workers.worlds(), &view));
-                left
+                let worlds = cluster.workers.worlds();
+                let missing = converged::missing(&view, cluster.workers.len());
+                let (orphans, stopped) = (orphans::check(&worlds, &view), running::check(&worlds, &view));
+                let named = [("converged", missing), ("orphans", orphans), ("running", stopped)];
+                named.into_iter().flat_map(|(name, left)| left.into_iter().map(move |what| (name, what))).collect()
             }
-            None => vec!["nobody leads".into()],
+            None => vec![("converged", "nobody leads".to_string())],
         };
         if left.is_empty() {
             return started.elapsed();
         }
         if started.elapsed() > CONVERGE_MAX {
-            cluster.problem(format!("{CONVERGE_MAX:?} after healing the cluster has not come to rest: {left:?}"));
+            for (name, what) in left {
+                cluster.problem(name, format!("{CONVERGE_MAX:?} after healing: {what}"));
+            }
             return started.elapsed();
         }
         sleep(SPREAD).await;
@@ -362,7 +379,8 @@ async fn converge(cluster: &Arc<Cluster>) -> Duration {
 
 /// Every master answers, and they all hold the same, to the byte; and nothing moves after that.
 async fn agree(cluster: &Arc<Cluster>) {
-    let deadline = Instant::now() + HEAL_MAX;
+    let heal_max = cluster.mix.patience(HEAL_MAX);
+    let deadline = Instant::now() + heal_max;
     let mut client = Client::new(cluster, "last client".into());
     loop {
         let mut n_answered = 0;
@@ -376,9 +394,8 @@ async fn agree(cluster: &Arc<Cluster>) {
             break;
         }
         if Instant::now() > deadline {
-            return cluster.problem(format!(
-                "no agreement {HEAL_MAX:?} after healing: written {written}, {n_answered} masters answer reads, {differ:?}"
-            ));
+            let what = format!("written {written}, {n_answered} masters answer reads, {differ:?}");
+            return cluster.problem("agreed", format!("no agreement {heal_max:?} after healing: {what}"));
         }
     }
     sleep(SETTLE).await;
@@ -386,7 +403,7 @@ async fn agree(cluster: &Arc<Cluster>) {
     let until = Instant::now() + SETTLE;
     while let Some(difference) = difference(cluster) {
         if Instant::now() > until {
-            cluster.problem(format!("the masters agreed, and then no more: {difference}"));
+            cluster.problem("agreed", format!("the masters agreed, and then no more: {difference}"));
             break;
         }
         sleep(SPREAD / 8).await;
@@ -401,7 +418,7 @@ async fn agree(cluster: &Arc<Cluster>) {
         let mut held = sights(&host.node.store().view());
         held.sort_by(|a, b| a.name.cmp(&b.name));
         if held != truth {
-            cluster.problem(format!("master-{i} holds {held:?}, where {truth:?} was applied"));
+            cluster.problem("history", format!("master-{i} holds {held:?}, where {truth:?} was applied"));
         }
     }
 }

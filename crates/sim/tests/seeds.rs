@@ -1,6 +1,6 @@
 //! The seeds that every change is held against: fixed ones, fresh ones, and those with a planted fault.
 
-use sim::{Batch, Twin, catch, first_wrong, points};
+use sim::{Batch, Twin, catch, noticed, points};
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
@@ -67,6 +67,14 @@ fn a_seed_is_replayed_to_the_letter_with_workers_and_without() {
     assert!(n_with > 0 && n_without > 0, "{n_with} seeds have workers, {n_without} have none");
 }
 
+#[test]
+fn statuses_reach_masters_after_their_workers_have_gone_elsewhere() {
+    let n_late = |seed| told(seed).1.iter().filter(|line| line.ends_with(" late pod status")).count();
+    let mut counts = (1..=N_FIXED).map(|seed| (seed, n_late(seed)));
+    let (seed, n_late) = counts.find(|(_, n_late)| *n_late > 0).expect("some status is taken in late");
+    say(format_args!("seed {seed}: masters took {n_late} pod statuses in after their workers had hung up"));
+}
+
 /// Where a change of the product gave a recorded seed another run, one of so many others must notice, or the
 /// judgement has become blind.
 const N_OTHERS: u64 = 100;
@@ -80,12 +88,15 @@ fn planted_faults_are_noticed() {
     assert!(healthy.failed.is_empty(), "these pass without a planted fault: {healthy}");
     for twin in Twin::ALL {
         let (name, room, seed) = (twin.name(), twin.room(), twin.seed());
-        if let Some((_, output)) = batch([seed], Some(twin)).failed.first() {
-            say(format_args!("{name} of {room}: seed {seed} says {}", first_wrong(output)));
+        let played = batch([seed], Some(twin));
+        if let Some(said) = played.failed.first().and_then(|(_, output)| noticed(output, twin)) {
+            say(format_args!("{name} of {room}: seed {seed} says {said}"));
             continue;
         }
         let other = catch(Path::new(PROGRAM), twin, 1..N_OTHERS + 1);
-        let other = other.unwrap_or_else(|| panic!("neither {seed} nor any of {N_OTHERS} seeds notices {name}"));
+        let other = other.unwrap_or_else(|| {
+            panic!("by {:?} neither {seed} nor any of {N_OTHERS} seeds notices {name}", twin.noticed_by())
+        });
         say(format_args!("{name} of {room}: no longer seed {seed}, but {} says {}", other.seed, other.said));
     }
 }

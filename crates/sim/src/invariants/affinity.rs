@@ -1,33 +1,87 @@
-//! Required anti-affinity holds at the moment of a binding, for the pod that is bound and for those that
-//! are there.
+//! Required affinity and anti-affinity to other pods hold at the moment of a binding, for the pod that is bound;
+//! anti-affinity also for those that are there.
 //!
 //! Source: kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node, "Inter-pod affinity and
-//! anti-affinity". The pods here keep apart by the label `app` and by host name, nothing else.
+//! anti-affinity". The first pod of a group that wants to be near itself may start the group. The scheduler
+//! decides on what it has seen, which may be a moment old: who was there within that moment counts as near.
 
-use crate::chronicle::{Chronicle, Replay, binding};
-use objects::{Record, ValueExt};
+use super::{HOSTNAME, MOMENT_MS, selects};
+use crate::chronicle::{Chronicle, Replay, binding, place};
+use objects::{Key, Record, Value, ValueExt, registry};
+use std::sync::Arc;
 
-const REQUIRED: &str = "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution";
-
-fn app(pod: &Record) -> &str {
-    pod.header.labels.get("app").map_or("", |app| app.as_str())
+fn required(pod: &Value, which: &str) -> Vec<Value> {
+    let terms = pod.at("spec.affinity").at(which).items("requiredDuringSchedulingIgnoredDuringExecution");
+    terms.to_vec()
 }
 
-/// Whether a pod keeps apart from those of an app.
-fn keeps_apart(pod: &Record, from: &str) -> bool {
-    pod.value().items(REQUIRED).iter().any(|term| term.text("labelSelector.matchLabels.app") == from)
+/// Where a node lies, by a topology key.
+fn domain(replay: &Replay, node: &str, key: &str) -> Option<String> {
+    if key == HOSTNAME {
+        return Some(node.into());
+    }
+    replay.objects.get(&Key::new(registry::NODE, "", node))?.value().label(key).map(Into::into)
+}
+
+/// Whether a term is about a pod. All pods here are of one namespace.
+fn is_about(term: &Value, pod: &Value) -> bool {
+    selects(term.at("labelSelector"), pod)
+}
+
+/// A term by which a pod keeps apart from another.
+fn parting<'a>(terms: &'a [Value], from: &Value, is_together: impl Fn(&str) -> bool) -> Option<&'a Value> {
+    terms.iter().find(|term| is_about(term, from) && is_together(term.text("topologyKey")))
 }
 
 pub(super) fn check(chronicle: &Chronicle) -> Vec<String> {
     let mut wrong = Vec::new();
-    Replay::of(chronicle).each(|replay, _, event| {
-        let Some((pod, node)) = binding(event) else { return };
-        let apart = |other: &Record| keeps_apart(pod, app(other)) || keeps_apart(other, app(pod));
-        for other in replay.pods_on(node).filter(|other| other.key != pod.key && apart(other)) {
-            wrong.push(format!(
-                "revision {}: {} came to {node}, beside {}, from which it is kept apart",
-                event.revision, pod.key, other.key
-            ));
+    // Pods that have left their nodes, with the time.
+    let mut left: Vec<(u64, &Arc<Record>)> = Vec::new();
+    Replay::of(chronicle).each(|replay, now_ms, event| {
+        left.retain(|(at_ms, _)| at_ms + MOMENT_MS >= now_ms);
+        let goes = event.new.as_ref().is_none_or(|new| place(new).is_none());
+        left.extend(event.old.iter().filter(|old| goes && place(old).is_some()).map(|old| (now_ms, old)));
+        let Some((record, node)) = binding(event) else { return };
+        let pod = record.value();
+        let apart = required(&pod, "podAntiAffinity");
+        for (other, place) in replay.placed().filter(|(other, _)| other.key != record.key) {
+            let is_together = |key: &str| {
+                let here = domain(replay, node, key);
+                here.is_some() && here == domain(replay, place, key)
+            };
+            let other_pod = other.value();
+            let of_other = required(&other_pod, "podAntiAffinity");
+            let parted = parting(&apart, &other_pod, is_together).or(parting(&of_other, &pod, is_together));
+            if let Some(term) = parted {
+                wrong.push(format!(
+                    "revision {}: {} came to {node}, and {} is at {place}, from which it is kept apart by {}",
+                    event.revision,
+                    record.key,
+                    other.key,
+                    term.text("topologyKey")
+                ));
+            }
+        }
+        for term in required(&pod, "podAffinity") {
+            let key = term.text("topologyKey");
+            let lately = left.iter().filter_map(|(_, pod)| Some((*pod, place(pod)?)));
+            let around: Vec<(bool, Option<String>)> = replay
+                .placed()
+                .filter(|(other, _)| other.key != record.key)
+                .map(|placed| (true, placed))
+                .chain(lately.map(|placed| (false, placed)))
+                .filter(|(_, (other, _))| is_about(&term, &other.value()))
+                .map(|(stands, (_, place))| (stands, domain(replay, place, key)))
+                .collect();
+            let here = domain(replay, node, key);
+            let is_near = here.is_some() && around.iter().any(|(_, there)| *there == here);
+            let is_first = !around.iter().any(|(stands, there)| *stands && there.is_some()) && is_about(&term, &pod);
+            if !is_near && !(here.is_some() && is_first) {
+                wrong.push(format!(
+                    "revision {}: {} came to {node}, in {key} {here:?}, where none is of those it must be near",
+                    event.revision, record.key
+                ));
+            }
         }
     });
     wrong
@@ -36,7 +90,9 @@ pub(super) fn check(chronicle: &Chronicle) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::check;
-    use crate::invariants::fixture::Fixture;
+    use crate::invariants::fixture::{Fixture, pod};
+    use crate::workers::ZONE;
+    use objects::{Value, json, registry};
 
     #[test]
     fn neighbours_that_keep_apart_are_found() {
@@ -45,5 +101,30 @@ mod tests {
         assert_eq!(check(&one(true).pod("b", "x", "n", false).chronicle).len(), 1, "who is there keeps apart");
         assert_eq!(check(&one(false).pod("b", "x", "n", true).chronicle).len(), 1, "who comes keeps apart");
         assert_eq!(check(&one(false).pod("b", "x", "n", false).chronicle), [""; 0]);
+    }
+
+    /// A pod that must be in a zone with one of these apps.
+    fn near(name: &str, app: &str, node: &str, apps: &[&str]) -> Value {
+        let selector = json!({"matchExpressions": [{"key": "app", "operator": "In", "values": apps}]});
+        let term = json!({"topologyKey": ZONE, "labelSelector": selector});
+        let mut pod = pod(name, app, node, false);
+        pod["spec"]["affinity"] = json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}});
+        pod
+    }
+
+    #[test]
+    fn those_that_are_not_near_whom_they_must_be_are_found() {
+        let zones = || Fixture::default().zoned("n", "a", false).zoned("m", "a", false).zoned("far", "b", false);
+        let n_wrong = |fixture: Fixture| check(&fixture.chronicle).len();
+        let beside = |node: &str| zones().pod("a", "x", "n", false).put(registry::POD, near("b", "y", node, &["x"]));
+        assert_eq!(n_wrong(beside("m")), 0, "another node of the zone");
+        assert_eq!(n_wrong(beside("far")), 1);
+        assert_eq!(n_wrong(beside("nowhere")), 1, "a node of no zone");
+        let first = |apps: &[&str]| zones().put(registry::POD, near("b", "y", "far", apps));
+        assert_eq!(n_wrong(first(&["x"])), 1, "there is nobody");
+        assert_eq!(n_wrong(first(&["x", "y"])), 0, "the first of its group");
+        let after = |ms| zones().pod("a", "x", "n", false).delete(registry::POD, "a").soon(ms);
+        assert_eq!(n_wrong(after(1_000).put(registry::POD, near("b", "y", "m", &["x"]))), 0, "it was there just now");
+        assert_eq!(n_wrong(after(9_000).put(registry::POD, near("b", "y", "m", &["x"]))), 1, "it was there long ago");
     }
 }

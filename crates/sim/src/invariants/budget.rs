@@ -3,16 +3,14 @@
 //!
 //! Source: kubernetes.io/docs/concepts/workloads/controllers/deployment, "Rolling Update Deployment". The
 //! controller decides on what it has seen, which may be a moment old when it is applied; what was so
-//! within that moment counts.
+//! within that moment counts. What it writes down of a budget, on its sets, is its own word and proves nothing.
 
+use super::MOMENT_MS;
 use crate::chronicle::{Chronicle, Replay};
 use objects::{Key, Record, Value, ValueExt, registry};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A proposal is applied or given up within 1.8 s.
-const MOMENT_MS: u64 = 2_000;
-const MAX: &str = "deployment.kubernetes.io/max-replicas";
 const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 
 /// What a value was lately: when each one began to be.
@@ -47,14 +45,29 @@ fn number(set: &Value, annotation: &str) -> i64 {
     set.annotation(annotation).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// How many pods must be available: the simulator writes budgets as numbers.
+/// What a budget is where nothing is said.
+const SHARE: &str = "25%";
+
+/// A budget in hundredths of a pod: a number of pods, or a share of those that are asked for.
+fn hundredths(deployment: &Value, field: &str) -> i64 {
+    let said = deployment.at("spec.strategy.rollingUpdate").at(field);
+    let percent = said.as_str().unwrap_or(SHARE).trim_end_matches('%');
+    said.as_i64().map_or_else(|| replicas(deployment) * percent.parse::<i64>().unwrap_or(0), |pods| pods * 100)
+}
+
+/// How many pods there may be: a share rounds up.
+fn most(deployment: &Value) -> i64 {
+    replicas(deployment) + (hundredths(deployment, "maxSurge") + 99) / 100
+}
+
+/// How many pods must be available: a share rounds down.
 fn needed(deployment: &Value) -> i64 {
-    let unavailable = deployment.at("spec.strategy.rollingUpdate.maxUnavailable").as_i64().unwrap_or(0);
-    replicas(deployment) - unavailable
+    replicas(deployment) - hundredths(deployment, "maxUnavailable") / 100
 }
 
 pub(super) fn check(chronicle: &Chronicle) -> Vec<String> {
     let mut wrong = Vec::new();
+    let mut mosts: BTreeMap<Key, Lately> = BTreeMap::new();
     let mut needs: BTreeMap<Key, Lately> = BTreeMap::new();
     let mut available: BTreeMap<Key, Lately> = BTreeMap::new();
     let mut wanted: BTreeMap<Key, Lately> = BTreeMap::new();
@@ -62,6 +75,7 @@ pub(super) fn check(chronicle: &Chronicle) -> Vec<String> {
         let Some(record) = &event.new else { return };
         let (new, old) = (record.value(), event.old.as_ref().map(|old| old.value()).unwrap_or_default());
         if event.key.kind == registry::DEPLOYMENT {
+            mosts.entry(event.key.clone()).or_default().now(now_ms, most(&new));
             needs.entry(event.key.clone()).or_default().now(now_ms, needed(&new));
         }
         if event.key.kind == registry::POD && event.old.is_none() {
@@ -87,7 +101,7 @@ pub(super) fn check(chronicle: &Chronicle) -> Vec<String> {
             .collect();
         let (before, after) = (replicas(&old), replicas(&new));
         let total: i64 = sets.iter().map(|(_, set)| replicas(set)).sum();
-        let most = sets.iter().map(|(_, set)| number(set, MAX)).max().unwrap_or(0);
+        let most = mosts.get(&deployment.key).and_then(|lately| lately.values(now_ms).max()).unwrap_or(0);
         if after > before && total > most {
             wrong.push(format!(
                 "revision {}: {} grows to {after}, all sets to {total}, of {most}",
@@ -144,7 +158,7 @@ mod tests {
 
     fn set(name: &str, replicas: i64, available: i64, desired: i64) -> Value {
         json!({"metadata": {"name": name, "uid": name,
-            "annotations": {super::DESIRED: desired.to_string(), super::MAX: (desired + 1).to_string()},
+            "annotations": {super::DESIRED: desired.to_string(), "deployment.kubernetes.io/max-replicas": "99"},
             "ownerReferences": [{"kind": "Deployment", "name": "d", "uid": "d", "controller": true}]},
             "spec": {"replicas": replicas}, "status": {"availableReplicas": available}})
     }
@@ -157,7 +171,19 @@ mod tests {
     #[test]
     fn more_than_the_surge_is_found() {
         assert_eq!(n_wrong(&[set("old", 3, 3, 3), set("new", 1, 0, 3)]), 0);
-        assert_eq!(n_wrong(&[set("old", 3, 3, 3), set("new", 2, 0, 3)]), 1);
+        assert_eq!(n_wrong(&[set("old", 3, 3, 3), set("new", 2, 0, 3)]), 1, "whatever the set says of it");
+    }
+
+    #[test]
+    fn shares_are_rounded_for_the_users_good() {
+        let shares = |surge: Value, unavailable: Value| {
+            let mut deployment = deployment(5, 0, 0);
+            deployment["spec"]["strategy"]["rollingUpdate"] = json!({"maxSurge": surge, "maxUnavailable": unavailable});
+            (super::most(&deployment), super::needed(&deployment))
+        };
+        assert_eq!(shares(json!("30%"), json!("30%")), (7, 4));
+        assert_eq!(shares(json!(null), json!(null)), (7, 4), "a quarter");
+        assert_eq!(shares(json!(2), json!(0)), (7, 5));
     }
 
     #[test]

@@ -4,13 +4,19 @@
 //! requests are scheduled". Counted here in the most naive way, from the objects.
 
 use crate::chronicle::{Chronicle, Replay, binding};
-use objects::{Key, Quantity, Record, ValueExt, registry};
+use objects::{Key, Quantity, Record, Value, ValueExt, registry};
 
-/// Of all containers together, in thousandths. The pods here have no init containers.
-fn cpu(pod: &Record) -> i64 {
+fn amount(of: &Value, resource: &str) -> Quantity {
+    Quantity::parse(of.text(resource)).unwrap_or_default()
+}
+
+/// CPU, in thousandths, and bytes of memory, of all containers together. The pods here have no init containers.
+fn asked(pod: &Record) -> (i64, i64) {
     let pod = pod.value();
-    let asked = |c: &objects::Value| Quantity::parse(c.text("resources.requests.cpu")).map_or(0, Quantity::milli);
-    pod.items("spec.containers").iter().map(asked).sum()
+    let requests = pod.items("spec.containers").iter().map(|container| container.at("resources.requests"));
+    requests.fold((0, 0), |(cpu, memory), requests| {
+        (cpu + amount(requests, "cpu").milli(), memory + amount(requests, "memory").value())
+    })
 }
 
 pub(super) fn check(chronicle: &Chronicle) -> Vec<String> {
@@ -22,12 +28,15 @@ pub(super) fn check(chronicle: &Chronicle) -> Vec<String> {
                 .push(format!("revision {}: {} was bound to {name}, which is no node", event.revision, event.key));
         };
         let node = node.value();
-        let amount = |field: &str| Quantity::parse(node.at("status.allocatable").text(field)).unwrap_or_default();
-        let (has_cpu, has_pods) = (amount("cpu").milli(), amount("pods").value());
-        let (used, n_pods) = replay.pods_on(name).fold((0, 0), |(used, n), pod| (used + cpu(pod), n + 1));
-        if used > has_cpu || n_pods > has_pods {
+        let has = |resource| amount(node.at("status.allocatable"), resource);
+        let (has_cpu, has_memory, has_pods) = (has("cpu").milli(), has("memory").value(), has("pods").value());
+        let asked: Vec<(i64, i64)> = replay.pods_on(name).map(|pod| asked(pod)).collect();
+        let (cpu, memory) = asked.iter().fold((0, 0), |sum, asked| (sum.0 + asked.0, sum.1 + asked.1));
+        let n_pods = asked.len() as i64;
+        if cpu > has_cpu || memory > has_memory || n_pods > has_pods {
             wrong.push(format!(
-                "revision {}: with {} the {n_pods} pods of {name} ask for {used}m, of {has_cpu}m and {has_pods}",
+                "revision {}: with {} the {n_pods} pods of {name} ask for {cpu}m and {memory} bytes, of {has_cpu}m, \
+                 {has_memory} bytes and {has_pods} pods",
                 event.revision, event.key
             ));
         }
@@ -38,7 +47,8 @@ pub(super) fn check(chronicle: &Chronicle) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::check;
-    use crate::invariants::fixture::Fixture;
+    use crate::invariants::fixture::{Fixture, pod};
+    use objects::{json, registry};
 
     #[test]
     fn a_crowded_node_is_found() {
@@ -46,5 +56,8 @@ mod tests {
         assert_eq!(check(&two().chronicle), [""; 0]);
         assert_eq!(check(&two().pod("c", "x", "n", false).chronicle).len(), 1);
         assert_eq!(check(&two().pod("c", "x", "m", false).chronicle).len(), 1, "no such node");
+        let mut large = pod("c", "x", "n", false);
+        large["spec"]["containers"][0]["resources"]["requests"] = json!({"memory": "2Gi"});
+        assert_eq!(check(&two().put(registry::POD, large).chronicle).len(), 1, "no memory for it");
     }
 }

@@ -1,8 +1,11 @@
 //! After healing the cluster comes to what was asked of it: nodes ready, Deployments complete, every pod
 //! running and ready, nothing on its way out.
 //!
+//! A node may keep the one taint that it came with.
+//!
 //! Source: the "heal and converge before a deadline"; what kubectl's `rollout status` calls done.
 
+use crate::workers::DEDICATED;
 use objects::kinds::node::condition;
 use objects::{ValueExt, registry};
 use state::View;
@@ -15,7 +18,7 @@ pub(crate) fn missing(view: &View, n_workers: usize) -> Vec<String> {
         missing.push(format!("{} nodes of {n_workers}", nodes.len()));
     }
     for node in nodes {
-        let taints = node.items("spec.taints").len();
+        let taints = node.items("spec.taints").iter().filter(|taint| taint.text("key") != DEDICATED).count();
         if condition(&node, "Ready") != "True" || taints > 0 {
             let name = node.text("metadata.name");
             missing.push(format!("node {name} is ready: {}, with {taints} taints", condition(&node, "Ready")));

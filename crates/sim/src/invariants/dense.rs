@@ -1,26 +1,21 @@
 //! Every revision up to the last has one event, of some kind, and a txn's events stand together.
 //!
-//! Source: `state::apply`; etcd's watch guarantee "atomic" rests on it.
+//! Source: `state::apply`; etcd's watch guarantee "atomic" rests on it. Judged as of any history.
 
 use crate::chronicle::Chronicle;
+use crate::history::name_of;
+use judge::{Fact, History, Moment, Span};
+use state::Event;
+use std::sync::Arc;
 
 pub(super) fn check(chronicle: &Chronicle) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let (mut next, mut open_until) = (1, 0);
-    for (revision, (_, event)) in &chronicle.events {
-        if *revision != next {
-            wrong.push(format!("no master told of the revisions {next} to {}", revision - 1));
-        }
-        if *revision <= open_until && event.txn_end.0 != open_until {
-            wrong.push(format!("revision {revision} lies inside another txn, which ends at {open_until}"));
-        }
-        open_until = open_until.max(event.txn_end.0);
-        next = revision + 1;
-    }
-    if open_until >= next {
-        wrong.push(format!("a txn ends at revision {open_until}, but the last event is {}", next - 1));
-    }
-    wrong
+    let fact = |(revision, (now_ms, event)): (&u64, &(u64, Arc<Event>))| {
+        let fact = Fact { name: name_of(&event.key), value: None, txn_end: event.txn_end.0 };
+        (*revision, (Span::at(Moment(*now_ms)), fact))
+    };
+    let truth = chronicle.events.iter().map(fact).collect();
+    let (_, dense) = judge::DENSE;
+    dense(&History { truth, ..History::default() })
 }
 
 #[cfg(test)]

@@ -1,27 +1,36 @@
 //! Small chronicles: objects put and deleted one after the other, a revision each.
 
 use crate::chronicle::{Chronicle, Item, Sitting};
-use objects::{Key, KindId, Value, ValueExt, json, record, registry};
+use crate::workers::{DEDICATED, ZONE};
+use objects::{Key, KindId, Timestamp, Value, ValueExt, json, record, registry};
+use runtime::{ContainerInfo, ContainerState, SandboxInfo};
 use state::{LeaderId, Op, State, Txn, View};
 
 pub(super) struct Fixture {
     pub(super) chronicle: Chronicle,
     state: State,
+    /// When the last event was applied, and how much later the next one is.
+    now_ms: u64,
+    step_ms: u64,
 }
+
+/// Longer than any moment that counts as the same.
+const STEP_MS: u64 = 10_000;
 
 impl Default for Fixture {
     fn default() -> Fixture {
-        Fixture { chronicle: Chronicle::default(), state: State::new() }
+        Fixture { chronicle: Chronicle::default(), state: State::new(), now_ms: 0, step_ms: STEP_MS }
     }
 }
 
 impl Fixture {
-    /// Applies one txn, ten seconds after the one before.
+    /// Applies one txn, ten seconds after the one before unless it was to be sooner.
     fn apply(&mut self, ops: Vec<Op>) {
+        self.now_ms += std::mem::replace(&mut self.step_ms, STEP_MS);
         let applied = self.state.apply(LeaderId::default(), &Txn { ops, ..Txn::default() });
         for event in applied.events {
             let revision = event.revision.0;
-            self.chronicle.events.insert(revision, (revision * 10_000, event));
+            self.chronicle.events.insert(revision, (self.now_ms, event));
         }
     }
 
@@ -29,10 +38,21 @@ impl Fixture {
         let namespace = if kind == registry::NODE { "" } else { "default" };
         let key = Key::new(kind, namespace, object.text("metadata.name"));
         let object = record::encode(object);
-        match View::new(self.state.clone()).get(&key) {
+        match self.view().get(&key) {
             Some(record) => Op::Update { key, assumed: record.header.revision, object },
             None => Op::Create { key, object },
         }
+    }
+
+    /// The next event follows so soon.
+    pub(super) fn soon(mut self, ms: u64) -> Fixture {
+        self.step_ms = ms;
+        self
+    }
+
+    /// All objects as they are now.
+    pub(super) fn view(&self) -> View {
+        View::new(self.state.clone())
     }
 
     /// Two pods in one txn.
@@ -50,7 +70,7 @@ impl Fixture {
 
     pub(super) fn delete(mut self, kind: KindId, name: &str) -> Fixture {
         let key = Key::new(kind, "default", name);
-        let assumed = View::new(self.state.clone()).get(&key).expect("it is there").header.revision;
+        let assumed = self.view().get(&key).expect("it is there").header.revision;
         self.apply(vec![Op::Delete { key, assumed }]);
         self
     }
@@ -59,6 +79,18 @@ impl Fixture {
     pub(super) fn node(self, name: &str, cpu: i64) -> Fixture {
         let allocatable = json!({"cpu": format!("{cpu}m"), "pods": "10"});
         self.put(registry::NODE, json!({"metadata": {"name": name}, "status": {"allocatable": allocatable}}))
+    }
+
+    /// A node in a zone, for everybody or not.
+    pub(super) fn zoned(self, name: &str, zone: &str, is_dedicated: bool) -> Fixture {
+        let taints = match is_dedicated {
+            true => json!([{"key": DEDICATED, "value": "yes", "effect": "NoSchedule"}]),
+            false => json!([]),
+        };
+        self.put(
+            registry::NODE,
+            json!({"metadata": {"name": name, "labels": {ZONE: zone}}, "spec": {"taints": taints}}),
+        )
     }
 
     /// A pod of an app; an empty node for none.
@@ -113,6 +145,28 @@ pub(super) fn pod(name: &str, app: &str, node: &str, apart: bool) -> Value {
         pod.set("spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution", json!([term]));
     }
     pod
+}
+
+/// What a runtime has of a pod: one container, which runs.
+pub(super) fn sandbox(name: &str) -> SandboxInfo {
+    let container = ContainerInfo {
+        id: "c".into(),
+        name: "c".into(),
+        attempt: 0,
+        image: String::new(),
+        image_id: String::new(),
+        state: ContainerState::Running { started: Timestamp(0) },
+    };
+    SandboxInfo {
+        id: name.into(),
+        uid: format!("uid-{name}"),
+        name: name.into(),
+        namespace: "default".into(),
+        attempt: 0,
+        ready: true,
+        ips: Vec::new(),
+        containers: vec![container],
+    }
 }
 
 /// `1 a` pods a and b of app x: a comes (1), b comes (2), a changes (3), b goes (4).

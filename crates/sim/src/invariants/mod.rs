@@ -10,9 +10,11 @@ mod budget;
 mod capacity;
 pub(crate) mod converged;
 mod dense;
+mod eligible;
 pub(crate) mod hashes;
 pub(crate) mod orphans;
 mod plans;
+pub(crate) mod running;
 mod watch_atomic;
 mod watch_bookmarks;
 mod watch_created;
@@ -27,14 +29,35 @@ mod watch_unique;
 mod fixture;
 
 use crate::chronicle::Chronicle;
+use objects::{Value, ValueExt};
+
+/// Who decides has seen the world as it was so long before the decision is applied, at most: a proposal is applied
+/// or given up within 1.8 s.
+const MOMENT_MS: u64 = 2_000;
+const HOSTNAME: &str = "kubernetes.io/hostname";
+
+/// Whether a selector's expression holds of an object's labels. The tenants use no other operator than `In`.
+fn says(expression: &Value, object: &Value) -> bool {
+    let label = object.label(expression.text("key"));
+    let is_among = |label: &str| expression.items("values").iter().any(|value| value.as_str() == Some(label));
+    expression.text("operator") == "In" && label.is_some_and(is_among)
+}
+
+/// Whether a label selector matches an object.
+fn selects(selector: &Value, object: &Value) -> bool {
+    let mut labels = selector.at("matchLabels").as_object().into_iter().flatten();
+    labels.all(|(label, value)| object.label(label) == value.as_str())
+        && selector.items("matchExpressions").iter().all(|expression| says(expression, object))
+}
 
 type Check = (&'static str, fn(&Chronicle) -> Vec<String>);
 
-const CHECKS: [Check; 15] = [
+const CHECKS: [Check; 16] = [
     ("dense", dense::check),
     ("plans", plans::check),
     ("binding", binding::check),
     ("capacity", capacity::check),
+    ("eligible", eligible::check),
     ("affinity", affinity::check),
     ("budget", budget::check),
     ("watch-ordered", watch_ordered::check),

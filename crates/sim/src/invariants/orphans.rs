@@ -37,41 +37,12 @@ pub(crate) fn check(nodes: &[(String, Vec<SandboxInfo>)], view: &View) -> Vec<St
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::invariants::fixture::pod;
-    use objects::{Key, Timestamp, ValueExt, record};
-    use runtime::ContainerInfo;
-    use state::{LeaderId, Op, State, Txn};
-
-    fn sandbox(name: &str) -> SandboxInfo {
-        let container = ContainerInfo {
-            id: "c".into(),
-            name: "c".into(),
-            attempt: 0,
-            image: String::new(),
-            image_id: String::new(),
-            state: ContainerState::Running { started: Timestamp(0) },
-        };
-        SandboxInfo {
-            id: name.into(),
-            uid: format!("uid-{name}"),
-            name: name.into(),
-            namespace: "default".into(),
-            attempt: 0,
-            ready: true,
-            ips: Vec::new(),
-            containers: vec![container],
-        }
-    }
+    use super::check;
+    use crate::invariants::fixture::{Fixture, sandbox};
 
     #[test]
     fn what_nobody_asked_for_is_found() {
-        let mut state = State::new();
-        let object = pod("a", "x", "n", false);
-        let key = Key::new(registry::POD, "default", object.text("metadata.name"));
-        let ops = vec![Op::Create { key, object: record::encode(&object) }];
-        state.apply(LeaderId::default(), &Txn { ops, ..Txn::default() });
-        let view = View::new(state);
+        let view = Fixture::default().pod("a", "x", "n", false).view();
         let n_wrong = |nodes: &[(&str, &[&str])]| {
             let node = |(node, pods): &(&str, &[&str])| (node.to_string(), pods.iter().map(|p| sandbox(p)).collect());
             check(&nodes.iter().map(node).collect::<Vec<_>>(), &view).len()
