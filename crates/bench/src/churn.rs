@@ -1,8 +1,9 @@
 //! `bench churn`: a day of writes over a bounded set of keys. What must not grow: disk, memory, open files.
 
-use crate::balsa::{Balsa, Keys};
+use crate::balsa::Balsa;
 use crate::load::Client;
 use crate::process::{Folder, disk_bytes, largest_rss_mib, open_files};
+use crate::proposer::Keys;
 use crate::{At, body, show};
 use anyhow::{Result, bail};
 use objects::{Value, json};
@@ -57,7 +58,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
             while done.load(Ordering::Relaxed) < wanted {
                 done.fetch_add(writer.once().await?, Ordering::Relaxed);
             }
-            anyhow::Ok(writer.repeated())
+            anyhow::Ok(writer.n_repeated())
         });
     }
     let (pids, folders) = (balsa.pids(), balsa.folders());
@@ -67,7 +68,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !tasks.is_empty() {
         tokio::select! {
-            Some(ended) = tasks.join_next() => repeated = repeated.max(ended??),
+            Some(ended) = tasks.join_next() => repeated += ended??,
             _ = pace.tick() => {
                 let disk = folders.iter().map(|folder| disk_bytes(folder)).sum::<u64>() as f64 / f64::from(1 << 20);
                 let used = [disk, largest_rss_mib(&pids)?, open_files(&pids)? as f64];
@@ -89,10 +90,10 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let text = || {
         let mut out = format!("{n} writes over {} keys of {} bytes in {seconds:.0} s\n", options.keys, options.size);
         out += &format!("{:<12} {:>14} {:>14} {:>8}\n", "", "second quarter", "last quarter", "ratio");
-        out += &format!("{repeated} refused and repeated\n");
         for i in 0..3 {
             out += &format!("{:<12} {:>14.1} {:>14.1} {:>8.3}\n", WHAT[i], second[i], last[i], growth[i]);
         }
+        out += &format!("{repeated} refused and repeated\n");
         out
     };
     let json = || -> Value {

@@ -4,7 +4,7 @@
 //! contract of etcd's documentation.
 
 use crate::body;
-use crate::load::Client;
+use crate::load::{self, Client, Fill};
 use crate::process::{Server, free_ports};
 use crate::watch::Watcher;
 use crate::wire::Access;
@@ -35,6 +35,31 @@ struct PutRequest {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct PutResponse {}
+
+/// Without a condition: what it does always succeeds.
+#[derive(Clone, PartialEq, prost::Message)]
+struct TxnRequest {
+    #[prost(message, repeated, tag = "2")]
+    success: Vec<RequestOp>,
+}
+
+/// One of a choice of requests, on the wire no other than the one that is made.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RequestOp {
+    #[prost(message, optional, tag = "2")]
+    put: Option<PutRequest>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct TxnResponse {
+    #[prost(bool, tag = "2")]
+    succeeded: bool,
+    #[prost(message, repeated, tag = "3")]
+    responses: Vec<ResponseOp>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ResponseOp {}
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct RangeRequest {
@@ -127,6 +152,8 @@ pub(crate) fn label(binary: &Path) -> Result<String> {
 pub(crate) struct Etcd {
     servers: Vec<Server>,
     access: Access,
+    /// Of clients.
+    ports: Vec<u16>,
     leader: String,
 }
 
@@ -165,26 +192,33 @@ impl Etcd {
             servers.push(Server::start(&mut command, &dir.join(format!("m{i}.log")))?);
         }
         let access = Access { ca: authority.credential.certificate.clone(), credential };
-        let started = Instant::now();
-        loop {
-            servers.iter_mut().try_for_each(Server::check)?;
-            match find_leader(&access, &ports[..3]).await {
-                Ok(leader) => return Ok(Etcd { servers, access, leader }),
-                Err(error) if started.elapsed() > START_MAX => return Err(error.context("etcd elects no leader")),
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
-        }
+        let ports = ports[..3].to_vec();
+        let leader = wait_for_leader(&mut servers, &access, &ports).await?;
+        Ok(Etcd { servers, access, ports, leader })
+    }
+
+    /// Finds who leads now: a member that does not would only pass requests on.
+    pub(crate) async fn follow_leader(&mut self) -> Result<()> {
+        self.leader = wait_for_leader(&mut self.servers, &self.access, &self.ports).await?;
+        Ok(())
     }
 
     pub(crate) fn pids(&self) -> Vec<u32> {
         self.servers.iter().map(Server::pid).collect()
     }
 
+    /// Clients that put one key at a time. Their keys are there.
     pub(crate) async fn writers(&self, cell: &str, n: usize, n_bytes: usize) -> Result<Vec<Put>> {
         let pool = self.access.pool(&self.leader, n).await?;
         let put =
             |i: usize| Put { channel: pool[i % pool.len()].clone(), names: crate::names(cell, i, n), next: 0, n_bytes };
-        Ok((0..n).map(put).collect())
+        load::filled((0..n).map(put).collect()).await.with_context(|| format!("putting the keys of {cell}"))
+    }
+
+    /// Clients with `size` puts in each transaction.
+    pub(crate) async fn batched(&self, cell: &str, n: usize, size: usize, n_bytes: usize) -> Result<Vec<Batched>> {
+        let puts = self.writers(cell, n, n_bytes).await?;
+        Ok(puts.into_iter().map(|put| Batched { put, size }).collect())
     }
 
     pub(crate) async fn readers(&self, cell: &str, n: usize) -> Result<Vec<Range>> {
@@ -218,6 +252,18 @@ impl Etcd {
     }
 }
 
+async fn wait_for_leader(servers: &mut [Server], access: &Access, ports: &[u16]) -> Result<String> {
+    let started = Instant::now();
+    loop {
+        servers.iter_mut().try_for_each(Server::check)?;
+        match find_leader(access, ports).await {
+            Ok(leader) => return Ok(leader),
+            Err(error) if started.elapsed() > START_MAX => return Err(error.context("etcd elects no leader")),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
 async fn find_leader(access: &Access, ports: &[u16]) -> Result<String> {
     for port in ports {
         let addr = format!("127.0.0.1:{port}");
@@ -238,14 +284,52 @@ pub(crate) struct Put {
     n_bytes: usize,
 }
 
-impl Client for Put {
-    async fn once(&mut self) -> Result<u64> {
+impl Put {
+    fn request(&mut self) -> PutRequest {
         let name = &self.names[self.next % self.names.len()];
         self.next += 1;
         let value = body::object(body::NAMESPACE, name, self.n_bytes).to_string();
-        let request = PutRequest { key: format!("{PREFIX}{name}").into(), value: value.into() };
+        PutRequest { key: format!("{PREFIX}{name}").into(), value: value.into() }
+    }
+
+    /// The next `n` in one transaction, which may not put a key twice.
+    async fn many(&mut self, n: usize) -> Result<u64> {
+        let n = n.min(self.names.len());
+        let success = (0..n).map(|_| RequestOp { put: Some(self.request()) }).collect();
+        let answer: TxnResponse = unary(&self.channel, "/etcdserverpb.KV/Txn", TxnRequest { success }).await?;
+        if !answer.succeeded || answer.responses.len() != n {
+            bail!("{} answers to a transaction of {n} puts", answer.responses.len());
+        }
+        Ok(n as u64)
+    }
+}
+
+impl Fill for Put {
+    async fn fill(&mut self) -> Result<()> {
+        while self.next < self.names.len() {
+            self.many(crate::AT_ONCE).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Client for Put {
+    async fn once(&mut self) -> Result<u64> {
+        let request = self.request();
         let _: PutResponse = unary(&self.channel, "/etcdserverpb.KV/Put", request).await?;
         Ok(1)
+    }
+}
+
+/// Puts `size` of its keys in each transaction.
+pub(crate) struct Batched {
+    put: Put,
+    size: usize,
+}
+
+impl Client for Batched {
+    async fn once(&mut self) -> Result<u64> {
+        self.put.many(self.size).await
     }
 }
 

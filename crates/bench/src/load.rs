@@ -10,6 +10,31 @@ use std::time::{Duration, Instant};
 pub(crate) trait Client: Send + 'static {
     /// Sends one request and waits for its answer; returns how many operations that was.
     fn once(&mut self) -> impl Future<Output = Result<u64>> + Send;
+
+    /// How many refusals it has answered by asking for the same once more.
+    fn n_repeated(&self) -> u64 {
+        0
+    }
+}
+
+/// A client with keys of its own.
+pub(crate) trait Fill: Send + 'static {
+    /// Writes each of its keys once, many in a request.
+    fn fill(&mut self) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// The clients, once all of their keys are there, so that each replaces what it writes.
+pub(crate) async fn filled<C: Fill>(clients: Vec<C>) -> Result<Vec<C>> {
+    let fill = |mut client: C| async move {
+        client.fill().await?;
+        anyhow::Ok(client)
+    };
+    let tasks: Vec<_> = clients.into_iter().map(|client| tokio::spawn(fill(client))).collect();
+    let mut filled = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        filled.push(task.await??);
+    }
+    Ok(filled)
 }
 
 /// How long clients run before they are measured, and how long they are.
@@ -29,6 +54,8 @@ pub(crate) struct Sample {
     pub(crate) cpu_us: f64,
     pub(crate) n_errors: u64,
     pub(crate) error: Option<String>,
+    /// Refusals that clients answered by asking once more; their time is in the latencies.
+    pub(crate) n_repeated: u64,
 }
 
 /// A client that was refused waits this long, so that a server in trouble is not also flooded.
@@ -40,11 +67,12 @@ const OVER: u8 = 2;
 
 #[derive(Default)]
 struct Seen {
-    /// Microseconds of each request that ended while measured.
+    /// Microseconds of each request that ended while measured, whatever the answer was.
     latencies: Vec<u32>,
     n_operations: u64,
     n_errors: u64,
     error: Option<String>,
+    n_repeated: u64,
 }
 
 /// Runs the clients through the window. `servers` are the processes whose CPU time is counted.
@@ -64,6 +92,7 @@ pub(crate) async fn run<C: Client>(clients: Vec<C>, window: Window, servers: &[u
         all.n_operations += seen.n_operations;
         all.n_errors += seen.n_errors;
         all.error = all.error.or(seen.error);
+        all.n_repeated += seen.n_repeated;
     }
     let (p50_ms, p99_ms) = percentiles(&mut all.latencies);
     Ok(Sample {
@@ -73,6 +102,7 @@ pub(crate) async fn run<C: Client>(clients: Vec<C>, window: Window, servers: &[u
         cpu_us: cpu * 1e6 / all.n_operations.max(1) as f64,
         n_errors: all.n_errors,
         error: all.error,
+        n_repeated: all.n_repeated,
     })
 }
 
@@ -81,18 +111,23 @@ async fn drive<C: Client>(mut client: C, phase: Arc<AtomicU8>) -> Seen {
     loop {
         let asked = Instant::now();
         let answer = client.once().await;
-        match (phase.load(Ordering::Relaxed), answer) {
-            (OVER, _) => return seen,
-            (WARMING, Ok(_)) => {}
-            (_, Ok(n)) => {
-                seen.latencies.push(u32::try_from(asked.elapsed().as_micros()).unwrap_or(u32::MAX));
-                seen.n_operations += n;
-            }
-            (_, Err(error)) => {
+        let now = phase.load(Ordering::Relaxed);
+        if now == MEASURING {
+            seen.latencies.push(u32::try_from(asked.elapsed().as_micros()).unwrap_or(u32::MAX));
+        }
+        match answer {
+            Ok(n) if now == MEASURING => seen.n_operations += n,
+            Ok(_) => {}
+            // One that outlasted the measuring counts too: it was asked for before the end.
+            Err(error) => {
                 seen.n_errors += 1;
                 seen.error.get_or_insert_with(|| format!("{error:#}"));
                 tokio::time::sleep(AFTER_ERROR).await;
             }
+        }
+        if now == OVER {
+            seen.n_repeated = client.n_repeated();
+            return seen;
         }
     }
 }
@@ -110,6 +145,37 @@ pub(crate) fn percentiles(micros: &mut [u32]) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Fails every other time, and ends the measuring with its fourth request.
+    struct Unreliable {
+        n_asked: u64,
+        phase: Arc<AtomicU8>,
+    }
+
+    impl Client for Unreliable {
+        async fn once(&mut self) -> Result<u64> {
+            self.n_asked += 1;
+            if self.n_asked == 4 {
+                self.phase.store(OVER, Ordering::Relaxed);
+            }
+            match self.n_asked % 2 {
+                0 => anyhow::bail!("request {} is refused", self.n_asked),
+                _ => Ok(10),
+            }
+        }
+
+        fn n_repeated(&self) -> u64 {
+            7
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_have_latencies_and_are_counted_to_the_end() {
+        let phase = Arc::new(AtomicU8::new(MEASURING));
+        let seen = drive(Unreliable { n_asked: 0, phase: phase.clone() }, phase).await;
+        assert_eq!((seen.latencies.len(), seen.n_operations, seen.n_errors, seen.n_repeated), (3, 20, 2, 7));
+        assert_eq!(seen.error.as_deref(), Some("request 2 is refused"));
+    }
 
     #[test]
     fn percentiles_of_few_and_of_none() {

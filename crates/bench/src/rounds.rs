@@ -5,7 +5,7 @@ use crate::etcd::{self, Etcd};
 use crate::load;
 use crate::process::{Folder, largest_rss_mib};
 use crate::report::{Cell, Figures, Report, What};
-use crate::{Options, Part, watch};
+use crate::{AT_ONCE, Options, Part, watch};
 use anyhow::Result;
 use std::path::PathBuf;
 
@@ -14,10 +14,9 @@ const WATCH_WRITERS: usize = 8;
 /// Bytes of the values that are watched.
 const WATCH_BYTES: usize = 256;
 
-/// Clients of the batched row, each with a connection and one request on its way, and the transactions of a
-/// request: 1,024 on their way in all, as with 1,000 clients of one.
-const BATCHED_CLIENTS: usize = 8;
-const BATCH: usize = 128;
+/// Clients of the batched row, each with a connection and one request of `AT_ONCE` writes on its way: 1,024 in
+/// all, as with 1,000 clients of one.
+pub(crate) const BATCHED_CLIENTS: usize = 8;
 
 /// The name of the keys that a row of raw writes makes, and one of reads reads.
 fn raw_cell(size: usize, n: usize) -> String {
@@ -86,12 +85,11 @@ impl Measuring<'_> {
     async fn ready(&mut self) -> Result<()> {
         match &mut self.system {
             System::Balsa(balsa) => balsa.follow_leader().await,
-            // A member of etcd that no longer leads passes requests on.
-            System::Etcd(_) => Ok(()),
+            System::Etcd(etcd) => etcd.follow_leader().await,
         }
     }
 
-    /// First the rows that all systems have, so that they hold the same while they are measured.
+    /// First the rows after which all systems hold the same; admitted objects are Balsa's alone.
     async fn all(&mut self) -> Result<()> {
         for size in self.options.sizes() {
             for n in self.options.clients.clone() {
@@ -143,25 +141,27 @@ impl Measuring<'_> {
     }
 
     async fn admitted(&mut self, size: usize, n: usize) -> Result<()> {
-        self.ready().await?;
-        let System::Balsa(balsa) = &self.system else { return Ok(()) };
         if !self.options.measures(Part::Admitted) {
             return Ok(());
         }
+        self.ready().await?;
+        let System::Balsa(balsa) = &self.system else { return Ok(()) };
         let clients = balsa.admitted(&format!("a{size}-{n}"), n, size).await?;
         let sample = load::run(clients, self.window, &self.system.pids()).await?;
         self.push(What::Admitted, size, n, sample)
     }
 
     async fn batched(&mut self, size: usize) -> Result<()> {
-        self.ready().await?;
-        let System::Balsa(balsa) = &self.system else { return Ok(()) };
         if !self.options.measures(Part::Batched) {
             return Ok(());
         }
-        let clients = balsa.batched(&format!("b{size}"), BATCHED_CLIENTS, BATCH, size).await?;
-        let sample = load::run(clients, self.window, &self.system.pids()).await?;
-        self.push(What::Batched, size, BATCHED_CLIENTS * BATCH, sample)
+        self.ready().await?;
+        let (cell, n, window, pids) = (format!("b{size}"), BATCHED_CLIENTS, self.window, self.system.pids());
+        let sample = match &self.system {
+            System::Balsa(balsa) => load::run(balsa.batched(&cell, n, AT_ONCE, size).await?, window, &pids).await?,
+            System::Etcd(etcd) => load::run(etcd.batched(&cell, n, AT_ONCE, size).await?, window, &pids).await?,
+        };
+        self.push(What::Batched, size, BATCHED_CLIENTS * AT_ONCE, sample)
     }
 
     fn push(&mut self, what: What, size: usize, n_clients: usize, sample: load::Sample) -> Result<()> {
@@ -176,6 +176,9 @@ impl Measuring<'_> {
         );
         if let Some(error) = &sample.error {
             eprintln!("   {} requests failed, the first: {error}", sample.n_errors);
+        }
+        if sample.n_repeated > 0 {
+            eprintln!("   {} requests refused and repeated", sample.n_repeated);
         }
         let cell = Cell { system: self.index, what, size, n_clients };
         self.report.push(cell, Figures { sample, rss_mib });

@@ -1,9 +1,10 @@
 //! `bench scale`: a state of a million objects. How large and how late it makes a master, and whether a
 //! list of many objects holds writes up.
 
-use crate::balsa::{Balsa, Keys};
+use crate::balsa::Balsa;
 use crate::load::{self, Sample, Window};
 use crate::process::{Folder, disk_bytes, largest_rss_mib};
+use crate::proposer::Keys;
 use crate::{At, body, rest, show};
 use anyhow::{Result, bail};
 use objects::json;
@@ -106,13 +107,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
 async fn fill(balsa: &Balsa, namespace: &str, n: usize, n_bytes: usize) -> Result<()> {
     let share = |i: usize| (i..n).step_by(FILLERS).map(|j| format!("filled-{j:07}")).collect();
     let keys = (0..FILLERS).map(|i| Keys::new(namespace, share(i))).filter(|keys| !keys.is_empty()).collect();
-    let clients = balsa.proposers(keys, n_bytes, FILL_OPS).await?;
-    let tasks: Vec<_> =
-        clients.into_iter().map(|mut client| tokio::spawn(async move { client.fill().await })).collect();
-    for task in tasks {
-        task.await??;
-    }
-    Ok(())
+    load::filled(balsa.proposers(keys, n_bytes, FILL_OPS).await?).await.map(drop)
 }
 
 async fn writes(balsa: &Balsa, cell: &str, n_bytes: usize, window: Window) -> Result<Sample> {

@@ -28,6 +28,8 @@ pub(crate) struct Sample {
     pub(crate) cpu_us: f64,
     pub(crate) n_errors: u64,
     pub(crate) error: Option<String>,
+    /// Refusals that writers answered by asking once more.
+    pub(crate) n_repeated: u64,
 }
 
 const PACED: u8 = 0;
@@ -77,9 +79,13 @@ pub(crate) async fn run<W: Watcher, C: Client>(
     tokio::time::sleep(window.measured).await;
     phase.store(OVER, Ordering::Relaxed);
     let (seconds, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds(servers)? - cpu_before);
+    let mut n_repeated = 0;
     for task in writing {
-        task.await?.err().map(&mut refused);
+        let (n, written) = task.await?;
+        n_repeated += n;
+        written.err().map(&mut refused);
     }
+    sample.n_repeated = n_repeated;
     let (mut lags, mut n_events) = (Vec::new(), 0);
     for (task, seen) in followed {
         // It may wait for an event that never comes.
@@ -115,9 +121,11 @@ async fn follow<W: Watcher>(mut watcher: W, phase: Arc<AtomicU8>, seen: Arc<Mute
     }
 }
 
-async fn write<C: Client>(mut writer: C, phase: Arc<AtomicU8>) -> Result<()> {
-    while phase.load(Ordering::Relaxed) != OVER {
-        writer.once().await?;
+/// Writes until it is over or a write fails; tells how many it asked for more than once.
+async fn write<C: Client>(mut writer: C, phase: Arc<AtomicU8>) -> (u64, Result<()>) {
+    let mut written = Ok(());
+    while written.is_ok() && phase.load(Ordering::Relaxed) != OVER {
+        written = writer.once().await.map(drop);
     }
-    Ok(())
+    (writer.n_repeated(), written)
 }

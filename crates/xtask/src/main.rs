@@ -1,9 +1,13 @@
 //! The project's automation: `cargo xtask test`, `demo`, `bench`. Nothing here is needed to use
 //! Balsa; everything needed to build and test it is.
 
+mod baseline;
 mod bench;
+mod check;
 mod demo;
 mod failover;
+mod idle;
+mod kills;
 mod setup;
 mod test;
 
@@ -20,14 +24,21 @@ cargo xtask test [--quick] [--no-skips] [-- FILTER]
 cargo xtask demo            installs what is missing, builds, starts three
                             masters and three workers, runs an example, kills
                             the leader, and leaves the cluster running
+cargo xtask bench --check [--renew] [--etcd PATH] [--no-etcd]
+                            a short `bench store`, beside etcd where there is
+                            one, and `bench idle`: fails when a figure is worse
+                            than crates/bench/baseline.json allows (2 min, 3
+                            with etcd); --renew writes that file instead
 cargo xtask bench idle      memory of an idle master and worker, and the time
-                            of `dev up`
+                            of `dev up`; fails when a target is missed
 cargo xtask bench kills [N] N leaders killed with -9 (30) idle, in a rollout,
-                            and while 200 pods are created: what each costs
+                            and while 200 pods are created: what each costs;
+                            fails when writes pause for longer than design asks
 cargo xtask bench store [--quick] [--etcd PATH] [--no-etcd] [-o json] ...
                             writes, reads and watches beside the distribution's
                             etcd and each --etcd PATH (about 8 min; --quick: 2);
-                            `bench store --help` lists its flags
+                            fails when a target is missed; `bench store --help`
+                            lists its flags
 cargo xtask bench scale     a million objects: memory, restart, catch-up, and
                             lists beside writes
 cargo xtask bench churn     20 million writes over few keys: nothing may grow
@@ -37,7 +48,8 @@ cargo xtask bench steady    writes for an hour beside --beside COMMAND, such as
 cargo xtask bench failover [--kills N] [--others N] [--report DIR] [-o json]
                             N leaders killed with -9 (1000, about 30 min), and
                             frozen, cut off and stopped (100 each) under 500
-                            writes/s: ms until writes and binds go on
+                            writes/s: ms until writes and binds go on; fails
+                            when a target is missed
 cargo xtask build           the release binary, with RocksDB from the cache";
 
 fn main() -> Result<()> {
@@ -46,9 +58,10 @@ fn main() -> Result<()> {
     match words.as_slice() {
         ["test", flags @ ..] => test::run(flags),
         ["demo"] => demo::run(),
-        ["bench", "idle"] => bench::idle(),
-        ["bench", "kills"] => bench::kills("30"),
-        ["bench", "kills", n] => bench::kills(n),
+        ["bench", "--check", flags @ ..] => check::bench(flags),
+        ["bench", "idle"] => idle::bench(),
+        ["bench", "kills"] => kills::bench("30"),
+        ["bench", "kills", n] => kills::bench(n),
         ["bench", "failover", flags @ ..] => failover::bench(flags),
         ["bench", "store", flags @ ..] => bench::store(flags),
         ["bench", what @ ("scale" | "churn" | "steady"), flags @ ..] => bench::alone(what, flags),

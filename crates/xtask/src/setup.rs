@@ -107,14 +107,16 @@ impl Drop for NoServices {
     }
 }
 
+/// The etcd server that is installed, if one is.
+pub(crate) fn installed_etcd() -> Option<PathBuf> {
+    let found = Command::new("sh").args(["-c", "command -v etcd"]).output().ok()?;
+    let path = String::from_utf8_lossy(&found.stdout).trim().to_string();
+    (!path.is_empty()).then(|| PathBuf::from(path))
+}
+
 /// The distribution's etcd server, installed when this is root and it can be; its service is not started.
 pub(crate) fn etcd() -> Result<Option<PathBuf>> {
-    let installed = || {
-        let found = Command::new("sh").args(["-c", "command -v etcd"]).output().ok()?;
-        let path = String::from_utf8_lossy(&found.stdout).trim().to_string();
-        (!path.is_empty()).then(|| PathBuf::from(path))
-    };
-    if installed().is_none() && is_root() && exists("apt-get") {
+    if installed_etcd().is_none() && is_root() && exists("apt-get") {
         let _quiet = NoServices::begin().context("keeping etcd's service from starting")?;
         let mut install = Command::new("apt-get");
         install.args(["install", "-y", "-qq", "--no-install-recommends", "etcd-server"]);
@@ -125,7 +127,7 @@ pub(crate) fn etcd() -> Result<Option<PathBuf>> {
             eprintln!("{error:#}");
         }
     }
-    Ok(installed())
+    Ok(installed_etcd())
 }
 
 /// Installs what the distribution must provide, and says what first. Without root only what a build
