@@ -2,7 +2,6 @@
 
 use crate::backup;
 use crate::files::Bootstrap;
-use crate::members::Changing;
 use authz::{Identity, Role};
 use dispatch::addresses;
 use front::Front;
@@ -14,7 +13,7 @@ use protos::cluster as pb;
 use protos::cluster::certificate_authority_server::CertificateAuthority;
 use protos::cluster::cluster_client::ClusterClient;
 use protos::cluster::cluster_server::Cluster;
-use raft_node::Node;
+use raft_node::{Changes, Joiner, Member, Node, Refusal};
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -30,12 +29,20 @@ pub(crate) struct ClusterService {
     pub(crate) name: String,
     pub(crate) ca: String,
     pub(crate) credential: Arc<dyn Fn() -> Credential + Send + Sync>,
-    /// The change of the group that is under way here.
-    pub(crate) changing: Changing,
+    pub(crate) changes: Changes,
 }
 
 fn unavailable(error: impl std::fmt::Display) -> Status {
     Status::unavailable(error.to_string())
+}
+
+fn refused(refusal: Refusal) -> Status {
+    match refusal {
+        Refusal::NotFound(why) => Status::not_found(why),
+        Refusal::Refused(why) => Status::failed_precondition(why),
+        Refusal::Busy(why) => Status::aborted(why),
+        Refusal::Again(why) => Status::unavailable(why),
+    }
 }
 
 /// A value of the cluster's secret.
@@ -176,7 +183,13 @@ impl Cluster for ClusterService {
                 request.epoch, self.epoch
             )));
         }
-        self.take_in(request).await?;
+        let pb::Member { id, name, peer_addr, api_addr, feature_level, .. } =
+            request.member.ok_or_else(|| api_grpc::required("member"))?;
+        // Builds before feature levels tell none, and know the first.
+        let feature_level = feature_level.max(1);
+        let member = Member { name, peer_addr, api_addr, feature_level };
+        let joiner = Joiner { id, member, learner: request.learner, replaces: request.replaces };
+        self.changes.take_in(joiner).await.map_err(refused)?;
         Ok(Response::new(pb::AddMemberResponse {}))
     }
 
@@ -188,7 +201,7 @@ impl Cluster for ClusterService {
         if let Some(mut leader) = self.leader().await? {
             return leader.promote_member(request).await;
         }
-        let warning = self.promote(&request.name).await?;
+        let warning = self.changes.promote(&request.name).await.map_err(refused)?;
         Ok(Response::new(pb::PromoteMemberResponse { warning }))
     }
 
@@ -200,7 +213,7 @@ impl Cluster for ClusterService {
         if let Some(mut leader) = self.leader().await? {
             return leader.remove_member(request).await;
         }
-        let warning = self.remove(&request.name).await?;
+        let warning = self.changes.remove(&request.name).await.map_err(refused)?;
         Ok(Response::new(pb::RemoveMemberResponse { warning }))
     }
 
@@ -212,7 +225,7 @@ impl Cluster for ClusterService {
         if let Some(mut leader) = self.leader().await? {
             return leader.replace_member(request).await;
         }
-        let warning = self.replace(&request.old, &request.new, request.force).await?;
+        let warning = self.changes.replace(&request.old, &request.new, request.force).await.map_err(refused)?;
         Ok(Response::new(pb::ReplaceMemberResponse { warning }))
     }
 
@@ -224,7 +237,8 @@ impl Cluster for ClusterService {
         if let Some(mut leader) = self.leader().await? {
             return leader.transfer_leader(request).await;
         }
-        Ok(Response::new(self.transfer(&request.to).await?))
+        let (leader, took_ms) = self.changes.transfer(&request.to).await.map_err(refused)?;
+        Ok(Response::new(pb::TransferLeaderResponse { leader, took_ms }))
     }
 
     type BackupStream = backup::service::Stream;

@@ -5,7 +5,7 @@ use crate::cluster_service::{self, ClusterService};
 use crate::config::{Join, MasterConfig};
 use crate::files::{Bootstrap, DataDir, Identity};
 use crate::join;
-use crate::{members, scrub, vip};
+use crate::{scrub, vip};
 use anyhow::{Context, Result, bail};
 use api::WorkerCall;
 use async_trait::async_trait;
@@ -26,7 +26,7 @@ use protos::cluster::cluster_client::ClusterClient;
 use protos::cluster::cluster_server::ClusterServer;
 use protos::dispatch as pb;
 use raft_disk::RocksDisk;
-use raft_node::{Disk, Member, Node, Options, RaftService, TonicTransport};
+use raft_node::{Changes, Disk, Member, Node, Options, RaftService, TonicTransport};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::{Arc, OnceLock, Weak};
@@ -216,7 +216,7 @@ async fn serve(
         name: identity.name.clone(),
         ca: ca.clone(),
         credential: Arc::new(move || credential_dir.credential("master").unwrap_or_else(|_| own_credential.clone())),
-        changing: Default::default(),
+        changes: Changes::new(node.clone()),
     });
     hub.set_peers(Arc::new(PeerMasters { node: node.clone(), dir: dir.clone() }));
     let health = api_grpc::health::server(&store, stop.clone()).await;
@@ -255,7 +255,7 @@ async fn serve(
     if let Some(backup) = config.backup.clone() {
         tokio::spawn(backup::schedule::keep(backup, front.clone(), node.clone(), identity.clone()));
     }
-    tokio::spawn(members::end_changes(node.clone(), store.clone()));
+    tokio::spawn(raft_node::end_changes(node.clone(), store.clone()));
     tokio::spawn(manager::run(front, facts));
     tokio::spawn(keep_greeting(node.clone()));
     tokio::spawn(send_beats(node.clone(), liveness.clone()));

@@ -5,6 +5,7 @@
 //! log writer), so that the simulator can stand in for each.
 
 mod aside;
+mod changes;
 mod codec;
 mod disk;
 mod forward;
@@ -26,6 +27,7 @@ mod transport;
 mod types;
 mod writer;
 
+pub use changes::{Changes, Joiner, Refusal, end_changes};
 pub use codec::{outcome_from_bytes, txn_to_bytes};
 pub use disk::{Batch, Disk, DiskError, MemoryDisk, Origin, REMEDY, ROWS_START, Row, SINGLES_START};
 pub use found::Founding;

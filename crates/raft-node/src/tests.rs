@@ -5,7 +5,7 @@ use crate::log::Log;
 use crate::transport::{Lane, PeerReply, PeerRequest, Transport, TransportError};
 use crate::types::{Entry, LogId, TypeConfig};
 use crate::writer::{Writer, spawn_inline};
-use crate::{Checkpoints, Error, Member, Node, Options, Profile, suite};
+use crate::{Changes, Checkpoints, Error, Joiner, Member, Node, Options, Profile, suite};
 use async_trait::async_trait;
 use objects::Timestamp;
 use openraft::EntryPayload;
@@ -91,13 +91,15 @@ impl Group {
         let member = |id: u64| Member {
             name: format!("master-{id}"),
             peer_addr: id.to_string(),
+            api_addr: id.to_string(),
             feature_level: 1,
-            ..Member::default()
         };
         group.node(1).initialize(member(1)).await.unwrap();
         leading_term(&group.node(1)).await;
+        let changes = Changes::new(group.node(1));
         for id in [2, 3] {
-            group.node(1).add_member(id, member(id)).await.unwrap();
+            let joiner = Joiner { id, member: member(id), learner: false, replaces: String::new() };
+            changes.take_in(joiner).await.unwrap();
         }
         let store = group.node(1).store();
         for written in futures::future::join_all((0..4_000).map(|_| store.propose(state::Txn::default()))).await {

@@ -248,6 +248,7 @@ impl Cluster {
         if let Some(office) = office {
             tokio::spawn(office.keep(host.clone()));
         }
+        tokio::spawn(members::end_changes(host.clone()));
         tokio::spawn(self.clone().record(i, host.clone()));
         tokio::spawn(self.clone().supervise(i, host));
     }

@@ -11,7 +11,7 @@ use futures::channel::mpsc::Receiver;
 use futures::stream::{self, BoxStream};
 use parking_lot::Mutex;
 use protos::raft as pb;
-use raft_node::{Error, Lane, Node, PeerReply, PeerRequest, Transport, TransportError};
+use raft_node::{Changes, Error, Lane, Node, PeerReply, PeerRequest, Transport, TransportError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +52,7 @@ struct Inner {
 pub(crate) struct Host {
     pub(crate) boot: u64,
     pub(crate) node: Node,
+    pub(crate) changes: Arc<Changes>,
     /// What runs beside consensus; absent where only the store is played.
     pub(crate) office: Option<Office>,
     /// Turns true when this boot ends.
@@ -60,7 +61,8 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new(boot: u64, node: Node, office: Option<Office>, life: watch::Receiver<bool>) -> Host {
-        Host { boot, node, office, life }
+        let changes = Arc::new(Changes::new(node.clone()));
+        Host { boot, node, changes, office, life }
     }
 
     pub(crate) fn is_over(&self) -> bool {

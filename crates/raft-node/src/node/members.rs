@@ -1,6 +1,6 @@
 //! The group's members: taking in, promoting, replacing, removing, and planned hand-over.
 //!
-//! What is safe is decided by the caller; here a decided change is carried out. Only the leader can.
+//! What is safe is decided in `changes`; here a decided change is carried out. Only the leader can.
 
 use super::{Error, Member, MemberStatus, Node};
 use crate::transport::{Lane, PeerRequest};
@@ -21,24 +21,8 @@ const TAKEOVER_MAX: Duration = Duration::from_secs(1);
 pub(super) const SETTLE_MAX: Duration = Duration::from_secs(2);
 
 impl Node {
-    /// Adds a member: as a learner until it has caught up, then as a voter. Members of the same
-    /// name under another id (a wiped disk) are replaced in the same change. Only on the leader.
-    pub async fn add_member(&self, id: u64, member: Member) -> Result<(), Error> {
-        let same = |m: &MemberStatus| m.member.name == member.name && m.id != id;
-        let present = self.status().members;
-        let replaced = present.iter().filter(|m| same(m)).map(|m| m.id).collect();
-        self.add_learner(id, member).await?;
-        self.caught_up(id, Duration::from_secs(60)).await?;
-        self.change_members(BTreeSet::from([id]), replaced).await
-    }
-
-    /// Removes a member. A leader that removes itself steps down once that is committed.
-    pub async fn remove_member(&self, id: u64) -> Result<(), Error> {
-        self.change_members(BTreeSet::new(), BTreeSet::from([id])).await
-    }
-
     /// Takes a member in that is sent the log and does not vote. Does nothing for one that is there.
-    pub async fn add_learner(&self, id: u64, member: Member) -> Result<(), Error> {
+    pub(crate) async fn add_learner(&self, id: u64, member: Member) -> Result<(), Error> {
         if self.status().members.iter().any(|m| m.id == id && m.member == member) {
             return Ok(());
         }
@@ -60,7 +44,7 @@ impl Node {
     }
 
     /// Waits until a member's log is within `LAG_MAX` entries of this leader's.
-    pub async fn caught_up(&self, id: u64, patience: Duration) -> Result<(), Error> {
+    pub(crate) async fn caught_up(&self, id: u64, patience: Duration) -> Result<(), Error> {
         let deadline = Instant::now() + patience;
         let mut metrics = self.0.raft.metrics();
         loop {
@@ -88,7 +72,7 @@ impl Node {
     /// Makes learners voters and takes members out, in one change that at no moment has two majorities
     /// (joint consensus). When all of it is so already, waits until that is settled: what this leader sees
     /// may be the change of an earlier one, not committed or half done.
-    pub async fn change_members(&self, promote: BTreeSet<u64>, remove: BTreeSet<u64>) -> Result<(), Error> {
+    pub(crate) async fn change_members(&self, promote: BTreeSet<u64>, remove: BTreeSet<u64>) -> Result<(), Error> {
         let status = self.status();
         let present = |m: &&MemberStatus| remove.contains(&m.id);
         let (voters, learners): (Vec<_>, Vec<_>) = status.members.iter().filter(present).partition(|m| m.voter);
@@ -158,13 +142,13 @@ impl Node {
     }
 
     /// Whether a change of the group is half done: begun by a leader that did not live to end it.
-    pub fn is_changing(&self) -> bool {
+    pub(crate) fn is_changing(&self) -> bool {
         let metrics = self.0.raft.metrics();
         metrics.borrow_watched().membership_config.membership().get_joint_config().len() > 1
     }
 
     /// Ends a change of the group that an earlier leader began. Does nothing when there is none.
-    pub async fn end_change(&self) -> Result<(), Error> {
+    pub(crate) async fn end_change(&self) -> Result<(), Error> {
         if !self.is_changing() {
             return Ok(());
         }
@@ -172,9 +156,10 @@ impl Node {
         self.commit(nothing_more).await
     }
 
-    /// Waits until the group as this leader knows it is committed, and ends what is half done of it.
-    async fn settled(&self) -> Result<(), Error> {
-        self.end_change().await?;
+    /// Waits until the group as this leader knows it is committed, and ends what is half done of it. Before that it may
+    /// be the change of an earlier leader, and come to nothing.
+    pub(crate) async fn settled(&self) -> Result<(), Error> {
+        tokio::time::timeout(SETTLE_MAX, self.end_change()).await.unwrap_or(Err(Error::Changing))?;
         let me = self.0.id;
         let over = |m: &openraft::RaftMetrics<TypeConfig>| {
             m.current_leader != Some(me) || m.last_applied >= *m.membership_config.log_id()
@@ -209,7 +194,7 @@ impl Node {
 
     /// Hands leadership to a voter; returns once it is known to lead. A follower far behind is
     /// refused: it could not take over in time, and nobody would lead meanwhile.
-    pub async fn hand_over_to(&self, id: u64) -> Result<(), Error> {
+    pub(crate) async fn hand_over_to(&self, id: u64) -> Result<(), Error> {
         let status = self.status();
         if status.leader != Some(self.0.id) {
             return Err(Error::NotLeader);

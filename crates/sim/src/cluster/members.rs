@@ -1,7 +1,8 @@
 //! The group of a run: founded, and changed as operators and joining masters would change it.
 
 use super::{Cluster, label};
-use raft_node::Member;
+use crate::network::Host;
+use raft_node::{Joiner, Member, Refusal};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -13,6 +14,15 @@ const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
 enum MemberChange {
     TakeIn,
     Remove,
+}
+
+/// Ends what other leaders left half done, until the boot ends.
+pub(super) async fn end_changes(host: Host) {
+    tokio::select! {
+        biased;
+        () = host.ended() => {}
+        () = raft_node::end_changes(host.node.clone(), host.node.store()) => {}
+    }
 }
 
 impl Cluster {
@@ -29,19 +39,22 @@ impl Cluster {
 
     /// Has the leader take a master in, as the joining master would ask for, until it is done.
     pub(crate) async fn take_in(&self, i: usize) {
-        self.change_members(i, MemberChange::TakeIn).await;
+        self.change_members(i, MemberChange::TakeIn, u32::MAX).await;
         self.masters[i].lock().member = true;
     }
 
-    /// Has the leader remove a master, as an operator would, until it is done.
+    /// Has the leader remove a master, as an operator would: until it is done, or once. One who does not ask again may
+    /// leave it half done, and the group has to see to that; the master comes back as another one of its name.
     pub(crate) async fn remove(&self, i: usize) {
         self.masters[i].lock().member = false;
-        self.change_members(i, MemberChange::Remove).await;
+        let n_tries = if self.fork_rng().chance(1, 2) { 1 } else { u32::MAX };
+        self.change_members(i, MemberChange::Remove, n_tries).await;
     }
 
-    async fn change_members(&self, i: usize, change: MemberChange) {
+    async fn change_members(&self, i: usize, change: MemberChange, n_tries: u32) {
         let id = self.masters[i].lock().id;
-        loop {
+        let mut n_tried = 0;
+        while n_tried < n_tries {
             for (_, host) in self.network.up() {
                 let status = host.node.status();
                 if status.leader != Some(host.node.id()) {
@@ -49,8 +62,15 @@ impl Cluster {
                 }
                 let changing = async {
                     match change {
-                        MemberChange::TakeIn => host.node.add_member(id, self.member(i)).await,
-                        MemberChange::Remove => host.node.remove_member(id).await,
+                        MemberChange::TakeIn => {
+                            let (member, replaces) = (self.member(i), String::new());
+                            host.changes.take_in(Joiner { id, member, learner: false, replaces }).await
+                        }
+                        MemberChange::Remove => match host.changes.remove(&format!("{id:x}")).await {
+                            // An earlier try, of which nothing was heard, has done it.
+                            Err(Refusal::NotFound(_)) => Ok(()),
+                            told => told.map(drop),
+                        },
                     }
                 };
                 let done = tokio::select! {
@@ -59,7 +79,8 @@ impl Cluster {
                     done = timeout(CHANGE_PATIENCE, changing) => done,
                 };
                 self.trace.note(format_args!("{change:?} {} by {}: {done:?}", label(i), host.node.id()));
-                if matches!(done, Ok(Ok(()))) {
+                n_tried += 1;
+                if matches!(done, Ok(Ok(()))) || n_tried == n_tries {
                     return;
                 }
             }

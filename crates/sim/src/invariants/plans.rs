@@ -43,13 +43,15 @@ fn found(plan: &Plan, chronicle: &Chronicle, replaced: &Replaced) -> Option<u64>
     let (i, op) = plan.ops.iter().enumerate().find(|(_, op)| parts(op).1.is_some())?;
     let is_whole = |first: &u64| {
         let end = first + plan.ops.len() as u64 - 1;
-        plan.ops.iter().zip(*first..).all(|(op, revision)| {
-            let event = chronicle.events.get(&revision);
-            event.is_some_and(|(_, event)| event.txn_end.0 == end && is_of(event, op))
-        })
+        let begins = chronicle.events.get(&(first - 1)).is_none_or(|(_, before)| before.txn_end.0 < *first);
+        begins
+            && plan.ops.iter().zip(*first..).all(|(op, revision)| {
+                let event = chronicle.events.get(&revision);
+                event.is_some_and(|(_, event)| event.txn_end.0 == end && is_of(event, op))
+            })
     };
     let revisions = replaced.get(&(op.key(), parts(op).0))?;
-    revisions.iter().filter_map(|revision| revision.checked_sub(i as u64)).find(is_whole)
+    revisions.iter().filter_map(|revision| revision.checked_sub(i as u64)).filter(|first| *first > 0).find(is_whole)
 }
 
 /// The plans that were applied, by their first revision.
@@ -101,6 +103,7 @@ mod tests {
     use crate::invariants::fixture::{Fixture, pod};
     use objects::{Key, Revision, record, registry};
     use state::{LeaderId, Op};
+    use std::sync::Arc;
 
     #[test]
     fn plans_of_the_past_and_double_leaders_are_found() {
@@ -139,6 +142,16 @@ mod tests {
         assert_eq!(n_wrong(vec![later(), plan(3, 1, Told::Nothing)]), 0);
         assert_eq!(n_wrong(vec![later(), plan(1, 0, Told::Nothing)]), 0, "it was not applied");
         assert_eq!(n_wrong(vec![later(), plan(1, 1, Told::Void)]), 0);
+        let end_of_another = |told| {
+            // The same write, as the second of a larger plan.
+            let mut fixture =
+                Fixture::default().pod("a", "x", "", false).pod("b", "x", "", false).pod("a", "x", "n", false);
+            let (_, second) = fixture.chronicle.events.get_mut(&2).unwrap();
+            Arc::make_mut(second).txn_end = Revision(3);
+            fixture.chronicle.plans = vec![plan(2, 0, Told::Applied(vec![1])), plan(1, 1, told)];
+            check(&fixture.chronicle).len()
+        };
+        assert_eq!(end_of_another(Told::Nothing), 0);
         let heard = || plan(2, 1, Told::Applied(vec![2]));
         assert_eq!(n_wrong(vec![later(), heard(), plan(1, 1, Told::Nothing)]), 0, "another's, of the same bytes");
         assert_eq!(n_wrong(vec![later(), plan(1, 1, Told::Nothing), plan(2, 1, Told::Nothing)]), 0, "anybody's");

@@ -1,10 +1,5 @@
 //! `balsa members`: shows and changes the group of masters.
 
-mod plan;
-mod service;
-
-pub(crate) use service::{Changing, end_changes};
-
 use crate::config;
 use crate::output::Format;
 use crate::verbs::{self, Where};
