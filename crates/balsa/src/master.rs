@@ -288,7 +288,7 @@ async fn serve(
              so): remove {} and join again with a token",
             dir.0.display()
         )),
-        why = scrub::run(disk.clone()) => Some(why),
+        why = scrub::run(disk.clone(), raft_dir.clone()) => Some(why),
         epoch = later_epoch(&mut superseded) => Some(format!(
             "this master is of epoch {} of its cluster, which was replaced by epoch {epoch} (a restore from a backup \
              or `balsa recover`): remove {} and join again with a token",

@@ -22,6 +22,9 @@ pub(crate) fn doubts(
     for fault in faults {
         why.extend(fault.error.as_ref().map(|error| format!("fault {} went wrong: {error}", fault.planned.n)));
     }
+    if !is_healed(run, faults) {
+        why.extend(unwhole(scenario, run).map(|what| format!("{what}; but not everything was healed")));
+    }
     if counts.faults.is_empty() {
         why.push("no fault was carried out".into());
     }
@@ -44,6 +47,38 @@ pub(crate) fn doubts(
         }),
     );
     why
+}
+
+/// Whether everything that was harmed is known to have been healed: what is missing in the end is the cluster's own
+/// fault then, and not that of who harmed it.
+pub(crate) fn is_healed(run: &Run, faults: &[FaultLine]) -> bool {
+    run.interrupted.is_none() && !faults.iter().any(|fault| fault.error.is_some() && fault.begun_us > 0)
+}
+
+/// What was still missing of a whole cluster when its time was over.
+pub(crate) fn unwhole(scenario: &Scenario, run: &Run) -> Option<String> {
+    let missing = run.missing.as_ref()?;
+    Some(format!("not whole {} after everything was healed: {missing}", scenario.limits.converges))
+}
+
+/// Whether the end of the history is not there: what each master itself holds is written last.
+pub(crate) fn is_cut(run: &Run, lines: &[Line]) -> bool {
+    (lines.len() as u64) < run.history_lines && untold(run, &listed(lines)).is_some()
+}
+
+/// Who was listed something.
+fn listed(lines: &[Line]) -> BTreeSet<&str> {
+    let listed = lines.iter().filter_map(|line| match line {
+        Line::Listed { who, .. } => Some(who.as_str()),
+        _ => None,
+    });
+    listed.collect()
+}
+
+/// A master of which nobody saw what it holds in the end, though all are whole.
+fn untold<'a>(run: &'a Run, listed: &BTreeSet<&str>) -> Option<&'a String> {
+    let is_due = run.last_write.is_some() && run.missing.is_none();
+    run.masters.iter().find(|name| is_due && !listed.contains(format!("{OWN_STATE}{name}").as_str()))
 }
 
 fn named(of: &[(bool, &str)]) -> Vec<String> {
@@ -79,20 +114,11 @@ fn unseen(scenario: &Scenario, run: &Run, lines: &[Line], counts: &Counts) -> Ve
     if aims && work.writes > 0 && counts.failovers == 0 {
         why.push("the leader is a target, and no failover was seen".into());
     }
-    let listed: BTreeSet<&str> = lines
-        .iter()
-        .filter_map(|line| match line {
-            Line::Listed { who, .. } => Some(who.as_str()),
-            _ => None,
-        })
-        .collect();
+    let listed = listed(lines);
     let n_watchers = listed.iter().filter(|who| !who.starts_with(OWN_STATE)).count();
     if n_watchers < work.watchers as usize {
         why.push(format!("{n_watchers} of {} watchers were ever listed anything", work.watchers));
     }
-    if run.last_write.is_some() && run.missing.is_none() {
-        let untold = run.masters.iter().find(|name| !listed.contains(format!("{OWN_STATE}{name}").as_str()));
-        why.extend(untold.map(|name| format!("what {name} itself holds in the end was not seen")));
-    }
+    why.extend(untold(run, &listed).map(|name| format!("what {name} itself holds in the end was not seen")));
     why
 }

@@ -9,6 +9,8 @@ const RATE_MAX: u32 = 5_000;
 const KEYS_MAX: u32 = 10_000;
 /// Bytes; an object may have 1 MiB with all it says of itself.
 const SIZE_MAX: u32 = 262_144;
+/// Writes that are begun within `limits.serves`, at least: it is one of them that tells of service.
+const WRITES_WITHIN_MIN: u64 = 4;
 const WATCHERS_MAX: u32 = 100;
 const DEPLOYMENT_MAX: u32 = 1_000;
 const BITS_MAX: u32 = 1_000_000;
@@ -37,6 +39,13 @@ pub(crate) fn check(scenario: &Scenario) -> Result<(), String> {
         return Err("workload: pods need cluster.workers".into());
     }
     check_invariants(scenario)?;
+    let (serves, writes) = (scenario.limits.serves, scenario.workload.writes);
+    if scenario.judges(SERVES) && writes > 0 && serves.0 * u64::from(writes) < WRITES_WITHIN_MIN * 1_000 {
+        return Err(format!(
+            "limits.serves: within {serves} hardly one of {writes} writes a second is begun; allow {} at least",
+            Millis((WRITES_WITHIN_MIN * 1_000).div_ceil(u64::from(writes)))
+        ));
+    }
     let paced = scenario.faults.iter().filter(|rule| rule.every == Pace::Recovered).count();
     if paced != 0 && paced != scenario.faults.len() {
         return Err("faults: `every: recovered` must be said of all of them or of none".into());

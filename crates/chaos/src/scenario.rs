@@ -154,6 +154,11 @@ impl Fault {
         matches!(self, Fault::SlowDisk | Fault::FullDisk | Fault::PowerCut | Fault::FailingDisk)
     }
 
+    /// Whether a member may end of it by itself, also once it is over.
+    pub fn harms_storage(self) -> bool {
+        matches!(self, Fault::FullDisk | Fault::PowerCut | Fault::FailingDisk | Fault::BitFlip)
+    }
+
     /// Whether a leader under it can no longer lead. (A full disk may go unnoticed: logs reuse their files.)
     pub fn unseats(self) -> bool {
         !matches!(self, Fault::SlowDisk | Fault::FullDisk)

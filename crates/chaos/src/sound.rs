@@ -1,6 +1,8 @@
 //! Whether a line of a report can have been written by a run at all: what the judgement takes for granted.
 
 use crate::lines::{FaultLine, Line, Seen, WriteEnd};
+use crate::span::MILLIS_MAX;
+use serde_json::Value;
 
 fn from_one(revision: u64, field: &str) -> Result<(), String> {
     if revision == 0 { Err(format!("{field}: revisions begin at 1")) } else { Ok(()) }
@@ -11,15 +13,27 @@ fn all_from_one(revision: u64, seen: &Seen) -> Result<(), String> {
     seen.iter().try_for_each(|(name, (revision, _))| from_one(*revision, &format!("seen.{name}")))
 }
 
+/// No run lasts longer.
+const MOMENT_US_MAX: u64 = MILLIS_MAX * 1_000;
+
 /// Moments that cannot come one before the other, each with its field.
 fn in_order(moments: &[(&str, u64)]) -> Result<(), String> {
+    if let Some((field, _)) = moments.iter().find(|(_, moment)| *moment > MOMENT_US_MAX) {
+        return Err(format!("{field}: no run lasts so long"));
+    }
     let wrong = moments.windows(2).find(|pair| pair[0].1 > pair[1].1);
     wrong.map_or(Ok(()), |pair| Err(format!("{}: is before {}", pair[1].0, pair[0].0)))
 }
 
 impl Line {
-    /// Errors name the field.
-    pub fn check(&self) -> Result<(), String> {
+    /// A line of history.jsonl. Errors name the field.
+    pub fn parse(text: &str) -> Result<Line, String> {
+        let line: Line = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        line.check()?;
+        Ok(line)
+    }
+
+    fn check(&self) -> Result<(), String> {
         match self {
             Line::Write { assumed, invoked_us, tried_us, answered_us, end, revision, .. } => {
                 match (end, revision) {
@@ -36,8 +50,14 @@ impl Line {
                 in_order(&[("invokedUs", *invoked_us), ("answeredUs", *answered_us)])?;
                 all_from_one(*revision, seen)
             }
-            Line::Listed { revision, seen, .. } => all_from_one(*revision, seen),
-            Line::Shown { revision, .. } | Line::Bound { revision, .. } => from_one(*revision, "revision"),
+            Line::Listed { at_us, revision, seen, .. } => {
+                in_order(&[("atUs", *at_us)])?;
+                all_from_one(*revision, seen)
+            }
+            Line::Shown { at_us, revision, .. } | Line::Bound { at_us, revision, .. } => {
+                in_order(&[("atUs", *at_us)])?;
+                from_one(*revision, "revision")
+            }
             Line::Pod { invoked_us, answered_us, .. } => {
                 in_order(&[("invokedUs", *invoked_us), ("answeredUs", *answered_us)])
             }
@@ -45,9 +65,26 @@ impl Line {
     }
 }
 
+/// Fields of a fault that not every line has.
+const SOMETIMES: [&str; 4] = ["stallMs", "seconds", "bits", "error"];
+
 impl FaultLine {
-    /// Errors name the field.
-    pub fn check(&self) -> Result<(), String> {
+    /// A line of faults.jsonl. Errors name the field, also one that is not known: a misspelt `error` is one that
+    /// nobody sees.
+    pub fn parse(text: &str) -> Result<FaultLine, String> {
+        let told: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let line: FaultLine = serde_json::from_value(told.clone()).map_err(|error| error.to_string())?;
+        let known = serde_json::to_value(&line).map_err(|error| error.to_string())?;
+        let is_known = |field: &str| known.get(field).is_some() || SOMETIMES.contains(&field);
+        let fields = told.as_object().into_iter().flat_map(|fields| fields.keys());
+        if let Some(field) = fields.into_iter().find(|field| !is_known(field)) {
+            return Err(format!("{field}: is not known"));
+        }
+        line.check()?;
+        Ok(line)
+    }
+
+    fn check(&self) -> Result<(), String> {
         match self.error {
             Some(_) => Ok(()),
             None => in_order(&[

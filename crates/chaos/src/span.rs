@@ -7,6 +7,9 @@ use stdx::Rng;
 #[serde(try_from = "String", into = "String")]
 pub struct Millis(pub u64);
 
+/// Thirty days: nothing here lasts longer, and sums of some are far from the end of what a number holds.
+pub(crate) const MILLIS_MAX: u64 = 30 * 24 * 3_600_000;
+
 impl std::fmt::Display for Millis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
@@ -38,6 +41,9 @@ impl TryFrom<String> for Millis {
         };
         let number = digits.parse::<u64>().ok();
         let millis = number.zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
+        if millis.is_some_and(|millis| millis > MILLIS_MAX) {
+            return Err(format!("{text:?} is longer than 30 days"));
+        }
         millis.map(Millis).ok_or_else(|| format!("{text:?} is not a duration such as 250ms, 10s or 2m"))
     }
 }
@@ -101,7 +107,7 @@ mod tests {
         for text in ["0s", "250ms", "10s", "2m", "1500ms", "2s..5s", "recovered"] {
             assert_eq!(String::from(Pace::try_from(text.to_string()).unwrap()), text);
         }
-        for wrong in ["", "10", "s", "-1s", "5s..2s", "1d", "999999999999999999h"] {
+        for wrong in ["", "10", "s", "-1s", "5s..2s", "1d", "999999999999999999h", "721h"] {
             assert!(Pace::try_from(wrong.to_string()).is_err(), "{wrong}");
         }
     }

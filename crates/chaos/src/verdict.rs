@@ -1,6 +1,6 @@
 //! The verdict: what a report's files say about what had to hold.
 
-use crate::doubts::doubts;
+use crate::doubts::{doubts, is_cut, is_healed, unwhole};
 use crate::failover::{Failover, Percentiles, Times, failovers};
 use crate::lines::{FaultLine, Line, Run, WriteEnd, history, hole};
 use crate::scenario::{BOUND_ONCE, CONVERGES, SERVES, STAYS_UP, Scenario};
@@ -92,8 +92,9 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
     };
     let hole = hole(lines);
     let mut counts = counts(faults, lines, run);
-    // Watchers that were cut short, and a hole in the truth, accuse the innocent.
-    if run.last_write.is_some() && hole.is_none() {
+    let is_cut = is_cut(run, lines);
+    // Watchers that were cut short, a hole in the truth, and a file without its end accuse the innocent.
+    if run.last_write.is_some() && hole.is_none() && !is_cut {
         for (name, check) in judge::CHECKS.iter().filter(|(name, _)| *name != "fenced") {
             let wrong = check(&history);
             if *name == "acknowledged" {
@@ -109,15 +110,13 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
     let times = Times::of(lines);
     let failovers = failovers(faults, &times);
     counts.failovers = failovers.iter().filter(|failover| failover.writes_us.is_some()).count();
-    if scenario.workload.writes > 0 {
+    // A fault that is missing from its file may have been what kept the masters from serving.
+    if scenario.workload.writes > 0 && !is_cut && faults.len() as u64 >= run.fault_lines {
         found(SERVES, unserved(scenario, run, faults, &times));
     }
     found(STAYS_UP, run.ended.clone());
-    if let Some(missing) = &run.missing {
-        found(
-            CONVERGES,
-            vec![format!("not whole {} after everything was healed: {missing}", scenario.limits.converges)],
-        );
+    if is_healed(run, faults) {
+        found(CONVERGES, unwhole(scenario, run).into_iter().collect());
     }
     let by_fault = |value: fn(&Failover) -> Option<u64>| {
         let mut values: BTreeMap<String, Vec<u64>> = BTreeMap::new();

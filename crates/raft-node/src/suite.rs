@@ -1,5 +1,6 @@
 //! What every disk must pass, the simulator's and the shipped one: openraft's storage suite over log and machine on
-//! it, and what both count on of the port. So what the simulator shows of the one holds of the other.
+//! it, and what both count on of the port. So what the simulator shows of the one holds of the other, but for what a
+//! power cut leaves: a shipped disk is only opened again here, and the chaos scenarios cut its power.
 
 use crate::disk::{Batch, Disk, Origin, Row};
 use crate::log::Log;
@@ -12,8 +13,8 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
 use std::sync::Arc;
 
-/// A place for one disk, empty at first: opens what is there, after a crash if something was open before. Who was
-/// given the disk lets go of it before.
+/// A place for one disk, empty at first: opens what is there; a simulated one has lost what was not synced. Who was
+/// given the disk before has let go of it.
 pub type Place = Box<dyn Fn() -> Arc<dyn Disk> + Send + Sync>;
 
 /// Panics where a disk does not do as it must. `fresh` makes places.

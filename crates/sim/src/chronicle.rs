@@ -114,13 +114,22 @@ fn same(a: &Event, b: &Event) -> bool {
         && json(&a.new) == json(&b.new)
 }
 
+/// What an event does, on one line: what it leaves says how two differ.
+fn told(event: &Event) -> String {
+    let object = event.new.as_ref().map_or("gone".into(), |record| String::from_utf8_lossy(&record.json).into_owned());
+    // Of a long one the end, where the status stands.
+    let end = object.char_indices().rev().nth(200).map_or(0, |(at, _)| at);
+    format!("{} (up to {}): …{}", event.key, event.txn_end, &object[end..])
+}
+
 impl Chronicle {
     /// Takes in an event that `master` applied; every master must tell the same.
     pub(crate) fn learn(&mut self, master: &str, event: &Arc<Event>, now_ms: u64) {
         let revision = event.revision.0;
         let (_, known) = self.events.entry(revision).or_insert_with(|| (now_ms, event.clone()));
         if !same(known, event) {
-            self.problems.push(format!("{master} applied {event:?} at revision {revision}, another {known:?}"));
+            let [this, other] = [event, &*known].map(|event| told(event));
+            self.problems.push(format!("{master} applied {this} at revision {revision}, another {other}"));
         }
     }
 }

@@ -94,12 +94,13 @@ impl Twin {
     /// ask again.
     pub fn seed(self) -> u64 {
         match self {
-            Twin::LyingDisk | Twin::StaleRead => 2,
-            Twin::LostUpdate => 5,
-            Twin::Forgetful => 6,
-            Twin::Masking => 9,
-            Twin::Silent => 39,
-            Twin::Amnesia
+            Twin::StaleRead => 2,
+            Twin::Forgetful => 5,
+            Twin::LostUpdate => 10,
+            Twin::Masking => 26,
+            Twin::Silent => 84,
+            Twin::LyingDisk
+            | Twin::Amnesia
             | Twin::Unfenced
             | Twin::SkippingWatch
             | Twin::DeafWatch

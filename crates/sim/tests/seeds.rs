@@ -77,7 +77,7 @@ fn statuses_reach_masters_after_their_workers_have_gone_elsewhere() {
 
 /// Where a change of the product gave a recorded seed another run, one of so many others must notice, or the
 /// judgement has become blind.
-const N_OTHERS: u64 = 100;
+const N_OTHERS: u64 = 300;
 
 #[test]
 fn planted_faults_are_noticed() {

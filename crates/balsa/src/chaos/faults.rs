@@ -88,10 +88,15 @@ impl Faults {
             error: None,
         };
         match self.choose(&planned).await {
-            Ok((leader, members)) => (line.leader, line.members) = (leader, members),
+            Ok(Some((leader, members))) => (line.leader, line.members) = (leader, members),
+            // The run ends: it is not to come any more.
+            Ok(None) => return,
             Err(why) => line.error = Some(why),
         }
         if line.error.is_none() {
+            if planned.fault.harms_storage() {
+                world.storage_is_harmed(&line.members);
+            }
             line.majority = world.n_whole() > world.masters.len() / 2;
             line.begun_us = world.recorder.now_us();
             eprintln!("{}", story(&line));
@@ -116,18 +121,22 @@ impl Faults {
         world.recorder.fault(&line);
     }
 
-    /// The leader, and whom the fault hits: nobody who is harmed already. They are marked.
-    async fn choose(&self, fault: &Planned) -> Result<(Option<String>, Vec<String>), String> {
+    /// The leader, and whom the fault hits: nobody who is harmed already. They are marked. `None` once the run is to
+    /// end.
+    async fn choose(&self, fault: &Planned) -> Result<Option<(Option<String>, Vec<String>)>, String> {
         let world = &self.world;
         let deadline = Instant::now() + ELECTION_MAX;
         loop {
             let leader = world.leader().await;
             let choosing = world.choosing.lock().await;
+            if *self.stop.borrow() {
+                return Ok(None);
+            }
             self.start_ended().await?;
             match resolve(fault, &world.names(), &world.workers, leader.as_deref()) {
                 Ok(members) if !members.iter().any(|name| world.is_harmed(name)) => {
                     world.mark(&members, true);
-                    return Ok((leader, members));
+                    return Ok(Some((leader, members)));
                 }
                 Ok(_) | Err(_) => drop(choosing),
             }
@@ -142,7 +151,10 @@ impl Faults {
     /// Starts whoever has ended though no fault harms him; that he has is for the verdict.
     pub(super) async fn start_ended(&self) -> Result<(), String> {
         let (target, world) = (self.target.clone(), self.world.clone());
-        let start = move || target.start_ended(&world.whole(), |name, why| world.ended_by_itself(name, why));
+        let start = move || {
+            let may_end = |name: &str| world.may_end_of_storage(name);
+            target.start_ended(&world.whole(), may_end, |name, why| world.ended_by_itself(name, why))
+        };
         let started = tokio::task::spawn_blocking(start).await;
         started.map_err(|error| error.to_string())?.map_err(|error| format!("{error:#}"))
     }
@@ -154,8 +166,9 @@ impl Faults {
     }
 
     async fn heal(&self, harm: Harm) -> Result<(), String> {
-        let target = self.target.clone();
-        let healed = tokio::task::spawn_blocking(move || target.end(harm)).await;
+        let (target, world) = (self.target.clone(), self.world.clone());
+        let end = move || target.end(harm, |name, why| world.ended_by_itself(name, why));
+        let healed = tokio::task::spawn_blocking(end).await;
         healed.map_err(|error| error.to_string())?.map_err(|error| format!("not healed: {error:#}"))
     }
 

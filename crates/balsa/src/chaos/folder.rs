@@ -5,7 +5,6 @@ use chaos::lines::{FaultLine, Line, Run};
 use chaos::{Planned, Report, Scenario, verdict};
 use parking_lot::Mutex;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -58,17 +57,14 @@ impl Folder {
         })
     }
 
-    /// The lines of a file, each of which passes `check`.
-    fn lines<T: DeserializeOwned>(&self, name: &str, check: impl Fn(&T) -> Result<(), String>) -> Result<Vec<T>> {
+    fn lines<T>(&self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>> {
         let path = self.0.join(name);
         let file = File::open(&path).with_context(|| format!("reading {}", path.display()))?;
-        let parse = |(i, line): (usize, std::io::Result<String>)| -> Result<T> {
+        let read = |(i, line): (usize, std::io::Result<String>)| -> Result<T> {
             let damaged = || format!("{} line {} is damaged", path.display(), i + 1);
-            let line: T = serde_json::from_str(&line.with_context(damaged)?).with_context(damaged)?;
-            check(&line).map_err(anyhow::Error::msg).with_context(damaged)?;
-            Ok(line)
+            parse(&line.with_context(damaged)?).map_err(anyhow::Error::msg).with_context(damaged)
         };
-        BufReader::new(file).lines().enumerate().map(parse).collect()
+        BufReader::new(file).lines().enumerate().map(read).collect()
     }
 
     /// Judges what the files tell, and writes the verdict beside them.
@@ -78,8 +74,8 @@ impl Folder {
         let scenario = scenario.with_context(|| named("scenario.yaml"))?;
         let run: Run = serde_json::from_str(&self.read("run.json")?)
             .with_context(|| format!("{} is damaged", named("run.json")))?;
-        let faults = self.lines("faults.jsonl", FaultLine::check)?;
-        let report = verdict::judge(&scenario, &run, &faults, &self.lines("history.jsonl", Line::check)?);
+        let faults = self.lines("faults.jsonl", FaultLine::parse)?;
+        let report = verdict::judge(&scenario, &run, &faults, &self.lines("history.jsonl", Line::parse)?);
         self.write("report.json", &(serde_json::to_string_pretty(&report)? + "\n"))?;
         self.write("report.txt", &report.text())?;
         Ok(report)

@@ -256,6 +256,10 @@ impl Plan {
         run.ended = std::mem::take(&mut *world.ended.lock());
         let (history_lines, fault_lines, unwritten) = world.recorder.finish();
         (run.history_lines, run.fault_lines) = (history_lines, fault_lines);
+        if unwritten.is_some() {
+            // Of a history with holes nothing is judged.
+            run.last_write = None;
+        }
         let by_the_user = self.stopped.borrow().then(|| "by the user".to_string());
         let failed = played.err().map(|error| format!("{error:#}"));
         let why: Vec<String> = [by_the_user, run.interrupted.take(), failed, unwritten].into_iter().flatten().collect();

@@ -77,13 +77,19 @@ impl Target {
     }
 
     /// Starts members that have ended after their harm was healed, as a service manager would: on machines of
-    /// their own the system does so. Tells who ended by itself, and not of its storage, with its last words.
-    pub(super) fn start_ended(&self, names: &[String], by_itself: impl Fn(&str, &str)) -> Result<()> {
+    /// their own the system does so. Tells who ended by itself, with its last words: not those whose storage was
+    /// harmed (`may_end`) and who say that they ended of it.
+    pub(super) fn start_ended(
+        &self,
+        names: &[String],
+        may_end: impl Fn(&str) -> bool,
+        by_itself: impl Fn(&str, &str),
+    ) -> Result<()> {
         let Target::Dev(cluster) = self else { return Ok(()) };
         cluster.reap();
         for name in names.iter().filter(|name| !cluster.runs(name)) {
             let last_words = cluster.log_tail(name);
-            if ["consensus stopped", "Raft storage"].iter().any(|why| last_words.contains(why)) {
+            if may_end(name) && ["consensus stopped", "Raft storage"].iter().any(|why| last_words.contains(why)) {
                 eprintln!("{name} had ended of its storage: started");
             } else {
                 eprintln!("{name} had ended by itself: started");
@@ -98,7 +104,7 @@ impl Target {
     pub(super) fn harm(&self, fault: &Planned, names: &[String]) -> Result<Harm> {
         let mut harm = Harm { names: names.to_vec(), fault: fault.fault, disks: Vec::new(), stalls: None };
         if let Err(error) = self.begin(fault, &mut harm) {
-            return match self.end(harm) {
+            return match self.end(harm, |_, _| {}) {
                 Ok(()) => Err(error),
                 Err(and) => Err(error.context(format!("and it could not be undone: {and:#}"))),
             };
@@ -161,8 +167,9 @@ impl Target {
         Ok(())
     }
 
-    /// Heals what a fault has done, and starts whoever ended of it: each member, whatever comes of the others.
-    pub(super) fn end(&self, harm: Harm) -> Result<()> {
+    /// Heals what a fault has done, and starts whoever ended of it: each member, whatever comes of the others. Tells
+    /// who ended by itself under a fault that ends nobody, with its last words.
+    pub(super) fn end(&self, harm: Harm, by_itself: impl Fn(&str, &str)) -> Result<()> {
         let Harm { names, fault, disks, stalls } = harm;
         let cluster = match self {
             Target::Dev(cluster) => cluster,
@@ -170,6 +177,10 @@ impl Target {
                 return each(&names, |name| commands.end(fault, name, address_of(addresses, name)?));
             }
         };
+        if matches!(fault, Fault::Pause | Fault::Cut | Fault::SlowDisk | Fault::ClockSkew) {
+            cluster.reap();
+            names.iter().filter(|name| !cluster.runs(name)).for_each(|name| by_itself(name, &cluster.log_tail(name)));
+        }
         let let_go = match fault {
             Fault::Cut => {
                 let _cutting = CUTTING.lock();
@@ -178,7 +189,8 @@ impl Target {
             Fault::SlowDisk => match stalls {
                 Some((stop, thread)) => {
                     stop.store(true, Ordering::Relaxed);
-                    thread.join().unwrap_or_else(|_| bail!("the thread that stalled the disks panicked"))
+                    // A thread that panics ends the process.
+                    thread.join().unwrap_or(Ok(()))
                 }
                 None => Ok(()),
             },
@@ -191,7 +203,10 @@ impl Target {
             Fault::Kill | Fault::Stop | Fault::Pause | Fault::ClockSkew | Fault::BitFlip => Ok(()),
         };
         let healed = each(&names, |name| heal(cluster, fault, name).with_context(|| format!("healing {name}")));
-        let_go.and(healed)
+        match (let_go, healed) {
+            (Err(error), Err(and)) => Err(error.context(format!("and {and:#}"))),
+            (let_go, healed) => let_go.and(healed),
+        }
     }
 }
 

@@ -43,6 +43,8 @@ pub(super) struct World {
     pub(super) ended: Mutex<Vec<String>>,
     /// Members of which a fault went wrong: what they do then may be its doing.
     unhealed: Mutex<BTreeSet<String>>,
+    /// Members whose storage a fault has harmed at some time: they may end of it, also later.
+    storage_harmed: Mutex<BTreeSet<String>>,
     /// Held from the look at who is whole until those are marked that a fault takes.
     pub(super) choosing: tokio::sync::Mutex<()>,
     harmed: Mutex<BTreeMap<String, usize>>,
@@ -111,6 +113,7 @@ impl World {
             bound: Latest::default(),
             ended: Mutex::default(),
             unhealed: Mutex::default(),
+            storage_harmed: Mutex::default(),
             choosing: tokio::sync::Mutex::default(),
             harmed: Mutex::default(),
             rng: Mutex::new(rng),
@@ -143,10 +146,18 @@ impl World {
         self.unhealed.lock().extend(names.iter().cloned());
     }
 
-    /// Takes down that a member ended though nothing harmed it.
+    pub(super) fn storage_is_harmed(&self, names: &[String]) {
+        self.storage_harmed.lock().extend(names.iter().cloned());
+    }
+
+    pub(super) fn may_end_of_storage(&self, name: &str) -> bool {
+        self.storage_harmed.lock().contains(name)
+    }
+
+    /// Takes down that a member ended though nothing that ends one had harmed it.
     pub(super) fn ended_by_itself(&self, name: &str, last_words: &str) {
         if !self.unhealed.lock().contains(name) {
-            self.ended.lock().push(format!("{name} ended by itself, and not of its storage: {last_words}"));
+            self.ended.lock().push(format!("{name} ended by itself: {last_words}"));
         }
     }
 

@@ -6,11 +6,7 @@ use crate::{Scenario, Verdict, verdict};
 
 /// What is wrong with a line of history.jsonl.
 fn wrong(line: &str) -> String {
-    let line: Line = match serde_json::from_str(line) {
-        Ok(line) => line,
-        Err(error) => return error.to_string(),
-    };
-    line.check().err().unwrap_or_default()
+    Line::parse(line).err().unwrap_or_default()
 }
 
 #[test]
@@ -63,21 +59,27 @@ fn the_manuals_example_is_judged_clean() {
     let blocks = blocks("### A report by hand");
     let [text, faults, run, history] = blocks[..] else { panic!("{} blocks", blocks.len()) };
     let scenario: Scenario = scenario(text);
-    let faults: Vec<FaultLine> = faults.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let lines: Vec<Line> = history.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let faults: Vec<FaultLine> = faults.lines().map(|line| FaultLine::parse(line).unwrap()).collect();
+    let lines: Vec<Line> = history.lines().map(|line| Line::parse(line).unwrap()).collect();
     let run: Run = serde_json::from_str(run).unwrap();
-    assert_eq!(lines.iter().try_for_each(Line::check), Ok(()));
-    assert_eq!(faults.iter().try_for_each(FaultLine::check), Ok(()));
     let report = verdict::judge(&scenario, &run, &faults, &lines);
     assert_eq!(report.verdict, Verdict::Clean, "{}", report.text());
+    // Wherever its end is cut off, nobody is accused of what is not there.
+    for n in 0..lines.len() {
+        let cut = verdict::judge(&scenario, &run, &faults, &lines[..n]);
+        assert_eq!(cut.verdict, Verdict::Inconclusive, "{n} lines: {}", cut.text());
+    }
 }
 
 #[test]
 fn a_fault_is_over_only_after_it_has_begun() {
     let faults = blocks("### A report by hand")[1];
-    let fault: FaultLine = serde_json::from_str(faults).unwrap();
+    let fault = FaultLine::parse(faults.trim()).unwrap();
+    let told = |fault: &FaultLine| FaultLine::parse(&serde_json::to_string(fault).unwrap()).map(drop);
     let disordered = FaultLine { held_us: fault.ended_us + 1, ..fault.clone() };
-    assert_eq!(disordered.check(), Err("endedUs: is before heldUs".into()));
+    assert_eq!(told(&disordered), Err("endedUs: is before heldUs".into()));
     let failed = FaultLine { error: Some("no disk".into()), ..disordered };
-    assert_eq!(failed.check(), Ok(()), "one that went wrong need not have come to its end");
+    assert_eq!(told(&failed), Ok(()), "one that went wrong need not have come to its end");
+    let misspelt = faults.trim().replacen('{', "{\"eror\":\"not healed\",", 1);
+    assert_eq!(FaultLine::parse(&misspelt).map(drop), Err("eror: is not known".into()));
 }

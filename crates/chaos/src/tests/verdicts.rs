@@ -233,8 +233,10 @@ fn too_little_seen_concludes_nothing() {
     doubted(of(&[fault()], &and(list("late")), &|_| {}), "no watcher tells of the revisions from 20 to 99");
     let failed = FaultLine { error: Some("no such disk".into()), ..fault() };
     doubted(of(&[fault(), failed], &clean(), &|_| {}), "no such disk");
-    let missing = of(&[fault()], &clean(), &|run| run.missing = Some("master-1 does not answer".into()));
-    assert_eq!(missing.verdict, Verdict::Violated);
+    let gone = |run: &mut Run| run.missing = Some("master-1 does not answer".into());
+    assert_eq!(of(&[fault()], &clean(), &gone).verdict, Verdict::Violated);
+    let unhealed = FaultLine { error: Some("not healed: no route".into()), ..fault() };
+    doubted(of(&[unhealed], &clean(), &gone), "master-1 does not answer; but not everything was healed");
 }
 
 #[test]
