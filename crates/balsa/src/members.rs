@@ -47,7 +47,8 @@ pub(crate) enum Verb {
         #[command(flatten)]
         at: Where,
     },
-    /// Makes a learner a voter, once it has caught up.
+    /// Makes a learner a voter, once it has caught up, in the place of a lost member of its name. Of two of
+    /// one name, verbs take ids too.
     Promote {
         name: String,
         #[command(flatten)]

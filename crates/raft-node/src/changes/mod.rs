@@ -79,19 +79,6 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// The members, each asked whether it answers.
-async fn seats(node: &Node) -> Vec<Seat> {
-    let asked = node.status().members.into_iter().map(async |m| Seat {
-        answers: m.id == node.id() || node.answers(m.id, &m.member).await,
-        id: m.id,
-        name: m.member.name,
-        voter: m.voter,
-        peer_addr: m.member.peer_addr,
-        api_addr: m.member.api_addr,
-    });
-    futures::future::join_all(asked).await
-}
-
 /// Between two tries to end a change that another leader began.
 const END_RETRY: Duration = Duration::from_secs(1);
 
@@ -130,11 +117,20 @@ impl Changes {
         Ok(Turn(self))
     }
 
-    /// The members, once it is certain that they are. What this leader knows of an earlier one's change may come to
+    /// The members, each asked whether it answers, once it is certain that they are. What this leader knows of an earlier one's change may come to
     /// nothing, or be half done: nobody is told then that he is in, or that another is gone.
     async fn seats(&self) -> Result<Vec<Seat>, Error> {
-        self.node.settled().await?;
-        Ok(seats(&self.node).await)
+        let node = &self.node;
+        node.settled().await?;
+        let asked = node.status().members.into_iter().map(async |m| Seat {
+            answers: m.id == node.id() || node.answers(m.id, &m.member).await,
+            id: m.id,
+            name: m.member.name,
+            voter: m.voter,
+            peer_addr: m.member.peer_addr,
+            api_addr: m.member.api_addr,
+        });
+        Ok(futures::future::join_all(asked).await)
     }
 
     /// Carries a plan out; returns what the operator should know, empty when nothing.
