@@ -2,7 +2,7 @@
 //! reports that are judged again.
 
 use crate::cluster::{Cluster, wanted};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
@@ -79,13 +79,48 @@ fn masters_die_freeze_and_lose_their_disks() {
     clean(&cluster, dir.path(), "rolling-kills.yaml", "6s");
     clean(&cluster, dir.path(), "pause-leader.yaml", "4s");
     clean(&cluster, dir.path(), "partition.yaml", "9s");
-    clean(&cluster, dir.path(), "disk-full.yaml", "14s");
+    let full = clean(&cluster, dir.path(), "disk-full.yaml", "14s");
+    assert_eq!(full["counts"]["faults"]["full-disk"], 2, "the leader's and a follower's: {full}");
     clean(&cluster, dir.path(), "power-cut.yaml", "17s");
     let failing = clean(&cluster, dir.path(), "failing-disk.yaml", "9s");
     assert_eq!(failing["counts"]["faults"]["failing-disk"], 2, "the leader's and a follower's: {failing}");
     clean(&cluster, dir.path(), "slow-disk.yaml", "14s");
     clean(&cluster, dir.path(), "clock-skew.yaml", "14s");
     clean(&cluster, dir.path(), "bit-flip.yaml", "8s");
+}
+
+#[test]
+fn masters_are_harmed_by_commands_that_do_it() {
+    if !wanted("masters_are_harmed_by_commands_that_do_it") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::up_with(&["--workers", "0", "--runtime", "process"]);
+    let scenario = short(dir.path(), "leader-kill.yaml", "4s");
+    let run = |kill: &str, start: &str, report: &Path| {
+        let commands = dir.path().join("commands.yaml");
+        std::fs::write(&commands, json!({"kill": kill, "start": start}).to_string()).unwrap();
+        let output = Command::new(crate::cluster::binary())
+            .args(["chaos", "run"])
+            .arg(&scenario)
+            .arg("--kubeconfig")
+            .arg(cluster.dir.join("kubeconfig"))
+            .arg("--commands")
+            .arg(commands)
+            .args(["--allow-production", "--report"])
+            .arg(report)
+            .output()
+            .unwrap();
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let dev = |verb: &str| {
+        format!("{} dev {verb} {{name}} --dir {}", crate::cluster::binary().display(), cluster.dir.display())
+    };
+    let (code, told) = run(&dev("kill"), &dev("start"), &dir.path().join("killed"));
+    assert_eq!(code, Some(0), "{told}");
+    // A command that does nothing succeeds too.
+    let (code, told) = run("true", "true", &dir.path().join("spared"));
+    assert!(code == Some(2) && told.contains("went on as before for 5 s"), "{code:?} {told}");
 }
 
 #[test]

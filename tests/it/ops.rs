@@ -149,7 +149,7 @@ fn change_the_group(group: &Group) {
         group.kill("m4");
         group.wipe("m4");
 
-        let before: BTreeSet<u64> = group.members().iter().map(|m| m["id"].as_u64().unwrap()).collect();
+        let before: BTreeSet<String> = group.members().iter().map(|m| m["id"].as_str().unwrap().into()).collect();
         let mut worst = Duration::ZERO;
         for name in ["m1", "m2", "m3"] {
             let took = longest(group, written, &format!("{name} replaced by a new machine"), || {
@@ -159,13 +159,13 @@ fn change_the_group(group: &Group) {
                 group.wait("the new one to vote", || {
                     let members = group.members();
                     let new = members.iter().find(|m| m["name"] == name && m["voter"] == true);
-                    new.is_some_and(|m| !before.contains(&m["id"].as_u64().unwrap()))
+                    new.is_some_and(|m| !before.contains(m["id"].as_str().unwrap()))
                 });
                 group.wait_voters(&["m1", "m2", "m3"]);
             });
             worst = worst.max(took);
         }
-        let after: BTreeSet<u64> = group.members().iter().map(|m| m["id"].as_u64().unwrap()).collect();
+        let after: BTreeSet<String> = group.members().iter().map(|m| m["id"].as_str().unwrap().into()).collect();
         assert!(after.is_disjoint(&before) && after.len() == 3, "{before:?} {after:?}");
         println!("all three replaced one by one: the longest refusal was {} ms", worst.as_millis());
     });

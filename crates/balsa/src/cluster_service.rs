@@ -154,6 +154,7 @@ impl Cluster for ClusterService {
             name: m.member.name.clone(),
             voter: m.voter,
             answers: m.id == self.node.id() || self.node.answers(m.id, &m.member).await,
+            id: m.id,
         });
         let (read, mut members) = tokio::join!(self.front.store.read(), futures::future::join_all(asked));
         members.sort_by(|a, b| a.name.cmp(&b.name));

@@ -8,6 +8,10 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+/// A master's file that `init` hands to its first start.
+pub(crate) const BOOTSTRAP: &str = "bootstrap.json";
+/// A master's file while it has not been taken in: that its disk is empty is as it should be.
+pub(crate) const JOINING: &str = "joining";
 /// A worker's file with the id of its present start (`Hello.boot_id`).
 pub(crate) const BOOT_ID: &str = "boot-id";
 
@@ -107,7 +111,12 @@ impl DataDir {
     pub(crate) fn raft_folders(&self) -> Result<Vec<String>> {
         let entries = std::fs::read_dir(&self.0).with_context(|| format!("reading {}", self.0.display()))?;
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        Ok(names.filter(|name| name == "raft" || name.starts_with("raft-")).collect())
+        // As `raft_dir` names them, and as one in the making: what an operator has put beside them stays.
+        let is_ours = |name: &str| match name.strip_prefix("raft-") {
+            Some(rest) => rest == "new" || rest.parse::<u64>().is_ok(),
+            None => name == "raft",
+        };
+        Ok(names.filter(|name| is_ours(name)).collect())
     }
 
     /// Removes the Raft folders that are not to be kept: what an interrupted repair left, and those of
@@ -118,6 +127,18 @@ impl DataDir {
             std::fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
         }
         Ok(())
+    }
+
+    /// Removes a file, durably. Does nothing where there is none.
+    pub(crate) fn remove(&self, name: &str) -> Result<()> {
+        let remove = || -> std::io::Result<()> {
+            match std::fs::remove_file(self.path(name)) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error),
+                Ok(()) => std::fs::File::open(&self.0)?.sync_all(),
+            }
+        };
+        remove().with_context(|| format!("removing {}", self.path(name).display()))
     }
 
     /// Gives a finished folder its name, durably.
@@ -190,7 +211,12 @@ impl DataDir {
         let identity = self.identity()?;
         match &identity {
             Some(other) if other.name != name => {
-                bail!("{} belongs to {}, and the configuration says {name}", self.0.display(), other.name)
+                bail!(
+                    "{} belongs to {}, and the configuration says {name}: set name: {}, or dataDir to an empty folder",
+                    self.0.display(),
+                    other.name,
+                    other.name
+                )
             }
             Some(_) | None => Ok(identity),
         }

@@ -35,7 +35,7 @@ pub(crate) fn init(config: &Path) -> Result<()> {
         worker_token: token(Role::Worker),
         pod_cidrs: config.pod_network.clone(),
     };
-    dir.write("bootstrap.json", &serde_json::to_string(&bootstrap)?)?;
+    dir.write(crate::files::BOOTSTRAP, &serde_json::to_string(&bootstrap)?)?;
     let admin = authority.issue(Role::Admin, "admin", &[])?;
     let kubeconfig = crate::kubeconfig::document(&[("balsa".into(), config.server())], "balsa", &ca, &admin);
     dir.write("admin.kubeconfig", &kubeconfig)?;

@@ -3,7 +3,7 @@
 use crate::backup;
 use crate::cluster_service::{self, ClusterService};
 use crate::config::{Join, MasterConfig};
-use crate::files::{Bootstrap, DataDir, Identity};
+use crate::files::{BOOTSTRAP, Bootstrap, DataDir, Identity, JOINING};
 use crate::join;
 use crate::{scrub, vip};
 use anyhow::{Context, Result, bail};
@@ -97,6 +97,8 @@ async fn identity(config: &MasterConfig, dir: &DataDir) -> Result<(Identity, boo
     let node_id = stdx::Rng::new(crate::seed()).next_u64() >> 11;
     let (cluster_id, epoch) = (issued.cluster_id, issued.epoch);
     let identity = Identity { cluster_id, node_id, name: config.name.clone(), epoch };
+    // First, so that a start that is interrupted here, or while the disk is made, goes on with the next.
+    dir.write(JOINING, "")?;
     dir.save_identity(&identity)?;
     Ok((identity, true))
 }
@@ -136,14 +138,15 @@ async fn serve(
     let raft_dir = dir.path(&identity.raft_dir());
     let disk = Arc::new(RocksDisk::open(&raft_dir)?);
     opened.get_or_init(|| Arc::downgrade(&disk));
-    let bootstrap: Option<Bootstrap> =
-        dir.read("bootstrap.json").map(|text| serde_json::from_str(&text)).transpose()?;
     let joined = disk.get(JOINED)?.is_some();
-    // An interrupted join goes on; a lost disk does not.
-    joining |= !joined && bootstrap.is_none() && config.join.is_some() && dir.path("joining").exists();
-    if joining {
-        dir.write("joining", "")?;
+    if joined {
+        // A start that ended before it could: with a later disk they would say that it may be empty.
+        dir.remove(BOOTSTRAP)?;
+        dir.remove(JOINING)?;
     }
+    let bootstrap: Option<Bootstrap> = dir.read(BOOTSTRAP).map(|text| serde_json::from_str(&text)).transpose()?;
+    // An interrupted join goes on; a lost disk does not.
+    joining |= !joined && bootstrap.is_none() && config.join.is_some() && dir.path(JOINING).exists();
     if !joined && bootstrap.is_none() && !joining {
         bail!(
             "the Raft storage in {} is empty, but this machine was already master {} (id {}). An emptied disk must not \
@@ -243,11 +246,11 @@ async fn serve(
     if let Some(bootstrap) = bootstrap {
         found(&node, &front, &bootstrap, own, &ca).await?;
         mark_joined(&*disk)?;
-        std::fs::remove_file(dir.path("bootstrap.json"))?;
+        dir.remove(BOOTSTRAP)?;
     } else if joining && let Some(join) = &config.join {
         add_self(&dir, join, &ca, &identity, own).await?;
         mark_joined(&*disk)?;
-        std::fs::remove_file(dir.path("joining"))?;
+        dir.remove(JOINING)?;
         tracing::info!("joined the cluster");
     }
 

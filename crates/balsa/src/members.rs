@@ -160,8 +160,8 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
 }
 
 /// The members as the leader tells of them, who alone knows their lag; as any master does when that does
-/// not answer. With the names of those who answered it; none when it could not be asked.
-fn told_by_leader(access: Access) -> Result<(pb::StatusResponse, Option<BTreeSet<String>>)> {
+/// not answer. With the ids of those who answered it; none when it could not be asked.
+fn told_by_leader(access: Access) -> Result<(pb::StatusResponse, Option<BTreeSet<u64>>)> {
     let mut status = verbs::cluster_status(&access)?;
     let of = |member: &pb::Member| access.at(&member.api_addr);
     let leader = status.members.iter().find(|member| member.leader && member.name != status.answered_by).map(of);
@@ -173,9 +173,7 @@ fn told_by_leader(access: Access) -> Result<(pb::StatusResponse, Option<BTreeSet
     let teller = status.members.iter().find(|member| member.name == status.answered_by).map_or(access.clone(), of);
     // Members' own addresses may not lead anywhere from here.
     let answering = match verbs::health(&teller).or_else(|_| verbs::health(&access)) {
-        Ok(health) => {
-            Some(health.members.into_iter().filter(|member| member.answers).map(|member| member.name).collect())
-        }
+        Ok(health) => Some(health.members.iter().filter(|member| member.answers).map(|member| member.id).collect()),
         Err(error) => {
             eprintln!("who answers is not known: {error:#}");
             None
@@ -189,9 +187,8 @@ pub(crate) fn list(at: &Where, output: Format) -> Result<()> {
     match output {
         Format::Json => {
             let mut members = verbs::status_json(&status)["members"].take();
-            for member in members.as_array_mut().into_iter().flatten() {
-                let answers = answering.as_ref().map(|names| names.contains(member.text("name")));
-                member.set("answers", json!(answers));
+            for (told, member) in members.as_array_mut().into_iter().flatten().zip(&status.members) {
+                told.set("answers", json!(answering.as_ref().map(|ids| ids.contains(&member.id))));
             }
             println!("{}", serde_json::to_string_pretty(&members)?);
         }

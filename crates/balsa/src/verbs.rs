@@ -243,8 +243,8 @@ fn waiting(status: &pb::StatusResponse) -> String {
     }
 }
 
-/// `answering`: who answers, where that was asked.
-pub(crate) fn print_members(status: &pb::StatusResponse, answering: Option<&BTreeSet<String>>) {
+/// `answering`: the ids of who answers, where that was asked.
+pub(crate) fn print_members(status: &pb::StatusResponse, answering: Option<&BTreeSet<u64>>) {
     let answers = |text: &str| answering.map(|_| format!("{text:<8}")).unwrap_or_default();
     println!("{:<12} {:<8} {}{:>6}  {:<22} {}", "NAME", "ROLE", answers("ANSWERS"), "LAG", "API", "ID");
     for member in &status.members {
@@ -254,7 +254,7 @@ pub(crate) fn print_members(status: &pb::StatusResponse, answering: Option<&BTre
             (false, false) => "learner",
         };
         let lag = member.lag.map_or("-".to_string(), |lag| lag.to_string());
-        let is_heard = answering.is_some_and(|names| names.contains(&member.name));
+        let is_heard = answering.is_some_and(|ids| ids.contains(&member.id));
         let answers = answers(if is_heard { "yes" } else { "no" });
         println!("{:<12} {role:<8} {answers}{lag:>6}  {:<22} {:x}", member.name, member.api_addr, member.id);
     }
@@ -262,7 +262,8 @@ pub(crate) fn print_members(status: &pb::StatusResponse, answering: Option<&BTre
 
 pub(crate) fn status_json(status: &pb::StatusResponse) -> Value {
     let member = |m: &pb::Member| {
-        json!({"name": m.name, "id": m.id, "apiAddress": m.api_addr, "peerAddress": m.peer_addr, "voter": m.voter,
+        // The id as verbs take it.
+        json!({"name": m.name, "id": format!("{:x}", m.id), "apiAddress": m.api_addr, "peerAddress": m.peer_addr, "voter": m.voter,
             "leader": m.leader, "lag": m.lag, "featureLevel": m.feature_level})
     };
     let backup = status

@@ -46,6 +46,8 @@ impl Options {
 /// Between two looks at the term, which counts the elections in between.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const TELL_EVERY: Duration = Duration::from_secs(60);
+/// Of all writes; who leads must also serve, and without a load there is nothing to be steady under.
+const FAILED_MAX: f64 = 0.01;
 /// A command that ends sooner takes no processor worth speaking of, or fails.
 const COMMAND_MIN: Duration = Duration::from_secs(1);
 
@@ -165,8 +167,13 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         })
     };
     show(&options.at, text, json)?;
-    match n_changes {
-        0 => Ok(()),
-        n => bail!("the leader changed {n} times, though nothing was done to it"),
+    if n_changes > 0 {
+        bail!("the leader changed {n_changes} times, though nothing was done to it");
     }
+    let n_acknowledged = sample.per_second * measured.as_secs_f64();
+    if sample.n_errors as f64 > n_acknowledged * FAILED_MAX {
+        let first = sample.error.as_deref().unwrap_or("no reason was told");
+        bail!("{} writes failed beside {n_acknowledged:.0} acknowledged, the first with: {first}", sample.n_errors);
+    }
+    Ok(())
 }

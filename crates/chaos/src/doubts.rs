@@ -2,7 +2,7 @@
 
 use crate::failover::Failover;
 use crate::lines::{FaultLine, Line, OWN_STATE, Run};
-use crate::scenario::{Scenario, Target};
+use crate::scenario::{Fault, Scenario, Target};
 use crate::verdict::Counts;
 use std::collections::BTreeSet;
 
@@ -29,6 +29,7 @@ pub(crate) fn doubts(
         why.push("no fault was carried out".into());
     }
     why.extend(unseen(scenario, run, lines, counts));
+    why.extend(unmet(faults));
     let limits = &scenario.limits;
     let written = failovers.iter().any(|failover| failover.writes_us.is_some());
     let bound = failovers.iter().any(|failover| failover.bind_us.is_some());
@@ -95,6 +96,24 @@ fn cut_short(run: &Run, faults: &[FaultLine], lines: &[Line]) -> Vec<String> {
         (n != written).then(|| format!("{name} has {n} lines, and {written} were written"))
     };
     files.iter().filter_map(differs).collect()
+}
+
+/// Faults that were carried out and met nobody: what a member does under them was not seen.
+fn unmet(faults: &[FaultLine]) -> Vec<String> {
+    let told = Fault::ALL.into_iter().filter(|fault| fault.is_met_by_ending()).filter_map(|kind| {
+        let done = faults.iter().filter(|fault| fault.planned.fault == kind && fault.error.is_none());
+        let ended: Vec<&Vec<String>> = done.filter_map(|fault| fault.ended.as_ref()).collect();
+        let is_unmet = !ended.is_empty() && ended.iter().all(|ended| ended.is_empty());
+        is_unmet.then(|| {
+            let remedy = match kind {
+                Fault::FullDisk => "more or larger `workload.writes`, or a longer `for`, fill a log file",
+                Fault::BitFlip => "more `bits`, or more of these faults, hit what is read",
+                _ => "a longer `for` gives it time",
+            };
+            format!("no master ended of a {}: {remedy}", kind.name())
+        })
+    });
+    told.collect()
 }
 
 /// What nobody saw that had to be seen.

@@ -85,6 +85,9 @@ pub struct FaultLine {
     /// Its end was asked for, and was done.
     pub ended_us: u64,
     pub healed_us: u64,
+    /// Who had ended of it by himself when its end was asked for, of faults that masters end of, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Vec<String>>,
     /// What kept it from being done, or from being healed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -1,6 +1,6 @@
 //! What a scenario must not say: each refusal names the field and the remedy.
 
-use crate::scenario::{BOUND_ONCE, Choice, Fault, Group, Rule, SERVES, Scenario, Target, Workload, invariants};
+use crate::scenario::{BINDS, BOUND_ONCE, Choice, Fault, Group, Rule, SERVES, Scenario, Target, Workload, invariants};
 use crate::span::{Millis, Pace};
 
 /// A client waits for its answers in so many places at most; beyond, the open loop is closed.
@@ -33,6 +33,10 @@ pub(crate) fn check(scenario: &Scenario) -> Result<(), String> {
     }
     if scenario.together == 0 {
         return Err("together: at least 1 fault must be allowed at once".into());
+    }
+    let together_max = MASTERS_MAX + WORKERS_MAX;
+    if scenario.together > together_max {
+        return Err(format!("together: {} is more than {together_max}, all members there can be", scenario.together));
     }
     check_workload(&scenario.workload)?;
     if scenario.workload.pods + scenario.workload.deployment > 0 && spec.workers == 0 {
@@ -89,6 +93,9 @@ fn check_invariants(scenario: &Scenario) -> Result<(), String> {
     }
     if scenario.names(BOUND_ONCE) && work.pods + work.deployment == 0 {
         return Err(format!("invariants: {BOUND_ONCE} is judged by pods; see workload.pods"));
+    }
+    if scenario.names(BINDS) && work.pods == 0 {
+        return Err(format!("invariants: {BINDS} is judged by pods made one by one; see workload.pods"));
     }
     Ok(())
 }

@@ -159,6 +159,16 @@ impl Fault {
         matches!(self, Fault::FullDisk | Fault::PowerCut | Fault::FailingDisk | Fault::BitFlip)
     }
 
+    /// Whether nobody can reach the member while it lasts, or it can reach nobody.
+    pub fn takes_away(self) -> bool {
+        matches!(self, Fault::Kill | Fault::Stop | Fault::Pause | Fault::Cut | Fault::PowerCut)
+    }
+
+    /// Whether a master that meets the harm ends of it. One that does not has not met it.
+    pub fn is_met_by_ending(self) -> bool {
+        matches!(self, Fault::FullDisk | Fault::FailingDisk | Fault::BitFlip)
+    }
+
     /// Whether a leader under it can no longer lead. (A full disk may go unnoticed: logs reuse their files.)
     pub fn unseats(self) -> bool {
         !matches!(self, Fault::SlowDisk | Fault::FullDisk)
@@ -231,7 +241,7 @@ pub struct Workload {
     pub reads: u32,
     /// Watchers of them; at least one, as they tell the truth that all is held against.
     pub watchers: u32,
-    /// Pods created a second, and deleted once they are bound.
+    /// Pods created a second, and deleted some seconds after they are bound.
     pub pods: u32,
     /// Replicas of a Deployment that is there all the while, and must be complete in the end.
     pub deployment: u32,
@@ -301,6 +311,7 @@ fn rest() -> Millis {
 
 /// Invariants besides those of `judge::CHECKS`.
 pub const BOUND_ONCE: &str = "bound-once";
+pub const BINDS: &str = "binds";
 pub const SERVES: &str = "serves";
 pub const CONVERGES: &str = "converges";
 pub const STAYS_UP: &str = "stays-up";
@@ -308,7 +319,7 @@ pub const STAYS_UP: &str = "stays-up";
 /// Every invariant that a scenario may name.
 pub fn invariants() -> Vec<&'static str> {
     let judged = judge::CHECKS.iter().map(|(name, _)| *name).filter(|name| *name != "fenced");
-    judged.chain([BOUND_ONCE, SERVES, CONVERGES, STAYS_UP]).collect()
+    judged.chain([BOUND_ONCE, BINDS, SERVES, CONVERGES, STAYS_UP]).collect()
 }
 
 impl Scenario {

@@ -66,7 +66,7 @@ impl Line {
 }
 
 /// Fields of a fault that not every line has.
-const SOMETIMES: [&str; 4] = ["stallMs", "seconds", "bits", "error"];
+const SOMETIMES: [&str; 5] = ["stallMs", "seconds", "bits", "ended", "error"];
 
 impl FaultLine {
     /// A line of faults.jsonl. Errors name the field, also one that is not known: a misspelt `error` is one that

@@ -82,6 +82,8 @@ fn what_could_not_be_done_or_judged_is_refused() {
         refused("masters: 5", &format!("masters: {n}"), "cluster.masters");
     }
     refused("workers: 1", "workers: 101", "cluster.workers");
+    refused("name: kills", "name: kills\ntogether: 108", "together: 108 is more than 107");
+    refused("name: kills", "name: kills\ninvariants: [binds]", "invariants: binds");
     refused("fault: kill", "fault: bit-flip, bits: 1000001", "faults[0].bits");
     let flips = "{name: x, duration: 9s, faults: [{fault: bit-flip, target: master, every: 1s, for: 1s, bits: 1}]";
     assert!(Scenario::parse(&format!("{flips}}}")).is_ok());

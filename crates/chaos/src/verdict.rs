@@ -3,7 +3,7 @@
 use crate::doubts::{doubts, is_cut, is_healed, unwhole};
 use crate::failover::{Failover, Percentiles, Times, failovers};
 use crate::lines::{FaultLine, Line, Run, WriteEnd, history, hole};
-use crate::scenario::{BOUND_ONCE, CONVERGES, SERVES, STAYS_UP, Scenario};
+use crate::scenario::{BINDS, BOUND_ONCE, CONVERGES, SERVES, STAYS_UP, Scenario};
 use crate::serves::unserved;
 use crate::span::Millis;
 use serde::{Deserialize, Serialize};
@@ -107,6 +107,9 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
     let doubles = double_binds(lines);
     counts.double_binds = doubles.len();
     found(BOUND_ONCE, doubles);
+    if is_healed(run, faults) && hole.is_none() && !is_cut {
+        found(BINDS, unbound(lines));
+    }
     let times = Times::of(lines);
     let failovers = failovers(faults, &times);
     counts.failovers = failovers.iter().filter(|failover| failover.writes_us.is_some()).count();
@@ -131,7 +134,10 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
     let (writes, binds) = (by_fault(|f| f.writes_us), by_fault(|f| f.bind_us));
     let (gaps, return_gaps) = (by_fault(|f| f.gap_us), by_fault(|f| f.return_gap_us));
     // Whoever names a limit has it judged, whatever else is.
-    let over = over_limits(scenario, &writes, &binds);
+    let mut over = over_limits(scenario, &writes, &binds);
+    if run.interrupted.is_none() {
+        over.extend(never(scenario, &failovers));
+    }
     violations.extend(over.into_iter().map(|what| Violation { invariant: "limits".into(), what }));
     let inconclusive = doubts(scenario, run, faults, lines, &counts, &failovers, hole);
     let verdict = match (violations.is_empty(), inconclusive.is_empty()) {
@@ -200,6 +206,39 @@ fn double_binds(lines: &[Line]) -> Vec<String> {
         }
     }
     wrong.into_iter().collect()
+}
+
+/// Pods that were made and never seen on a node, though the run waits for them.
+fn unbound(lines: &[Line]) -> Vec<String> {
+    let bound = lines.iter().filter_map(|line| match line {
+        Line::Bound { pod, .. } => Some(pod.as_str()),
+        _ => None,
+    });
+    let bound: BTreeSet<&str> = bound.collect();
+    let never = lines.iter().filter_map(|line| match line {
+        Line::Pod { name, made: true, invoked_us, .. } if !bound.contains(name.as_str()) => {
+            Some(format!("{name}, made at {:.1} s, was never bound", *invoked_us as f64 / 1e6))
+        }
+        _ => None,
+    });
+    never.collect()
+}
+
+/// Failovers after which nothing came of what a limit is about: no percentile has them in it. When it came after none,
+/// that is a doubt.
+fn never(scenario: &Scenario, failovers: &[Failover]) -> Vec<String> {
+    let limits = &scenario.limits;
+    let n = |is_missing: fn(&Failover) -> bool| failovers.iter().filter(|failover| is_missing(failover)).count();
+    let (unwritten, unbound) = (n(|f| f.writes_us.is_none()), n(|f| f.bind_us.is_none()));
+    let told = [
+        ("failoverP50", limits.failover_p50, 50, unwritten, "an acknowledged write"),
+        ("failoverP99", limits.failover_p99, 1, unwritten, "an acknowledged write"),
+        ("bindP99", limits.bind_p99, 1, unbound, "a bound pod"),
+    ];
+    let of = failovers.len();
+    let over = told.iter().filter(|(_, limit, of_100, n, _)| limit.is_some() && *n < of && n * 100 > of_100 * of);
+    over.map(|(name, .., n, what)| format!("limits.{name}: {n} of {of} failovers were not followed by {what}"))
+        .collect()
 }
 
 fn over_limits(

@@ -2,7 +2,7 @@
 //!
 //! A failed write ends the process, but not at once: what is queued behind it would still be written, and a
 //! disk that has room again, or was only disturbed, would take it. An append without the one before
-//! is a hole in the log, with which no master starts again.
+//! is a hole in the log, and a master that finds one stops for good.
 
 use crate::disk::{Batch, Disk, Origin, Row};
 use bytes::Bytes;

@@ -17,6 +17,8 @@ use tokio::sync::oneshot;
 
 /// Entries of one replication request, by bytes: well below the transport's message limit.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
+/// Entries read from disk at once.
+const PAGE: usize = 256;
 
 #[derive(Clone)]
 pub(crate) struct Log {
@@ -34,6 +36,8 @@ struct Shared {
     /// Whether `committed` has moved since it was last written.
     committed_moved: bool,
     purged: Option<LogId>,
+    /// The index with which the log begins, or will.
+    first: u64,
     last: Option<LogId>,
     tail: Tail,
 }
@@ -53,7 +57,7 @@ impl Log {
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
         let last = last.or(purged);
-        let shared = Shared { vote, promised: vote, committed, purged, last, ..Shared::default() };
+        let shared = Shared { vote, promised: vote, committed, purged, first, last, ..Shared::default() };
         Ok(Log { disk, writer, shared: Arc::new(Mutex::new(shared)) })
     }
 
@@ -70,36 +74,74 @@ impl Log {
         written.await.unwrap_or_else(|_| Err(io::Error::other("the log writer has stopped")))
     }
 
+    /// The entries of `from..to`, without a hole: all there are, or the first of them up to `n_bytes_max` bytes, at least
+    /// one. The tail goes on, and the log is purged, while the disk is read, so each page begins with another look.
     fn read(&self, from: u64, to: u64, n_bytes_max: usize) -> io::Result<Vec<Entry>> {
-        let (first_in_tail, purged) = {
-            let shared = self.shared.lock();
-            (shared.tail.first().unwrap_or(u64::MAX), shared.purged.map_or(0, |id| id.index + 1))
-        };
-        let (from, mut n_bytes, mut entries) = (from.max(purged), 0, Vec::new());
-        // Older than the tail: from disk, in pages.
-        let mut next = from;
-        while next < to.min(first_in_tail) && (entries.is_empty() || n_bytes < n_bytes_max) {
-            let page: Vec<(Bytes, Bytes)> = self.disk.scan(&log_key(next), &log_key(to.min(first_in_tail)), 256)?;
-            let Some((_, _)) = page.last() else { break };
-            for (_, bytes) in page {
-                if !entries.is_empty() && n_bytes + bytes.len() > n_bytes_max {
-                    return Ok(entries);
+        let mut run = Run { next: from, n_bytes: 0, n_bytes_max, entries: Vec::new() };
+        let mut missed = None;
+        loop {
+            let end_on_disk = {
+                let shared = self.shared.lock();
+                if run.next < shared.first && !run.entries.is_empty() {
+                    return Ok(run.entries);
                 }
-                n_bytes += bytes.len();
-                let entry = codec::entry_from_bytes(&bytes)?;
-                next = entry.log_id.index + 1;
-                entries.push(entry);
+                run.next = run.next.max(shared.first);
+                let to = to.min(shared.last.map_or(0, |last| last.index + 1));
+                if run.next >= to || run.is_full() {
+                    return Ok(run.entries);
+                }
+                match shared.tail.first() {
+                    Some(first) if first <= run.next => {
+                        run.take_all(shared.tail.range(run.next, to))?;
+                        return Ok(run.entries);
+                    }
+                    first => to.min(first.unwrap_or(u64::MAX)),
+                }
+            };
+            // Older than the tail.
+            let began = run.next;
+            let page = self.disk.scan(&log_key(began), &log_key(end_on_disk), PAGE)?;
+            run.take_all(page.iter().map(|(_, bytes)| bytes))?;
+            // Purged or truncated just now, which the next look tells; or lost, which stays.
+            if run.next == began && !run.is_full() && missed.replace(began) == Some(began) {
+                let why = format!("the Raft storage has lost entry {began} of its log; {REMEDY}");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
         }
-        let shared = self.shared.lock();
-        for bytes in shared.tail.range(next.max(from), to) {
-            if !entries.is_empty() && n_bytes + bytes.len() > n_bytes_max {
-                break;
+    }
+}
+
+/// Entries that follow each other, as they are gathered.
+struct Run {
+    next: u64,
+    n_bytes: usize,
+    n_bytes_max: usize,
+    entries: Vec<Entry>,
+}
+
+impl Run {
+    fn is_full(&self) -> bool {
+        self.n_bytes >= self.n_bytes_max
+    }
+
+    /// Takes entries until one does not fit any more, or is not the next.
+    fn take_all<'a>(&mut self, encoded: impl Iterator<Item = &'a Bytes>) -> io::Result<()> {
+        for bytes in encoded {
+            let n_bytes = self.n_bytes + bytes.len();
+            if !self.entries.is_empty() && n_bytes > self.n_bytes_max {
+                // Also when there was room for a smaller one.
+                self.n_bytes = self.n_bytes_max;
+                return Ok(());
             }
-            n_bytes += bytes.len();
-            entries.push(codec::entry_from_bytes(bytes)?);
+            let entry = codec::entry_from_bytes(bytes)?;
+            if entry.log_id.index != self.next {
+                return Ok(());
+            }
+            self.n_bytes = n_bytes;
+            self.next += 1;
+            self.entries.push(entry);
         }
-        Ok(entries)
+        Ok(())
     }
 }
 
@@ -170,10 +212,13 @@ impl RaftLogStorage<TypeConfig> for Log {
         I::IntoIter: OptionalSend,
     {
         let mut batch = Batch::default();
-        {
+        let last = {
             let mut shared = self.shared.lock();
             for entry in entries {
                 let bytes = codec::entry_to_bytes(&entry);
+                if shared.last.is_none() {
+                    shared.first = entry.log_id.index;
+                }
                 shared.last = Some(entry.log_id);
                 shared.tail.push(entry.log_id.index, bytes.clone());
                 batch.put(log_key(entry.log_id.index), bytes);
@@ -183,8 +228,15 @@ impl RaftLogStorage<TypeConfig> for Log {
             {
                 batch.put(disk::COMMITTED, codec::log_id_to_bytes(committed));
             }
-        }
-        let done = Box::new(move |result| callback.io_completed(result));
+            shared.last
+        };
+        let shared = self.shared.clone();
+        let done = Box::new(move |result: io::Result<()>| {
+            if let (Ok(()), Some(last)) = (&result, last) {
+                shared.lock().tail.written(last.index);
+            }
+            callback.io_completed(result);
+        });
         self.writer.submit(Job { batch, sync: true, done });
         Ok(())
     }
@@ -210,6 +262,7 @@ impl RaftLogStorage<TypeConfig> for Log {
         {
             let mut shared = self.shared.lock();
             shared.purged = Some(upto);
+            shared.first = upto.index + 1;
             if shared.last.is_none_or(|last| last.index <= upto.index) {
                 shared.last = Some(upto);
             }
@@ -218,5 +271,151 @@ impl RaftLogStorage<TypeConfig> for Log {
         let mut batch = Batch { forgotten: Some(log_key(upto.index)), ..Batch::default() };
         batch.put(disk::PURGED, codec::log_id_to_bytes(&upto));
         self.write(batch, false).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{MemoryDisk, Origin, Row};
+    use crate::types::Command;
+    use crate::writer::{Writer, spawn_inline, spawn_task};
+    use futures::FutureExt;
+    use openraft::EntryPayload;
+    use openraft::impls::leader_id_adv::LeaderId;
+    use std::time::Duration;
+
+    /// So that the tail holds fifteen of them.
+    const PAYLOAD: usize = 1 << 20;
+
+    /// Something that happens once, while the log reads the disk.
+    type Meanwhile = Mutex<Option<Box<dyn FnOnce() + Send>>>;
+
+    #[derive(Default)]
+    struct Busy {
+        disk: MemoryDisk,
+        meanwhile: Meanwhile,
+    }
+
+    impl Disk for Busy {
+        fn write(&self, batch: Batch, sync: bool) -> io::Result<()> {
+            self.disk.write(batch, sync)
+        }
+
+        fn write_rows(&self, origin: Origin, rows: &mut dyn Iterator<Item = Row>) -> io::Result<()> {
+            self.disk.write_rows(origin, rows)
+        }
+
+        fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+            self.disk.get(key)
+        }
+
+        fn scan(&self, from: &[u8], to: &[u8], max: usize) -> io::Result<Vec<(Bytes, Bytes)>> {
+            let found = self.disk.scan(from, to, max);
+            if let Some(meanwhile) = self.meanwhile.lock().take() {
+                meanwhile();
+            }
+            found
+        }
+
+        fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<(Bytes, Bytes)>> {
+            self.disk.last(from, to)
+        }
+    }
+
+    fn log_id(index: u64) -> LogId {
+        LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index }
+    }
+
+    /// Returns at once: what is written is the writer's.
+    fn append(log: &mut Log, indexes: std::ops::RangeInclusive<u64>) {
+        let command = || EntryPayload::Normal(Command { txn: vec![0; PAYLOAD].into(), entry: None });
+        let entries = indexes.map(|index| Entry { log_id: log_id(index), payload: command() });
+        log.append(entries, IOFlushed::noop()).now_or_never().unwrap().unwrap();
+    }
+
+    fn held(log: &Log, from: u64, to: u64) -> Vec<u64> {
+        log.read(from, to, usize::MAX).unwrap().iter().map(|entry| entry.log_id.index).collect()
+    }
+
+    fn first_in_memory(log: &Log) -> u64 {
+        log.shared.lock().tail.first().unwrap()
+    }
+
+    #[test]
+    fn a_tail_that_goes_on_while_the_disk_is_read_leaves_no_hole() {
+        let disk = Arc::new(Busy::default());
+        let mut log = Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone()))).unwrap();
+        append(&mut log, 0..=20);
+        assert!(first_in_memory(&log) > 0);
+        let mut other = log.clone();
+        *disk.meanwhile.lock() = Some(Box::new(move || append(&mut other, 21..=40)));
+        assert_eq!(held(&log, 0, 41), (0..=40).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_log_that_is_purged_while_the_disk_is_read_leaves_no_hole() {
+        let disk = Arc::new(Busy::default());
+        let mut log = Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone()))).unwrap();
+        append(&mut log, 0..=40);
+        let mut other = log.clone();
+        *disk.meanwhile.lock() = Some(Box::new(move || {
+            other.purge(log_id(35)).now_or_never().unwrap().unwrap();
+        }));
+        let read = held(&log, 0, 41);
+        assert!(read.iter().copied().eq(0..read.len() as u64), "{read:?}");
+        assert_eq!(held(&log, 0, 41), (36..=40).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_log_that_is_cut_off_while_the_disk_is_read_is_no_damage() {
+        let disk = Arc::new(Busy::default());
+        let mut log = Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone()))).unwrap();
+        append(&mut log, 0..=40);
+        let mut other = log.clone();
+        *disk.meanwhile.lock() = Some(Box::new(move || {
+            other.truncate_after(Some(log_id(9))).now_or_never().unwrap().unwrap();
+        }));
+        let read = held(&log, 5, 41);
+        assert!(read.iter().copied().eq(5..5 + read.len() as u64), "{read:?}");
+        assert_eq!(held(&log, 5, 41), [5, 6, 7, 8, 9]);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_written_yet_stays_in_memory() {
+        let disk = Arc::new(MemoryDisk::default());
+        let writer = spawn_task(|| [Duration::ZERO; 2])(Writer::new(disk.clone()));
+        let mut log = Log::open(disk.clone(), writer).unwrap();
+        append(&mut log, 0..=40);
+        assert_eq!((held(&log, 0, 41).len(), first_in_memory(&log)), (41, 0));
+        while first_in_memory(&log) == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(held(&log, 0, 41), (0..=40).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_entry_that_is_lost_is_told() {
+        let disk = Arc::new(MemoryDisk::default());
+        let mut log = Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone()))).unwrap();
+        append(&mut log, 0..=40);
+        let mut batch = Batch::default();
+        batch.delete(log_key(7));
+        disk.write(batch, true).unwrap();
+        assert_eq!(held(&log, 0, 7), (0..7).collect::<Vec<_>>());
+        let told = log.read(0, 41, usize::MAX).unwrap_err();
+        assert!(told.to_string().contains("has lost entry 7"), "{told}");
+    }
+
+    #[test]
+    fn a_request_is_cut_where_it_is_full() {
+        let disk = Arc::new(MemoryDisk::default());
+        let mut log = Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone()))).unwrap();
+        append(&mut log, 0..=40);
+        let read = |from, n_bytes| log.read(from, 41, n_bytes).unwrap().len();
+        // On disk, and in memory.
+        for from in [0, first_in_memory(&log)] {
+            assert_eq!([read(from, 1), read(from, 2 * PAYLOAD), read(from, 3 * PAYLOAD)], [1, 1, 2]);
+        }
     }
 }

@@ -20,8 +20,13 @@ use protos::raft as pb;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A gigabyte at 20 MB/s.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// A snapshot is given up when it takes longer than a minute and a second for each so many bytes: to be sent, and to be
+/// installed. That a peer is gone, keep-alives tell before.
+const SNAPSHOT_BYTES_PER_SECOND: usize = 1 << 20;
+
+fn snapshot_timeout(n_bytes: usize) -> Duration {
+    Duration::from_secs(60 + (n_bytes / SNAPSHOT_BYTES_PER_SECOND) as u64)
+}
 
 #[derive(Clone)]
 pub(crate) struct Network {
@@ -191,7 +196,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let state = snapshot.snapshot;
         let encoded = aside(move || state::snapshot::encode(&state)).await;
-        let data = encoded.map_err(|error| Unreachable::<TypeConfig>::from_string(error))?.into();
+        let data: bytes::Bytes = encoded.map_err(|error| Unreachable::<TypeConfig>::from_string(error))?.into();
+        let n_bytes = data.len();
         let request = PeerRequest::Snapshot {
             to: self.to().unwrap_or_default(),
             vote: codec::vote_to_pb(&vote),
@@ -200,9 +206,13 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         };
         tokio::select! {
             biased;
-            reply = self.call(request, SNAPSHOT_TIMEOUT) => match reply? {
-                PeerReply::Snapshot(reply) => Ok(SnapshotResponse::new(codec::vote_from_pb(reply.vote))),
-                _ => Err(unexpected().into()),
+            reply = self.call(request, snapshot_timeout(n_bytes)) => match reply {
+                Ok(PeerReply::Snapshot(reply)) => Ok(SnapshotResponse::new(codec::vote_from_pb(reply.vote))),
+                Ok(_) => Err(unexpected().into()),
+                Err(error) => {
+                    tracing::warn!(to = %self.addr, n_bytes, %error, "a snapshot did not arrive; it is sent anew");
+                    Err(error.into())
+                }
             },
             closed = cancel => Err(StreamingError::Closed(closed)),
         }

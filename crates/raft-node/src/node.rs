@@ -114,6 +114,12 @@ pub enum Error {
     NotLeader,
     #[error("another change of the group is under way")]
     Changing,
+    /// Of a leader: nothing was begun.
+    #[error("the leader has just now not heard from a quorum; try again")]
+    LeaseExpired,
+    /// Of a change of the group: it may take effect yet.
+    #[error("the change is begun and not committed yet; `balsa members list` shows what becomes of it")]
+    Undecided,
     #[error(transparent)]
     Transport(#[from] TransportError),
 }

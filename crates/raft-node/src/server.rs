@@ -39,7 +39,9 @@ fn status(node: &Node, error: &Error) -> Status {
             }
             status
         }
-        Error::NotLeader | Error::Changing => Status::failed_precondition(error.to_string()),
+        Error::NotLeader | Error::Changing | Error::LeaseExpired | Error::Undecided => {
+            Status::failed_precondition(error.to_string())
+        }
         Error::Refused(_) | Error::Storage(_) => Status::invalid_argument(format!("{error}")),
         Error::Fatal(_) | Error::Transport(_) => Status::unavailable(error.to_string()),
     }

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// Entries kept in memory, by bytes: replication and apply read them from here, so that RocksDB is read only
-/// at start and by followers far behind. 16 MiB is about 30,000 entries of a small ConfigMap's size, a
-/// second or more of the fastest load.
+/// Entries kept in memory once they are on disk, by bytes: replication and apply read them from here, so that RocksDB is
+/// read only at start and by followers far behind. 16 MiB is about 30,000 entries of a small ConfigMap's size, a
+/// second or more of the fastest load. Those that the writer has not written yet are all kept: nothing else has them.
 const BYTES_MAX: usize = 16 << 20;
 /// What an entry costs beside its bytes: its place in the queue and its allocation's head.
 const ENTRY_OVERHEAD: usize = 64;
@@ -17,6 +17,8 @@ pub(crate) struct Tail {
     start: u64,
     entries: VecDeque<Bytes>,
     n_bytes: usize,
+    /// How many, from the first on, are on disk too.
+    n_written: usize,
 }
 
 fn cost(bytes: &Bytes) -> usize {
@@ -41,7 +43,13 @@ impl Tail {
         }
         self.n_bytes += cost(&bytes);
         self.entries.push_back(bytes);
-        while self.n_bytes > BYTES_MAX && self.entries.len() > 1 {
+    }
+
+    /// The entries up to and with `last` are on disk now: the oldest of them go when there are too many bytes.
+    pub(crate) fn written(&mut self, last: u64) {
+        let n_written = usize::try_from((last + 1).saturating_sub(self.start)).unwrap_or(usize::MAX);
+        self.n_written = self.n_written.max(n_written.min(self.entries.len()));
+        while self.n_bytes > BYTES_MAX && self.n_written > 0 && self.entries.len() > 1 {
             self.drop_first();
         }
     }
@@ -50,6 +58,7 @@ impl Tail {
         if let Some(dropped) = self.entries.pop_front() {
             self.n_bytes -= cost(&dropped);
             self.start += 1;
+            self.n_written = self.n_written.saturating_sub(1);
         }
     }
 
@@ -60,6 +69,7 @@ impl Tail {
         {
             self.n_bytes -= cost(&dropped);
         }
+        self.n_written = self.n_written.min(self.entries.len());
     }
 
     /// Drops the entries up to and with `last_gone`.
@@ -128,6 +138,10 @@ mod tests {
     fn the_oldest_go_when_it_is_full() {
         let mut tail = Tail::default();
         (1..=40).for_each(|index| tail.push(index, Bytes::from(vec![0; 1 << 20])));
+        assert_eq!(tail.first(), Some(1), "none is on disk yet");
+        tail.written(10);
+        assert_eq!((tail.first(), tail.n_written), (Some(11), 0), "the others are not on disk yet");
+        tail.written(40);
         assert!(tail.n_bytes <= BYTES_MAX);
         assert_eq!(tail.first(), Some(26), "15 entries of 1 MiB and their overhead fit");
     }

@@ -248,7 +248,7 @@ type Answer = oneshot::Sender<Result<PeerReply, TransportError>>;
 /// As `RaftService` and the gRPC client's reading of its codes would have it.
 pub(crate) fn as_status(error: Error) -> TransportError {
     match error {
-        Error::Misdirected { .. } | Error::NotLeader | Error::Changing => {
+        Error::Misdirected { .. } | Error::NotLeader | Error::Changing | Error::LeaseExpired | Error::Undecided => {
             TransportError::Unreachable(error.to_string())
         }
         Error::Storage(_) | Error::Fatal(_) | Error::Refused(_) | Error::Transport(_) => {

@@ -141,9 +141,11 @@ fn wrong(fault: &str, times: u32, report: &Value) -> Vec<String> {
     let mut wrong: Vec<String> =
         missed.map(|judged| format!("{}: {} ms, at most {:.0}", judged.what, cell(judged.ms), judged.max)).collect();
     let counts = &report["counts"];
-    for (what, n) in
-        [("carried out", &counts["faults"][fault]), ("followed by an acknowledged write", &counts["failovers"])]
-    {
+    for (what, n) in [
+        ("carried out", &counts["faults"][fault]),
+        ("followed by an acknowledged write", &counts["failovers"]),
+        ("followed by a new bind", &report["binds"]["all"]["n"]),
+    ] {
         let n = n.as_u64().unwrap_or(0);
         if n < u64::from(times) {
             wrong.push(format!("{fault}: {n} of {times} were {what}"));

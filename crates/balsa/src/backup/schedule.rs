@@ -12,15 +12,20 @@ use objects::{Key, Timestamp, Value, ValueExt, json, registry};
 use protos::cluster as pb;
 use raft_node::Node;
 use state::backup::{Manifest, Pieces};
-use state::{Op, Txn, View};
+use state::{Outcome, Txn, View};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 const NAMESPACE: &str = "kube-system";
 const NAME: &str = "balsa-backups";
 /// A failed try is repeated after this, or after the interval if that is shorter.
 const RETRY: Duration = Duration::from_secs(60);
+/// A folder that is not read by then hangs.
+const HANGS_AFTER: Duration = Duration::from_secs(60);
+/// Nor is one to which a backup is not written by then: 8 GiB, the largest state a snapshot may have, at 2 MB/s.
+const TAKES_MAX: Duration = Duration::from_secs(4096);
 
 /// A file in the making that was not written to for so long has no writer any more.
 const WRITING_MAX: Duration = Duration::from_secs(3600);
@@ -159,7 +164,9 @@ pub(crate) async fn keep(config: Backup, front: Front, node: Node, identity: Ide
         if leadership.wait_for(|now| now.active.is_some()).await.is_err() {
             return;
         }
-        let known = names(&config.directory).unwrap_or_default();
+        let folder = config.clone();
+        // What cannot be read now is told by the try that follows.
+        let known = aside(HANGS_AFTER, move || names(&folder.directory)).await.unwrap_or_default();
         let newest = known.iter().filter_map(|name| parse(&series, name)).max();
         let pause = retry.take().unwrap_or_else(|| wait(newest.map(|newest| newest.at), interval, front.now()));
         tokio::select! {
@@ -176,7 +183,7 @@ pub(crate) async fn keep(config: Backup, front: Front, node: Node, identity: Ide
         }
         // Whatever came of it: a folder that fills up takes no more of them.
         let (folder, of) = (config.clone(), series.clone());
-        let tidied = tokio::task::spawn_blocking(move || tidy(&folder, &of)).await.map_err(Into::into).flatten();
+        let tidied = aside(HANGS_AFTER, move || tidy(&folder, &of)).await;
         if let Err(error) = &tidied {
             tracing::warn!("{error:#}");
         }
@@ -190,7 +197,24 @@ async fn take(config: &Backup, series: &str, front: &Front, node: &Node, identit
     let view = front.store.read().await?;
     let manifest = manifest(&identity.cluster_id, identity.epoch, node, front.now());
     let (config, series) = (config.clone(), series.to_string());
-    tokio::task::spawn_blocking(move || write(&config, &series, view, manifest)).await?
+    aside(TAKES_MAX, move || write(&config, &series, view, manifest)).await
+}
+
+/// Held by who works with the folder: one that is shared may hang, and no more than one thread is to hang with it.
+static AT_FOLDER: Semaphore = Semaphore::const_new(1);
+
+/// Works with the folder, on a thread that may wait for it.
+async fn aside<T: Send + 'static>(patience: Duration, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = async {
+        let held = AT_FOLDER.acquire().await?;
+        let work = move || {
+            let _held = held;
+            work()
+        };
+        tokio::task::spawn_blocking(work).await?
+    };
+    let late = || anyhow::anyhow!("backup.directory did not answer within {} s", patience.as_secs());
+    tokio::time::timeout(patience, done).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Stores what became of a try. Of two leaders that tell at once, the later one is right.
@@ -221,10 +245,14 @@ async fn tell(front: &Front, by: &str, outcome: &Result<PathBuf>, tidied: &Resul
             Txn { ops: vec![op], checks, ..Txn::default() }
         }
     };
-    if txn.ops.iter().any(|op| matches!(op, Op::Create { .. } | Op::Update { .. })) {
-        front.store.propose(txn).await?;
+    if txn.ops.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    match front.store.propose(txn).await? {
+        Outcome::Applied(_) => Ok(()),
+        // By somebody's hand, or by another leader's, who told something newer.
+        Outcome::Refused(refusal) => bail!("{refusal:?}"),
+    }
 }
 
 #[cfg(test)]

@@ -323,6 +323,12 @@ fn pod_spec() -> Value {
     })
 }
 
+/// How long a pod stays once it is bound: longer than most faults, and as long as no more than forty do, as a worker has
+/// room for 110 with those that wait and are ended.
+pub(super) fn kept(per_second: u32) -> Duration {
+    Duration::from_secs(10).min(Duration::from_secs(40) / per_second.max(1))
+}
+
 /// Ends a pod that has been seen bound. It must go: the workers have room for so many.
 pub(super) async fn end_pod(world: &World, name: &str) {
     let request = pb::DeleteRequest {
@@ -353,6 +359,9 @@ pub(super) async fn pods(world: Arc<World>, stop: watch::Receiver<bool>) {
             };
             let told = until_told(&world, Request::Create(request)).await;
             let (answered_us, made) = (world.recorder.now_us(), told.end == WriteEnd::Applied);
+            if made {
+                world.unbound.made(&name);
+            }
             world.recorder.line(&Line::Pod { name, invoked_us, answered_us, made });
         }
     };

@@ -1,10 +1,12 @@
 //! Carries a schedule out: waits for each fault's time, harms, waits, heals, and takes all of it down.
 
 use super::target::{Harm, Target};
+use super::watchers::damaged_state;
 use super::world::World;
 use chaos::lines::FaultLine;
 use chaos::schedule::resolve;
-use chaos::{End, Planned, Start};
+use chaos::{End, Fault, Planned, Start};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -14,6 +16,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 /// A group with a majority elects within this, or something is wrong.
 const ELECTION_MAX: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
+/// Who is taken away is seen to be gone within this: several times what a follower takes to know that it hears nobody.
+const FELT_MAX: Duration = Duration::from_secs(5);
 
 pub(super) struct Faults {
     pub(super) world: Arc<World>,
@@ -85,6 +89,7 @@ impl Faults {
             held_us: 0,
             ended_us: 0,
             healed_us: 0,
+            ended: None,
             error: None,
         };
         match self.choose(&planned).await {
@@ -103,9 +108,15 @@ impl Faults {
             match self.harm(&planned, &line.members).await {
                 Ok(harm) => {
                     line.held_us = world.recorder.now_us();
-                    self.lasts(&line).await;
+                    let ((), felt) = tokio::join!(self.lasts(&line), self.felt(&line));
                     line.ended_us = world.recorder.now_us();
-                    line.error = self.heal(harm).await.err();
+                    if planned.fault == Fault::BitFlip {
+                        futures::future::join_all(line.members.iter().map(|name| damaged_state(world, name))).await;
+                    }
+                    if planned.fault.is_met_by_ending() {
+                        line.ended = self.target.ended(&line.members);
+                    }
+                    line.error = self.heal(harm).await.err().or(felt.err());
                 }
                 Err(why) => line.error = Some(why),
             }
@@ -170,6 +181,37 @@ impl Faults {
         let end = move || target.end(harm, |name, why| world.ended_by_itself(name, why));
         let healed = tokio::task::spawn_blocking(end).await;
         healed.map_err(|error| error.to_string())?.map_err(|error| format!("not healed: {error:#}"))
+    }
+
+    /// Waits until each master that an operator's command was to take away is seen to be gone: a command that does nothing
+    /// succeeds as well. One that is cut off from its peers alone answers, and knows of no leader, or of another.
+    async fn felt(&self, line: &FaultLine) -> Result<(), String> {
+        if !line.planned.fault.takes_away() || self.target.sees_for_itself() {
+            return Ok(());
+        }
+        let world = &self.world;
+        let mut there: BTreeSet<&String> = line.members.iter().filter(|name| !world.workers.contains(name)).collect();
+        let look = async {
+            while !there.is_empty() {
+                for (master, status) in world.masters.iter().zip(world.statuses().await) {
+                    let leader = status.map(|status| status.leader).filter(|leader| !leader.is_empty());
+                    if leader.is_none() || line.leader.is_some() && leader != line.leader {
+                        there.remove(&master.name);
+                    }
+                }
+                sleep(POLL).await;
+            }
+        };
+        if timeout(FELT_MAX, look).await.is_ok() {
+            return Ok(());
+        }
+        let names: Vec<&str> = there.into_iter().map(String::as_str).collect();
+        Err(format!(
+            "{} went on as before for {} s: does the command of {:?} do what it is for?",
+            names.join(", "),
+            FELT_MAX.as_secs(),
+            line.planned.fault.name()
+        ))
     }
 
     /// Waits until the harm has lasted as long as planned, or the run ends.

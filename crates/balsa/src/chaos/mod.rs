@@ -329,6 +329,9 @@ impl Plan {
         }
         end.send_replace(true);
         while asking.join_next().await.is_some() {}
+        if timeout(Duration::from_millis(world.scenario.limits.converges.0), world.unbound.none()).await.is_err() {
+            run.missing.get_or_insert_with(|| format!("{} pods are not bound", world.unbound.n_waiting()));
+        }
         // The last write: whoever is shown it has been shown all.
         if let Some(last) = maps.write_last().await {
             until.send_replace(last);
@@ -369,29 +372,39 @@ async fn converge(world: &World, maps: &clients::Maps) {
     }
 }
 
-/// From now on no Ctrl-C and no TERM ends this process: the first is told, as a wish to end early, and the others
-/// change nothing.
+/// From now on no Ctrl-C, no TERM and no terminal that closes ends this process: the first is told, as a wish to end
+/// early, and the others change nothing.
 fn until_interrupted(runtime: &Runtime) -> Result<watch::Receiver<bool>> {
     use tokio::signal::unix::{SignalKind, signal};
     let entered = runtime.enter();
-    let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()];
+    let signals = kinds.into_iter().map(signal).collect::<std::io::Result<Vec<_>>>()?;
     drop(entered);
     let (stop, stopped) = watch::channel(false);
-    runtime.spawn(async move {
-        loop {
-            let told = tokio::select! {
-                told = int.recv() => told,
-                told = term.recv() => told,
-            };
-            if told.is_none() {
-                return;
+    let stop = Arc::new(stop);
+    for (kind, mut signal) in kinds.into_iter().zip(signals) {
+        let stop = stop.clone();
+        runtime.spawn(async move {
+            while signal.recv().await.is_some() {
+                if kind == SignalKind::hangup() {
+                    // Whoever writes to a terminal that is gone panics.
+                    say_no_more();
+                }
+                if !stop.send_replace(true) {
+                    eprintln!("interrupted: healing what was harmed, and ending what was begun");
+                }
             }
-            if !stop.send_replace(true) {
-                eprintln!("interrupted: healing what was harmed, and ending what was begun");
-            }
-        }
-    });
+        });
+    }
     Ok(stopped)
+}
+
+/// From now on what is printed goes nowhere.
+fn say_no_more() {
+    if let Ok(nowhere) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
+        let shut = nix::unistd::dup2_stdout(&nowhere).and_then(|()| nix::unistd::dup2_stderr(&nowhere));
+        shut.unwrap_or_else(|error| tracing::debug!(%error, "the terminal stays open"));
+    }
 }
 
 #[cfg(test)]

@@ -100,6 +100,18 @@ impl Target {
         Ok(())
     }
 
+    /// Whether it knows by itself that a member was taken away: it did that, and to a process of its own.
+    pub(super) fn sees_for_itself(&self) -> bool {
+        matches!(self, Target::Dev(_))
+    }
+
+    /// Of these, who has ended; `None` where that cannot be known.
+    pub(super) fn ended(&self, names: &[String]) -> Option<Vec<String>> {
+        let Target::Dev(cluster) = self else { return None };
+        cluster.reap();
+        Some(names.iter().filter(|name| !cluster.runs(name)).cloned().collect())
+    }
+
     /// Does what a fault says. When it fails, what was done is undone.
     pub(super) fn harm(&self, fault: &Planned, names: &[String]) -> Result<Harm> {
         let mut harm = Harm { names: names.to_vec(), fault: fault.fault, disks: Vec::new(), stalls: None };
@@ -168,7 +180,7 @@ impl Target {
     }
 
     /// Heals what a fault has done, and starts whoever ended of it: each member, whatever comes of the others. Tells
-    /// who ended by itself under a fault that ends nobody, with its last words.
+    /// who ended by itself under a fault that ends nobody, or of damage without naming the remedy, with its last words.
     pub(super) fn end(&self, harm: Harm, by_itself: impl Fn(&str, &str)) -> Result<()> {
         let Harm { names, fault, disks, stalls } = harm;
         let cluster = match self {
@@ -180,6 +192,12 @@ impl Target {
         if matches!(fault, Fault::Pause | Fault::Cut | Fault::SlowDisk | Fault::ClockSkew) {
             cluster.reap();
             names.iter().filter(|name| !cluster.runs(name)).for_each(|name| by_itself(name, &cluster.log_tail(name)));
+        }
+        if fault == Fault::BitFlip {
+            cluster.reap();
+            let ended = names.iter().filter(|name| !cluster.runs(name)).map(|name| (name, cluster.log_tail(name)));
+            let mute = ended.filter(|(_, last_words)| !bits::names_remedy(last_words));
+            mute.for_each(|(name, last_words)| by_itself(name, &format!("of damage, naming no remedy: {last_words}")));
         }
         let let_go = match fault {
             Fault::Cut => {
@@ -224,13 +242,9 @@ fn heal(cluster: &Cluster, fault: Fault, name: &str) -> Result<()> {
         }
         Fault::ClockSkew => kill_if_it_runs(cluster, name)?,
         Fault::BitFlip => {
+            // Nobody may have read the damage yet; an operator who knows of it does the same.
+            kill_if_it_runs(cluster, name)?;
             cluster.reap();
-            match cluster.runs(name) {
-                // Nobody has read the damage yet; an operator who knows of it does the same.
-                true => kill_if_it_runs(cluster, name)?,
-                false if bits::names_remedy(&cluster.log_tail(name)) => {}
-                false => bail!("it ended of damage and names no remedy:\n{}", cluster.log_tail(name)),
-            }
             bits::empty(&cluster.data(name).0)?;
         }
     }

@@ -130,7 +130,8 @@ pub(super) async fn maps(world: Arc<World>, i: usize, until: watch::Receiver<u64
 struct Pods {
     world: Arc<World>,
     who: String,
-    /// The first watcher deletes what it sees bound and was asked for: a Deployment would make others.
+    /// The first watcher deletes what it sees bound and was asked for: a Deployment would make others. After a while: a
+    /// leader that was cut off and carries its old plan out is to find the pod there, and be seen.
     deletes: bool,
     told: BTreeSet<(String, String)>,
 }
@@ -149,9 +150,14 @@ impl Pods {
         // It says itself when it was asked for; those of the Deployment do not.
         let Some(asked_us) = pod.label(ASKED) else { return };
         self.world.bound.tell(asked_us.parse().unwrap_or(0));
+        self.world.unbound.bound(&name);
         if self.deletes {
             let world = self.world.clone();
-            tokio::spawn(async move { clients::end_pod(&world, &name).await });
+            let kept = clients::kept(world.scenario.workload.pods);
+            tokio::spawn(async move {
+                sleep(kept).await;
+                clients::end_pod(&world, &name).await;
+            });
         }
     }
 }
@@ -174,6 +180,18 @@ pub(super) async fn pods(world: Arc<World>, i: usize, until: watch::Receiver<u64
     let who = format!("pod watcher {}", i + 1);
     let mut viewer = Pods { world: world.clone(), who, deletes: i == 0, told: BTreeSet::new() };
     follow(&world, "pods", i, until, &mut viewer).await;
+}
+
+/// Takes down what a master holds that runs on damaged bytes, if it answers: it may not be anything else than the truth.
+pub(super) async fn damaged_state(world: &World, name: &str) {
+    let Some(master) = world.masters.iter().find(|master| master.name == name) else { return };
+    let mut client = ObjectsClient::new(master.channel.clone()).max_decoding_message_size(64 << 20);
+    if let Ok(Ok(list)) = timeout(OPENING_MAX, client.list(list_request(world, true))).await {
+        let list = list.into_inner();
+        let (who, at_us) = (format!("{OWN_STATE}{name}, damaged"), world.recorder.now_us());
+        let (revision, seen) = (list.revision, seen(&list.items));
+        world.recorder.line(&Line::Listed { who, at_us, revision, seen });
+    }
 }
 
 /// Takes down what each master holds itself, once it has applied `revision`; tells who does not get there.

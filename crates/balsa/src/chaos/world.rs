@@ -39,6 +39,7 @@ pub(super) struct World {
     /// The latest beginning of a write that was acknowledged, and of a pod that was bound.
     pub(super) written: Latest,
     pub(super) bound: Latest,
+    pub(super) unbound: Unbound,
     /// Sentences about members that ended by themselves.
     pub(super) ended: Mutex<Vec<String>>,
     /// Members of which a fault went wrong: what they do then may be its doing.
@@ -79,6 +80,47 @@ impl Latest {
     }
 }
 
+/// Pods that were made and not yet seen on a node, by name. Which of the two is told first is open.
+#[derive(Default)]
+pub(super) struct Unbound {
+    names: Mutex<(BTreeSet<String>, BTreeSet<String>)>,
+    news: Notify,
+}
+
+impl Unbound {
+    pub(super) fn made(&self, name: &str) {
+        let (waiting, bound) = &mut *self.names.lock();
+        if !bound.contains(name) {
+            waiting.insert(name.into());
+        }
+    }
+
+    pub(super) fn bound(&self, name: &str) {
+        let (waiting, bound) = &mut *self.names.lock();
+        bound.insert(name.into());
+        if waiting.remove(name) && waiting.is_empty() {
+            self.news.notify_waiters();
+        }
+    }
+
+    pub(super) fn n_waiting(&self) -> usize {
+        self.names.lock().0.len()
+    }
+
+    /// Waits until no pod does.
+    pub(super) async fn none(&self) {
+        loop {
+            let news = self.news.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            if self.n_waiting() == 0 {
+                return;
+            }
+            news.await;
+        }
+    }
+}
+
 /// A connection that is made when it is needed, and found dead soon.
 pub(super) fn connect(access: &Access, address: &str) -> Result<Channel> {
     let access = access.at(address);
@@ -111,6 +153,7 @@ impl World {
             unsent: AtomicU64::new(0),
             written: Latest::default(),
             bound: Latest::default(),
+            unbound: Unbound::default(),
             ended: Mutex::default(),
             unhealed: Mutex::default(),
             storage_harmed: Mutex::default(),

@@ -21,6 +21,7 @@ fn fault(n: usize, from: u64, to: u64, majority: bool) -> FaultLine {
         held_us: from * SECOND,
         ended_us: to * SECOND,
         healed_us: to * SECOND,
+        ended: None,
         error: None,
     }
 }

@@ -72,6 +72,7 @@ fn fault() -> FaultLine {
         held_us: 3_200,
         ended_us: 6_000,
         healed_us: 7_000,
+        ended: None,
         error: None,
     }
 }
@@ -143,6 +144,47 @@ fn a_double_bind_is_found() {
     let mut lines = clean();
     lines.push(bound("worker-2"));
     assert_eq!(broken(&lines), ["bound-once"]);
+}
+
+#[test]
+fn a_pod_that_is_never_bound_is_found() {
+    let mut lines = clean();
+    lines.push(Line::Pod { name: "p-2".into(), invoked_us: 8_000, answered_us: 8_100, made: true });
+    lines.push(Line::Pod { name: "p-3".into(), invoked_us: 8_000, answered_us: 8_100, made: false });
+    assert_eq!(broken(&lines), ["binds"]);
+    assert_eq!(judged(&lines).violations.len(), 1, "what was not made is not missed");
+    let cut = |run: &mut Run| run.interrupted = Some("by the user".into());
+    assert_eq!(judged_as(KILLS, cut, &lines).verdict, Verdict::Inconclusive, "it was not waited for");
+}
+
+#[test]
+fn failovers_that_nothing_followed_count_against_a_limit() {
+    let text = format!("{KILLS}invariants: [watched]\nlimits: {{bindP99: 1s}}\n");
+    let later = FaultLine { begun_us: 8_000, held_us: 8_000, ended_us: 8_100, healed_us: 8_200, ..fault() };
+    let lines = clean();
+    let run = Run { fault_lines: 2, ..whole(&lines) };
+    let report = verdict::judge(&scenario(&text), &run, &[fault(), later], &lines);
+    let told: Vec<&str> = report.violations.iter().map(|violation| violation.what.as_str()).collect();
+    assert_eq!(told, ["limits.bindP99: 1 of 2 failovers were not followed by a bound pod"]);
+}
+
+#[test]
+fn a_harm_that_nobody_met_concludes_nothing() {
+    let of = |ended: Option<Vec<String>>| {
+        let mut flip = FaultLine { ended, ..fault() };
+        flip.planned.fault = Fault::BitFlip;
+        let lines = clean();
+        verdict::judge(&scenario(KILLS), &whole(&lines), &[flip], &lines)
+    };
+    assert_eq!(of(Some(vec!["master-1".into()])).verdict, Verdict::Clean);
+    assert_eq!(of(None).verdict, Verdict::Clean, "not known");
+    let unmet = of(Some(Vec::new()));
+    assert_eq!(unmet.verdict, Verdict::Inconclusive);
+    assert!(
+        unmet.inconclusive[0].starts_with("no master ended of a bit-flip: more `bits`"),
+        "{:?}",
+        unmet.inconclusive
+    );
 }
 
 #[test]

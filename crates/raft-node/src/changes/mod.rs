@@ -2,7 +2,7 @@
 
 mod plan;
 
-use crate::node::{Error, Node};
+use crate::node::{Error, MemberStatus, Node};
 use crate::types::Member;
 use plan::{Change, No, Plan, Seat, admit, plan};
 use std::time::{Duration, Instant};
@@ -79,20 +79,23 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Between two tries to end a change that another leader began.
+/// Between two tries to end a change that is half done; one that goes well is over in less.
 const END_RETRY: Duration = Duration::from_secs(1);
 
-/// Runs for ever: a leader that takes office ends the change of the group that the one before left half
-/// done, in which two majorities are needed for everything.
+/// Runs for ever: a leader ends the change of the group that the one before it, or it itself, left half done, in which
+/// two majorities are needed for everything. Its own second entry is refused while it hears from no quorum.
 pub async fn end_changes(node: Node, store: Store) {
     let mut leadership = store.leadership();
     while leadership.wait_for(|now| now.active.is_some()).await.is_ok() {
         match node.end_change().await {
-            Ok(()) => {
-                if leadership.wait_for(|now| now.active.is_none()).await.is_err() {
-                    return;
+            Ok(()) => tokio::select! {
+                gone = leadership.wait_for(|now| now.active.is_none()) => {
+                    if gone.is_err() {
+                        return;
+                    }
                 }
-            }
+                () = node.left_half_done(END_RETRY) => {}
+            },
             Err(error) => {
                 tracing::info!(%error, "a change of the group is half done; trying to end it");
                 tokio::time::sleep(END_RETRY).await;
@@ -117,9 +120,10 @@ impl Changes {
         Ok(Turn(self))
     }
 
-    /// The members, each asked whether it answers, once it is certain that they are. What this leader knows of an earlier one's change may come to
-    /// nothing, or be half done: nobody is told then that he is in, or that another is gone.
-    async fn seats(&self) -> Result<Vec<Seat>, Error> {
+    /// The members, each asked whether it answers, once it is certain that they are. What this leader knows of an earlier
+    /// one's change may come to nothing, or be half done: nobody is told then that he is in, or that another is gone.
+    /// In turn, as it ends what is half done.
+    async fn seats(&self, _: &Turn<'_>) -> Result<Vec<Seat>, Error> {
         let node = &self.node;
         node.settled().await?;
         let asked = node.status().members.into_iter().map(async |m| Seat {
@@ -143,15 +147,15 @@ impl Changes {
     pub async fn take_in(&self, joiner: Joiner) -> Result<(), Refusal> {
         let Joiner { id, member, learner, replaces } = joiner;
         let name = member.name.clone();
-        let present = self.seats().await.map_err(unfinished)?;
-        if present.iter().any(|seat| seat.id == id && seat.voter) {
-            return Ok(());
-        }
-        let (peer_addr, api_addr) = (member.peer_addr.clone(), member.api_addr.clone());
-        let seat = Seat { id, name: name.clone(), voter: false, answers: true, peer_addr, api_addr };
-        admit(&present, &seat, &replaces)?;
         {
-            let _turn = self.turn(format!("{name} joins"))?;
+            let turn = self.turn(format!("{name} joins"))?;
+            let present = self.seats(&turn).await.map_err(unfinished)?;
+            if present.iter().any(|seat| seat.id == id && seat.voter) {
+                return Ok(());
+            }
+            let (peer_addr, api_addr) = (member.peer_addr.clone(), member.api_addr.clone());
+            let seat = Seat { id, name: name.clone(), voter: false, answers: true, peer_addr, api_addr };
+            admit(&present, &seat, &replaces)?;
             self.node.add_learner(id, member).await?;
         }
         if learner {
@@ -159,9 +163,9 @@ impl Changes {
             return Ok(());
         }
         self.node.caught_up(id, CATCH_UP_MAX).await.map_err(unfinished)?;
-        let _turn = self.turn(format!("{name} becomes a voter"))?;
+        let turn = self.turn(format!("{name} becomes a voter"))?;
         // It waits for this very answer, so that it need not be asked.
-        let present = self.seats().await.map_err(unfinished)?.into_iter();
+        let present = self.seats(&turn).await.map_err(unfinished)?.into_iter();
         let present: Vec<Seat> = present.map(|seat| Seat { answers: seat.answers || seat.id == id, ..seat }).collect();
         let decided = plan(&present, Change::Join { id, replaces: &replaces });
         let decided = decided.map_err(unfinished)?;
@@ -190,13 +194,16 @@ impl Changes {
     }
 
     async fn change(&self, change: Change<'_>, what: String) -> Result<String, Refusal> {
-        let decided = plan(&self.seats().await?, change)?;
+        let decided = {
+            let turn = self.turn(what.clone())?;
+            plan(&self.seats(&turn).await?, change)?
+        };
         for id in &decided.promote {
             self.node.caught_up(*id, CATCH_UP_MAX).await?;
         }
-        let _turn = self.turn(what)?;
+        let turn = self.turn(what)?;
         // Catching up may have taken a while.
-        let decided = plan(&self.seats().await?, change)?;
+        let decided = plan(&self.seats(&turn).await?, change)?;
         Ok(self.carry_out(decided).await?)
     }
 
@@ -207,7 +214,8 @@ impl Changes {
         let me = self.node.id();
         let voters = || status.members.iter().filter(|m| m.voter && m.id != me);
         // Of two of one name, as after the loss of a disk, the one that votes can lead.
-        let named = |name: &str| status.members.iter().filter(|m| m.member.name == name).max_by_key(|m| m.voter);
+        let is_named = |m: &&MemberStatus, name: &str| m.member.name == name || format!("{:x}", m.id) == name;
+        let named = |name: &str| status.members.iter().filter(|m| is_named(m, name)).max_by_key(|m| m.voter);
         let target = match to {
             "" => voters().min_by_key(|m| m.lag.unwrap_or(u64::MAX)),
             name => Some(named(name).ok_or_else(|| Refusal::NotFound(format!("no member is named {name:?}")))?),

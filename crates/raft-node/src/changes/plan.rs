@@ -87,6 +87,14 @@ fn replaced_by<'a>(seats: &'a [Seat], id: u64, name: &str, replaces: &str) -> Re
 
 /// Whether a new master may come in as a learner, before it is sent anything.
 pub(crate) fn admit(seats: &[Seat], new: &Seat, replaces: &str) -> Result<(), No> {
+    // More often a name given twice than the machine that is to be replaced.
+    if let Some(alive) = seats.iter().find(|seat| seat.id != new.id && seat.name == new.name && seat.answers) {
+        return Err(No::Refused(format!(
+            "name: {} is that of a member that answers (id {:x}): give this master another name; that one is stopped \
+             first only if this one is to take its place",
+            alive.name, alive.id
+        )));
+    }
     let old = replaced_by(seats, new.id, &new.name, replaces)?;
     let is_member = seats.iter().any(|seat| seat.id == new.id);
     if !replaces.is_empty() && !is_member && !seats.iter().any(|seat| seat.name == replaces) {
@@ -311,7 +319,8 @@ mod tests {
         };
         assert_eq!(told(seat(3, "c", true, 3), ""), "in");
         assert!(told(seat(3, "c", true, 1), "").contains("address: 10.0.0.1:1 is that of a already"));
-        assert!(told(seat(3, "a", true, 3), "").contains("a (id 1) is a member and answers"));
+        assert!(told(seat(3, "a", true, 3), "").contains("name: a is that of a member that answers (id 1): give"));
+        assert!(told(seat(3, "c", true, 3), "a").contains("a (id 1) is a member and answers; stop it first"));
         assert!(told(seat(3, "c", true, 3), "bb").contains("join.replaces: no member is named \"bb\"; there are a, b"));
         // It takes over what the lost one had, and asks again once it is a member.
         assert_eq!(told(seat(3, "c", true, 2), "b"), "in");

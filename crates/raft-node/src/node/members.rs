@@ -7,7 +7,7 @@ use crate::transport::{Lane, PeerRequest};
 use crate::types::TypeConfig;
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::errors::{ChangeMembershipError, ClientWriteError, ForwardReason, RaftError};
 use protos::raft as pb;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,8 +17,11 @@ use tokio::time::Instant;
 pub const LAG_MAX: u64 = 1_000;
 /// A follower that is asked to lead takes over within this, or is given up: three elections of `lan`.
 const TAKEOVER_MAX: Duration = Duration::from_secs(1);
-/// A change that is not committed within this lacks a quorum; its caller is told and may ask again.
+/// A change of another that is not settled within this lacks a quorum; who is to come after it is told and may ask
+/// again.
 pub(super) const SETTLE_MAX: Duration = Duration::from_secs(2);
+/// The same of one's own, which is begun: it goes on, and may yet take effect.
+const COMMIT_MAX: Duration = Duration::from_secs(10);
 
 impl Node {
     /// Takes a member in that is sent the log and does not vote. Does nothing for one that is there.
@@ -120,9 +123,10 @@ impl Node {
     async fn commit(&self, change: ChangeMembers<u64, Member>) -> Result<(), Error> {
         let raft = self.0.raft.clone();
         let changed = tokio::spawn(async move { raft.change_membership(change, false).await });
-        match changed.await {
-            Ok(ended) => ended.map(drop).map_err(refused),
-            Err(error) => Err(Error::Fatal(error.to_string())),
+        match tokio::time::timeout(COMMIT_MAX, changed).await {
+            Ok(Ok(ended)) => ended.map(drop).map_err(refused),
+            Ok(Err(error)) => Err(Error::Fatal(error.to_string())),
+            Err(_) => Err(Error::Undecided),
         }
     }
 
@@ -141,13 +145,29 @@ impl Node {
         }
     }
 
-    /// Whether a change of the group is half done: begun by a leader that did not live to end it.
+    /// Whether a change of the group is half done: under way, or begun by a leader that did not end it.
     pub(crate) fn is_changing(&self) -> bool {
         let metrics = self.0.raft.metrics();
         metrics.borrow_watched().membership_config.membership().get_joint_config().len() > 1
     }
 
-    /// Ends a change of the group that an earlier leader began. Does nothing when there is none.
+    /// Ends when a change of the group has been half done for so long.
+    pub(crate) async fn left_half_done(&self, patience: Duration) {
+        // These tell of members and leaders alone, not of each write.
+        let mut server = self.0.raft.server_metrics();
+        loop {
+            let is_joint = server.borrow_and_update().membership_config.membership().get_joint_config().len() > 1;
+            let patience = if is_joint { patience } else { Duration::MAX };
+            match tokio::time::timeout(patience, server.changed()).await {
+                Ok(Ok(())) => {}
+                // The core is gone, which others tell.
+                Ok(Err(_)) => std::future::pending().await,
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Ends a change of the group that is half done. Does nothing when there is none.
     pub(crate) async fn end_change(&self) -> Result<(), Error> {
         if !self.is_changing() {
             return Ok(());
@@ -222,10 +242,18 @@ impl Node {
 
 fn refused(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Error {
     match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(to)) if to.reason == ForwardReason::LeaseExpired => {
+            Error::LeaseExpired
+        }
         RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => Error::NotLeader,
-        RaftError::APIError(ClientWriteError::ChangeMembershipError(
-            ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
-        )) => Error::Changing,
+        RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => Error::Undecided,
+        // The one precondition is that of a change's second entry: that nobody has ended it meanwhile.
+        RaftError::APIError(
+            ClientWriteError::ChangeMembershipError(
+                ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
+            )
+            | ClientWriteError::PreconditionFailed(_),
+        ) => Error::Changing,
         RaftError::APIError(error) => Error::Refused(error.to_string()),
         RaftError::Fatal(error) => Error::Fatal(error.to_string()),
     }

@@ -156,11 +156,18 @@ impl Inner {
     /// A leader's append, which is also a sign of life.
     fn append_request(&self, request: pb::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, Error> {
         *self.heard.lock() = tokio::time::Instant::now();
+        let prev_log_id = request.prev_log_id.map(codec::log_id_from_pb);
         let entries = request.entries.iter().map(codec::entry_from_peer);
+        let entries: Vec<crate::types::Entry> = entries.collect::<Result<_, _>>().map_err(Error::Storage)?;
+        // openraft looks at the first and the last of them: a hole between would be taken for the log.
+        let first = prev_log_id.map_or(0, |prev| prev.index + 1);
+        if !entries.iter().zip(first..).all(|(entry, index)| entry.log_id.index == index) {
+            return Err(Error::Refused(format!("the entries sent do not follow each other from {first} on")));
+        }
         Ok(AppendEntriesRequest {
             vote: codec::vote_from_pb(request.vote),
-            prev_log_id: request.prev_log_id.map(codec::log_id_from_pb),
-            entries: entries.collect::<Result<_, _>>().map_err(Error::Storage)?,
+            prev_log_id,
+            entries,
             leader_commit: request.leader_commit.map(codec::log_id_from_pb),
         })
     }
