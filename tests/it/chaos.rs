@@ -69,7 +69,7 @@ fn masters_die_freeze_and_lose_their_disks() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let cluster = Cluster::up_with(&["--workers", "0", "--runtime", "process", "--master-disk", "256"]);
+    let cluster = Cluster::up_with(&["--workers", "0", "--runtime", "process", "--master-disk", "512"]);
     let killed = clean(&cluster, dir.path(), "leader-kill.yaml", "4s");
     assert!(killed["counts"]["failovers"].as_u64() > Some(0), "{killed}");
     let report = dir.path().join("leader-kill.yaml.report");

@@ -233,8 +233,11 @@ pub fn history(lines: &[Line]) -> History {
                     let fact = Fact { name: name.clone(), value: Some(value.clone()), txn_end: *revision };
                     history.learn(who, *revision, fact, span(Some(value), *at_us));
                 }
-                let listed = Shown::Listed { at: *revision, seen: sights(seen) };
-                history.watched.entry(watcher(who)).or_default().push(listed);
+                // One look, and no watcher: what it shows must be so, and it is shown nothing after.
+                if !who.ends_with(DAMAGED) {
+                    let listed = Shown::Listed { at: *revision, seen: sights(seen) };
+                    history.watched.entry(watcher(who)).or_default().push(listed);
+                }
             }
             Line::Shown { who, at_us, revision, name, value } => {
                 let fact = Fact { name: name.clone(), value: value.clone(), txn_end: *revision };
@@ -249,6 +252,9 @@ pub fn history(lines: &[Line]) -> History {
 
 /// How the name begins of who lists what a master itself holds, after the last write.
 pub const OWN_STATE: &str = "state of ";
+
+/// And how the name ends, when bits of its storage are flipped.
+pub const DAMAGED: &str = ", damaged";
 
 /// Revisions between two of which no watcher tells, so that the truth has a hole there. Masters' own states are
 /// no watchers: with other objects still changing, they may be listed a little beyond the last write.

@@ -31,7 +31,7 @@ async fn start(folder: &Path) -> Node {
         node_id: 1,
         name: "m1".into(),
         profile: Profile::Lan,
-        checkpoints: Checkpoints { every: 100, kept: 50 },
+        checkpoints: Checkpoints { every: 100, kept: 50, ..Checkpoints::default() },
         seed: 1,
         disk: Arc::new(RocksDisk::open(folder).unwrap()),
         transport: Arc::new(Nobody),

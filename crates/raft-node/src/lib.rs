@@ -24,6 +24,7 @@ mod server;
 pub mod suite;
 mod tail;
 mod transport;
+mod trim;
 mod types;
 mod writer;
 

@@ -2,7 +2,9 @@
 
 use crate::codec;
 use crate::disk::{self, Batch, Disk, REMEDY, log_key};
+use crate::node::Checkpoints;
 use crate::tail::Tail;
+use crate::trim::{Growth, Trim};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 use crate::writer::{Job, WriterHandle};
 use bytes::Bytes;
@@ -13,7 +15,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// Entries of one replication request, by bytes: well below the transport's message limit.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
@@ -25,9 +27,11 @@ pub(crate) struct Log {
     disk: Arc<dyn Disk>,
     writer: WriterHandle,
     shared: Arc<Mutex<Shared>>,
+    checkpoints: Checkpoints,
+    /// Told when the log may have to be trimmed.
+    grown: Arc<Notify>,
 }
 
-#[derive(Default)]
 struct Shared {
     vote: Option<Vote>,
     /// The last vote given to the writer: whoever is told of a vote is told after it is here.
@@ -40,10 +44,11 @@ struct Shared {
     first: u64,
     last: Option<LogId>,
     tail: Tail,
+    growth: Growth,
 }
 
 impl Log {
-    pub(crate) fn open(disk: Arc<dyn Disk>, writer: WriterHandle) -> io::Result<Log> {
+    pub(crate) fn open(disk: Arc<dyn Disk>, writer: WriterHandle, checkpoints: Checkpoints) -> io::Result<Log> {
         let log_id = |key: &[u8]| disk.get(key)?.map(|bytes| codec::log_id_from_bytes(&bytes)).transpose();
         let vote = disk.get(disk::VOTE)?.map(|bytes| codec::vote_from_bytes(&bytes)).transpose()?;
         let (committed, purged) = (log_id(disk::COMMITTED)?, log_id(disk::PURGED)?);
@@ -57,8 +62,33 @@ impl Log {
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
         let last = last.or(purged);
-        let shared = Shared { vote, promised: vote, committed, purged, first, last, ..Shared::default() };
-        Ok(Log { disk, writer, shared: Arc::new(Mutex::new(shared)) })
+        let shared = Shared {
+            vote,
+            promised: vote,
+            committed,
+            committed_moved: false,
+            purged,
+            first,
+            last,
+            tail: Tail::default(),
+            growth: Growth::new(checkpoints),
+        };
+        Ok(Log { disk, writer, shared: Arc::new(Mutex::new(shared)), checkpoints, grown: Arc::default() })
+    }
+
+    /// Waits until so many more bytes are there that the log may have to be trimmed.
+    pub(crate) async fn grown(&self) {
+        self.grown.notified().await;
+    }
+
+    /// The bytes of the entries behind `index`, to 256 KiB.
+    pub(crate) fn n_bytes_behind(&self, index: u64) -> u64 {
+        self.shared.lock().growth.behind(index)
+    }
+
+    /// What is to be done about the log's bytes when the newest checkpoint holds the entries up to `checkpoint`.
+    pub(crate) fn trim(&self, checkpoint: Option<u64>) -> Trim {
+        self.shared.lock().growth.trim(checkpoint, self.checkpoints)
     }
 
     /// The newest vote that anybody can have been told of.
@@ -220,6 +250,9 @@ impl RaftLogStorage<TypeConfig> for Log {
                     shared.first = entry.log_id.index;
                 }
                 shared.last = Some(entry.log_id);
+                if shared.growth.appended(entry.log_id.index, bytes.len()) {
+                    self.grown.notify_one();
+                }
                 shared.tail.push(entry.log_id.index, bytes.clone());
                 batch.put(log_key(entry.log_id.index), bytes);
             }
@@ -250,6 +283,7 @@ impl RaftLogStorage<TypeConfig> for Log {
                 shared.last = last.or(shared.purged);
             }
             shared.tail.truncate(first_gone);
+            shared.growth.truncated(first_gone);
             end
         };
         let mut batch = Batch::default();
@@ -267,6 +301,7 @@ impl RaftLogStorage<TypeConfig> for Log {
                 shared.last = Some(upto);
             }
             shared.tail.purge(upto.index);
+            shared.growth.purged(upto.index);
         }
         let mut batch = Batch { forgotten: Some(log_key(upto.index)), ..Batch::default() };
         batch.put(disk::PURGED, codec::log_id_to_bytes(&upto));
@@ -345,7 +380,8 @@ mod tests {
     #[test]
     fn a_tail_that_goes_on_while_the_disk_is_read_leaves_no_hole() {
         let disk = Arc::new(Busy::default());
-        let mut log = Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone()))).unwrap();
+        let mut log =
+            Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone())), Checkpoints::default()).unwrap();
         append(&mut log, 0..=20);
         assert!(first_in_memory(&log) > 0);
         let mut other = log.clone();
@@ -356,7 +392,8 @@ mod tests {
     #[test]
     fn a_log_that_is_purged_while_the_disk_is_read_leaves_no_hole() {
         let disk = Arc::new(Busy::default());
-        let mut log = Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone()))).unwrap();
+        let mut log =
+            Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone())), Checkpoints::default()).unwrap();
         append(&mut log, 0..=40);
         let mut other = log.clone();
         *disk.meanwhile.lock() = Some(Box::new(move || {
@@ -370,7 +407,8 @@ mod tests {
     #[test]
     fn a_log_that_is_cut_off_while_the_disk_is_read_is_no_damage() {
         let disk = Arc::new(Busy::default());
-        let mut log = Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone()))).unwrap();
+        let mut log =
+            Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone())), Checkpoints::default()).unwrap();
         append(&mut log, 0..=40);
         let mut other = log.clone();
         *disk.meanwhile.lock() = Some(Box::new(move || {
@@ -385,7 +423,7 @@ mod tests {
     async fn what_is_not_written_yet_stays_in_memory() {
         let disk = Arc::new(MemoryDisk::default());
         let writer = spawn_task(|| [Duration::ZERO; 2])(Writer::new(disk.clone()));
-        let mut log = Log::open(disk.clone(), writer).unwrap();
+        let mut log = Log::open(disk.clone(), writer, Checkpoints::default()).unwrap();
         append(&mut log, 0..=40);
         assert_eq!((held(&log, 0, 41).len(), first_in_memory(&log)), (41, 0));
         while first_in_memory(&log) == 0 {
@@ -397,7 +435,8 @@ mod tests {
     #[test]
     fn an_entry_that_is_lost_is_told() {
         let disk = Arc::new(MemoryDisk::default());
-        let mut log = Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone()))).unwrap();
+        let mut log =
+            Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone())), Checkpoints::default()).unwrap();
         append(&mut log, 0..=40);
         let mut batch = Batch::default();
         batch.delete(log_key(7));
@@ -410,7 +449,8 @@ mod tests {
     #[test]
     fn a_request_is_cut_where_it_is_full() {
         let disk = Arc::new(MemoryDisk::default());
-        let mut log = Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone()))).unwrap();
+        let mut log =
+            Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone())), Checkpoints::default()).unwrap();
         append(&mut log, 0..=40);
         let read = |from, n_bytes| log.read(from, 41, n_bytes).unwrap().len();
         // On disk, and in memory.

@@ -18,6 +18,7 @@ use crate::machine::Machine;
 use crate::network::Network;
 use crate::rounds::Rounds;
 use crate::transport::{Lane, PeerReply, PeerRequest, Transport, TransportError};
+use crate::trim::Trim;
 use crate::types::{Command, LogId, Member, Raft, TypeConfig};
 use crate::writer::{Spawn, Writer};
 use async_trait::async_trait;
@@ -42,19 +43,26 @@ use tokio::task::JoinHandle;
 const DEADLINE: Duration = Duration::from_millis(1800);
 /// Proposals in flight from this master; well inside the deduplication window.
 const IN_FLIGHT_MAX: usize = 1024;
+/// Bytes that a leader has appended and not applied, beyond which it appends no more: what is written at once, and as
+/// much that waits meanwhile. On a disk of 5 MB/s they take as long as a proposal waits.
+const BACKLOG_MAX: u64 = 8 << 20;
 
-/// Entries between checkpoints, and entries kept behind one for followers that lag.
+/// Entries between checkpoints, and entries kept behind one for followers that lag: so many, and no more than of so many
+/// bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checkpoints {
     pub every: u64,
     pub kept: u64,
+    pub every_bytes: u64,
+    pub kept_bytes: u64,
 }
 
 impl Default for Checkpoints {
     fn default() -> Checkpoints {
         // A checkpoint writes every object that changed since the last one: of 10,000 objects that are written in
         // turn, 60 % fewer bytes than one every 10,000 entries. A restart applies these in 0.3 s.
-        Checkpoints { every: 25_000, kept: 20_000 }
+        // Of 2 KiB each they are 60 MB; of the largest there may be, 37 GB.
+        Checkpoints { every: 25_000, kept: 20_000, every_bytes: 128 << 20, kept_bytes: 64 << 20 }
     }
 }
 
@@ -176,6 +184,25 @@ struct Inner {
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// Has checkpoints written, and entries behind them removed, when the log has more bytes than its bounds. Until the core
+/// is gone.
+async fn keep_within_bytes(log: Log, raft: Raft) {
+    loop {
+        log.grown().await;
+        let checkpoint = raft.metrics().borrow_watched().snapshot.map(|id| id.index);
+        let Trim { checkpoint, purge } = log.trim(checkpoint);
+        // One that is being written, and entries that are being sent, are left alone: the log grows on and tells again.
+        if checkpoint && raft.trigger().snapshot().await.is_err() {
+            return;
+        }
+        if let Some(upto) = purge
+            && raft.trigger().purge_log(upto).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
 impl Node {
     pub async fn start(options: Options) -> Result<Node, Error> {
         let (heartbeat, min, max) = options.profile.timing();
@@ -201,7 +228,7 @@ impl Node {
         let config = Arc::new(config.validate().map_err(|error| Error::Fatal(error.to_string()))?);
         let disk: Arc<dyn Disk> = Arc::new(HaltingDisk::new(options.disk));
         let writer = (options.spawn_writer)(Writer::new(disk.clone()));
-        let log = Log::open(disk.clone(), writer).map_err(Error::Storage)?;
+        let log = Log::open(disk.clone(), writer, options.checkpoints).map_err(Error::Storage)?;
         let machine = Machine::open(disk, options.feature_level).map_err(Error::Storage)?;
         let heard_levels = Heard::default();
         let network = Network {
@@ -244,7 +271,8 @@ impl Node {
         });
         let follow = tokio::spawn(leadership::follow(Arc::downgrade(&inner), Duration::from_millis(max)));
         let keep = tokio::spawn(levels::keep(Arc::downgrade(&inner)));
-        inner.tasks.lock().extend([follow, keep]);
+        let trim = tokio::spawn(keep_within_bytes(inner.log.clone(), inner.raft.clone()));
+        inner.tasks.lock().extend([follow, keep, trim]);
         Ok(Node(inner))
     }
 
@@ -373,6 +401,7 @@ impl Node {
 }
 
 /// What became of one try at a proposal.
+#[derive(Clone)]
 pub(crate) enum Attempt {
     Done(Outcome),
     NotAppended(String),
@@ -482,10 +511,23 @@ impl Inner {
         attempts
     }
 
+    /// The refusal of a leader that has appended so much already that it cannot be committed in time: who is refused at
+    /// once asks again, and what is not appended twice for it is committed the sooner. Not of its own plans, which are few.
+    fn out_of_breath(&self) -> Option<Attempt> {
+        let applied = self.machine.applied().borrow().map_or(0, |log_id| log_id.index);
+        (self.log.n_bytes_behind(applied) > BACKLOG_MAX).then(|| {
+            let mib = BACKLOG_MAX >> 20;
+            Attempt::NotAppended(format!("the leader has more than {mib} MiB to commit already; ask for less at once"))
+        })
+    }
+
     async fn propose_once(&self, command: &Command, route: Route) -> Attempt {
         match self.leader() {
             None => Attempt::NotAppended(NO_LEADER.into()),
-            Some((id, _)) if id == self.id => self.propose_here(command.clone()).await,
+            Some((id, _)) if id == self.id => match self.out_of_breath() {
+                Some(refusal) if route != Route::Here => refusal,
+                Some(_) | None => self.propose_here(command.clone()).await,
+            },
             Some(_) if route == Route::Here => Attempt::NotAppended("this master does not lead".into()),
             Some((id, member)) => self.forwarder.propose(id, member.peer_addr, command).await,
         }

@@ -5,6 +5,7 @@
 use crate::disk::{Batch, Disk, Origin, Row};
 use crate::log::Log;
 use crate::machine::Machine;
+use crate::node::Checkpoints;
 use crate::types::TypeConfig;
 use crate::writer::{Writer, spawn_inline};
 use bytes::Bytes;
@@ -40,7 +41,8 @@ impl<F: Fn() -> Place + Send + Sync> StoreBuilder<TypeConfig, Log, Machine, Plac
         let failed = |error: std::io::Error| StorageError::read(TypeConfig::err_from_error(&error));
         let place = (self.0)();
         let disk = place();
-        let log = Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone()))).map_err(failed)?;
+        let log = Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone())), Checkpoints::default())
+            .map_err(failed)?;
         let machine = Machine::open(disk, state::FEATURE_LEVEL).map_err(failed)?;
         Ok((place, log, machine))
     }

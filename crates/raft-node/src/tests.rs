@@ -33,7 +33,7 @@ fn the_simulator_s_disk_passes_the_suite_of_disks() {
 #[test]
 fn a_purged_log_goes_on_behind_what_was_purged() {
     let disk = Arc::new(MemoryDisk::default());
-    let open = || Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone())));
+    let open = || Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone())), Checkpoints::default());
     let id = |index| LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index };
     let append = async |log: &mut Log, indices: std::ops::Range<u64>| {
         let entries = indices.map(|index| Entry { log_id: id(index), payload: EntryPayload::Blank });

@@ -152,7 +152,12 @@ impl Mix {
             n_clients: if n_workers > 0 { pick(rng, &[0, 2, 4]) } else { pick(rng, &[2, 4, 8, 8, 16, 60]) },
             n_keys: pick(rng, &[2, 5, 8]),
             think_ms_max: pick(rng, &[2, 10, 50]),
-            checkpoints: Checkpoints { every, kept: pick(rng, &[0, 5, 20]) },
+            checkpoints: Checkpoints {
+                every,
+                kept: pick(rng, &[0, 5, 20]),
+                every_bytes: pick(rng, &[4_000, 40_000, 1 << 20]),
+                kept_bytes: pick(rng, &[1, 2_000, 1 << 20]),
+            },
             disk_ms_max: pick(rng, &[0, 1, 5, 20, 100]),
             skew_ms_max: pick(rng, &[0, 2_000, 60_000, CLOCK_MS_MAX]),
             jump_ms_max: pick(rng, &[60_000, CLOCK_MS_MAX]),

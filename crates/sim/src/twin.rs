@@ -94,23 +94,20 @@ impl Twin {
     /// ask again.
     pub fn seed(self) -> u64 {
         match self {
-            Twin::StaleRead => 2,
-            Twin::Forgetful => 5,
-            Twin::LostUpdate => 10,
-            Twin::Masking => 26,
-            Twin::Silent => 84,
+            Twin::StaleRead | Twin::Forgetful | Twin::LostUpdate => 2,
+            Twin::Crowding => 3,
+            Twin::Silent | Twin::Careless => 5,
+            Twin::Unfenced => 6,
+            Twin::Masking => 233,
             Twin::LyingDisk
             | Twin::Amnesia
-            | Twin::Unfenced
             | Twin::SkippingWatch
             | Twin::DeafWatch
-            | Twin::Crowding
             | Twin::Doubling
             | Twin::Forgotten
             | Twin::Undead
             | Twin::Blind
             | Twin::Rebinding
-            | Twin::Careless
             | Twin::SwappingWatch
             | Twin::RepeatingWatch => 1,
         }

@@ -3,7 +3,7 @@
 
 use super::clients::{self, ASKED, LABEL, list_request, seen};
 use super::world::World;
-use chaos::lines::{Line, OWN_STATE, Seen};
+use chaos::lines::{DAMAGED, Line, OWN_STATE, Seen};
 use objects::{Value, ValueExt};
 use protos::objects as pb;
 use protos::objects::objects_client::ObjectsClient;
@@ -188,7 +188,7 @@ pub(super) async fn damaged_state(world: &World, name: &str) {
     let mut client = ObjectsClient::new(master.channel.clone()).max_decoding_message_size(64 << 20);
     if let Ok(Ok(list)) = timeout(OPENING_MAX, client.list(list_request(world, true))).await {
         let list = list.into_inner();
-        let (who, at_us) = (format!("{OWN_STATE}{name}, damaged"), world.recorder.now_us());
+        let (who, at_us) = (format!("{OWN_STATE}{name}{DAMAGED}"), world.recorder.now_us());
         let (revision, seen) = (list.revision, seen(&list.items));
         world.recorder.line(&Line::Listed { who, at_us, revision, seen });
     }

@@ -188,6 +188,19 @@ fn a_harm_that_nobody_met_concludes_nothing() {
 }
 
 #[test]
+fn what_a_damaged_master_shows_must_be_so() {
+    let with = |value: &str| {
+        let seen: Seen = [("configmaps/k".into(), (15, value.into()))].into();
+        let who = "state of master-2, damaged".into();
+        let mut lines = clean();
+        lines.push(Line::Listed { who, at_us: 9_000, revision: 16, seen });
+        lines
+    };
+    assert_eq!(judged(&with("w-5")).verdict, Verdict::Clean, "it is late, and nobody shows it more");
+    assert_eq!(broken(&with("v-5")), ["watched"]);
+}
+
+#[test]
 fn a_gap_in_a_watch_is_found() {
     let mut lines = clean();
     let second = |line: &Line| match line.clone() {

@@ -97,11 +97,19 @@ impl Node {
             }
             PeerRequest::Propose(request) => {
                 let command = Command::from_peer(&request.txn).map_err(Error::Storage)?;
-                let attempt = tokio::time::timeout(DEADLINE, inner.propose_here(command)).await;
-                PeerReply::Propose(attempt.unwrap_or_else(|_| Attempt::too_late()).to_pb())
+                let attempt = match inner.out_of_breath() {
+                    Some(refusal) => refusal,
+                    None => tokio::time::timeout(DEADLINE, inner.propose_here(command))
+                        .await
+                        .unwrap_or_else(|_| Attempt::too_late()),
+                };
+                PeerReply::Propose(attempt.to_pb())
             }
             PeerRequest::ProposeBatch(request) => {
-                let attempts = inner.propose_batch_here(&request.txns).await;
+                let attempts = match inner.out_of_breath() {
+                    Some(refusal) => vec![refusal; request.txns.len()],
+                    None => inner.propose_batch_here(&request.txns).await,
+                };
                 let answers = attempts.iter().map(Attempt::to_pb).collect();
                 PeerReply::ProposeBatch(pb::ProposeBatchResponse { answers })
             }

@@ -1,0 +1,134 @@
+//! Keeps the log within its bytes: openraft counts entries, of which one may hold a thousand times what another does.
+
+use crate::node::Checkpoints;
+use std::collections::VecDeque;
+
+/// So many marks lie within the bytes between two checkpoints: one each 256 KiB.
+const MARKS: u64 = 512;
+
+/// How many bytes the entries of the log take that this process has appended: exactly in all, and by index to a grain.
+/// What was there before counts as none: it is within its bounds, and goes first.
+pub(crate) struct Growth {
+    grain: u64,
+    total: u64,
+    /// The total up to what has been purged.
+    base: u64,
+    /// (an entry, the total with it), a grain or more apart.
+    marks: VecDeque<(u64, u64)>,
+}
+
+impl Growth {
+    pub(crate) fn new(checkpoints: Checkpoints) -> Growth {
+        let grain = (checkpoints.every_bytes / MARKS).max(1);
+        Growth { grain, total: 0, base: 0, marks: VecDeque::new() }
+    }
+
+    /// Whether a grain has come together.
+    pub(crate) fn appended(&mut self, index: u64, n_bytes: usize) -> bool {
+        self.total += n_bytes as u64;
+        let last = self.marks.back().map_or(self.base, |(_, total)| *total);
+        let is_marked = self.total - last >= self.grain;
+        if is_marked {
+            self.marks.push_back((index, self.total));
+        }
+        is_marked
+    }
+
+    /// The entries from `first_gone` on are gone; those behind the last mark that stays count as none.
+    pub(crate) fn truncated(&mut self, first_gone: u64) {
+        while self.marks.pop_back_if(|(index, _)| *index >= first_gone).is_some() {
+            self.total = self.marks.back().map_or(self.base, |(_, total)| *total);
+        }
+    }
+
+    /// The entries up to and with `last_gone` are gone.
+    pub(crate) fn purged(&mut self, last_gone: u64) {
+        while let Some((_, total)) = self.marks.pop_front_if(|(index, _)| *index <= last_gone) {
+            self.base = total;
+        }
+    }
+
+    fn up_to(&self, index: u64) -> u64 {
+        let n = self.marks.partition_point(|(marked, _)| *marked <= index);
+        n.checked_sub(1).map_or(self.base, |last| self.marks[last].1)
+    }
+
+    /// The bytes of the entries behind `index`.
+    pub(crate) fn behind(&self, index: u64) -> u64 {
+        self.total - self.up_to(index)
+    }
+
+    /// What is to be done when the newest checkpoint holds the entries up to `checkpoint`.
+    pub(crate) fn trim(&self, checkpoint: Option<u64>, bounds: Checkpoints) -> Trim {
+        let held = checkpoint.map_or(self.base, |checkpoint| self.up_to(checkpoint));
+        let goes = held.min(self.total.saturating_sub(bounds.kept_bytes));
+        let n_going = self.marks.partition_point(|(_, total)| *total <= goes);
+        Trim {
+            checkpoint: self.total - held >= bounds.every_bytes,
+            purge: n_going.checked_sub(1).map(|last| self.marks[last].0),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Trim {
+    pub(crate) checkpoint: bool,
+    /// The last entry that is to go.
+    pub(crate) purge: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Checkpoints = Checkpoints { every: 1_000, kept: 1_000, every_bytes: 160, kept_bytes: 50 };
+
+    /// Entries of ten bytes, which is a grain.
+    fn of(indexes: std::ops::RangeInclusive<u64>) -> Growth {
+        let mut growth = Growth::new(BOUNDS);
+        indexes.for_each(|index| assert!(growth.appended(index, 10)));
+        growth
+    }
+
+    fn trim(growth: &Growth, checkpoint: Option<u64>) -> (bool, Option<u64>) {
+        let Trim { checkpoint, purge } = growth.trim(checkpoint, BOUNDS);
+        (checkpoint, purge)
+    }
+
+    #[test]
+    fn a_checkpoint_comes_after_so_many_bytes_and_then_the_oldest_go() {
+        let growth = of(1..=15);
+        assert_eq!(trim(&growth, None), (false, None));
+        let mut growth = of(1..=20);
+        assert_eq!(trim(&growth, None), (true, None), "nothing is held by a checkpoint");
+        assert_eq!(trim(&growth, Some(3)), (true, Some(3)), "nor what comes after it");
+        assert_eq!(trim(&growth, Some(20)), (false, Some(15)), "50 bytes stay");
+        growth.purged(15);
+        assert_eq!(trim(&growth, Some(20)), (false, None));
+        (21..=35).for_each(|index| assert!(growth.appended(index, 10)));
+        assert_eq!(trim(&growth, Some(20)), (false, Some(20)), "no more than the checkpoint holds");
+        assert!(growth.appended(36, 10));
+        assert_eq!(trim(&growth, Some(20)), (true, Some(20)));
+    }
+
+    #[test]
+    fn what_is_cut_off_counts_no_more() {
+        let mut growth = of(1..=20);
+        growth.truncated(4);
+        assert_eq!(trim(&growth, None), (false, None));
+        (4..=16).for_each(|index| assert!(growth.appended(index, 10)));
+        assert_eq!(trim(&growth, Some(0)), (true, None));
+        growth.truncated(0);
+        growth.purged(50);
+        assert_eq!(trim(&growth, Some(50)), (false, None));
+    }
+
+    #[test]
+    fn small_entries_share_a_mark() {
+        let mut growth = Growth { grain: 10, ..Growth::new(BOUNDS) };
+        let marked: Vec<u64> = (1..=100).filter(|index| growth.appended(*index, 1)).collect();
+        assert_eq!(marked.len(), 10, "{marked:?}");
+        assert_eq!(trim(&growth, Some(100)), (false, Some(50)));
+        assert_eq!([0, 9, 10, 55, 100].map(|index| growth.behind(index)), [100, 100, 90, 50, 0]);
+    }
+}
