@@ -140,19 +140,28 @@ pub(crate) struct Replay<'a> {
     pub(crate) objects: BTreeMap<Key, Arc<Record>>,
 }
 
+/// An election, and the first commit after it.
+const STRETCH_MS: u64 = 500;
+
 impl<'a> Replay<'a> {
     pub(crate) fn of(chronicle: &'a Chronicle) -> Replay<'a> {
         Replay { chronicle, objects: BTreeMap::new() }
     }
 
-    /// Calls `look` after each event, with its time.
+    /// Calls `look` after each event, with its time. Of a stretch in which nothing was applied only its first moment counts:
+    /// what waited in the log for a quorum was decided on what was so before.
     pub(crate) fn each(mut self, mut look: impl FnMut(&Replay<'a>, u64, &'a Arc<Event>)) {
-        for (now_ms, event) in self.chronicle.events.values() {
+        let (mut last_ms, mut idle_ms) = (0, 0);
+        for (at_ms, event) in self.chronicle.events.values() {
+            // Masters tell of events in another order than they have applied them, now and then.
+            idle_ms += at_ms.saturating_sub(last_ms).saturating_sub(STRETCH_MS);
+            last_ms = last_ms.max(*at_ms);
+            let now_ms = at_ms.saturating_sub(idle_ms);
             match &event.new {
                 Some(record) => drop(self.objects.insert(event.key.clone(), record.clone())),
                 None => drop(self.objects.remove(&event.key)),
             }
-            look(&self, *now_ms, event);
+            look(&self, now_ms, event);
         }
     }
 

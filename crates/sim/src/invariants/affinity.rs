@@ -123,8 +123,9 @@ mod tests {
         let first = |apps: &[&str]| zones().put(registry::POD, near("b", "y", "far", apps));
         assert_eq!(n_wrong(first(&["x"])), 1, "there is nobody");
         assert_eq!(n_wrong(first(&["x", "y"])), 0, "the first of its group");
-        let after = |ms| zones().pod("a", "x", "n", false).delete(registry::POD, "a").soon(ms);
-        assert_eq!(n_wrong(after(1_000).put(registry::POD, near("b", "y", "m", &["x"]))), 0, "it was there just now");
-        assert_eq!(n_wrong(after(9_000).put(registry::POD, near("b", "y", "m", &["x"]))), 1, "it was there long ago");
+        let gone = || zones().pod("a", "x", "n", false).delete(registry::POD, "a");
+        let after = |n_events| (0..n_events).fold(gone(), |f, i| f.soon(400).node(&format!("other-{i}"), 1));
+        assert_eq!(n_wrong(after(2).put(registry::POD, near("b", "y", "m", &["x"]))), 0, "it was there just now");
+        assert_eq!(n_wrong(after(20).put(registry::POD, near("b", "y", "m", &["x"]))), 1, "it was there long ago");
     }
 }

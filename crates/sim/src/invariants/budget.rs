@@ -204,4 +204,22 @@ mod tests {
         assert_eq!(check(&start().chronicle).len(), 0);
         assert_eq!(check(&start().put(registry::POD, pod("b")).chronicle).len(), 1);
     }
+
+    #[test]
+    fn what_waited_in_the_log_was_decided_before() {
+        let pod = json!({"metadata": {"name": "a", "uid": "a",
+            "ownerReferences": [{"kind": "ReplicaSet", "name": "old", "uid": "old", "controller": true}]}});
+        let shrunk = || {
+            let set = |replicas| set("old", replicas, 0, 1);
+            Fixture::default().put(registry::REPLICA_SET, set(1)).put(registry::REPLICA_SET, set(0))
+        };
+        assert_eq!(
+            check(&shrunk().soon(60_000).put(registry::POD, pod.clone()).chronicle).len(),
+            0,
+            "for want of a quorum"
+        );
+        let other = |n: i64| set("other", n, 0, 1);
+        let meanwhile = (0..10).fold(shrunk(), |f, n| f.soon(400).put(registry::REPLICA_SET, other(n)));
+        assert_eq!(check(&meanwhile.put(registry::POD, pod).chronicle).len(), 1);
+    }
 }
