@@ -362,6 +362,12 @@ mod tests {
         LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index }
     }
 
+    /// A log whose writes are done when they are asked for.
+    fn opened<D: Disk>(disk: &Arc<D>) -> Log {
+        let disk: Arc<dyn Disk> = disk.clone();
+        Log::open(disk.clone(), spawn_inline()(Writer::new(disk)), Checkpoints::default()).unwrap()
+    }
+
     /// Returns at once: what is written is the writer's.
     fn append(log: &mut Log, indexes: std::ops::RangeInclusive<u64>) {
         let command = || EntryPayload::Normal(Command { txn: vec![0; PAYLOAD].into(), entry: None });
@@ -380,8 +386,7 @@ mod tests {
     #[test]
     fn a_tail_that_goes_on_while_the_disk_is_read_leaves_no_hole() {
         let disk = Arc::new(Busy::default());
-        let mut log =
-            Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone())), Checkpoints::default()).unwrap();
+        let mut log = opened(&disk);
         append(&mut log, 0..=20);
         assert!(first_in_memory(&log) > 0);
         let mut other = log.clone();
@@ -392,8 +397,7 @@ mod tests {
     #[test]
     fn a_log_that_is_purged_while_the_disk_is_read_leaves_no_hole() {
         let disk = Arc::new(Busy::default());
-        let mut log =
-            Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone())), Checkpoints::default()).unwrap();
+        let mut log = opened(&disk);
         append(&mut log, 0..=40);
         let mut other = log.clone();
         *disk.meanwhile.lock() = Some(Box::new(move || {
@@ -407,8 +411,7 @@ mod tests {
     #[test]
     fn a_log_that_is_cut_off_while_the_disk_is_read_is_no_damage() {
         let disk = Arc::new(Busy::default());
-        let mut log =
-            Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone())), Checkpoints::default()).unwrap();
+        let mut log = opened(&disk);
         append(&mut log, 0..=40);
         let mut other = log.clone();
         *disk.meanwhile.lock() = Some(Box::new(move || {
@@ -435,8 +438,7 @@ mod tests {
     #[test]
     fn an_entry_that_is_lost_is_told() {
         let disk = Arc::new(MemoryDisk::default());
-        let mut log =
-            Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone())), Checkpoints::default()).unwrap();
+        let mut log = opened(&disk);
         append(&mut log, 0..=40);
         let mut batch = Batch::default();
         batch.delete(log_key(7));
@@ -449,8 +451,7 @@ mod tests {
     #[test]
     fn a_request_is_cut_where_it_is_full() {
         let disk = Arc::new(MemoryDisk::default());
-        let mut log =
-            Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone())), Checkpoints::default()).unwrap();
+        let mut log = opened(&disk);
         append(&mut log, 0..=40);
         let read = |from, n_bytes| log.read(from, 41, n_bytes).unwrap().len();
         // On disk, and in memory.
