@@ -12,10 +12,10 @@ use crate::trace::Trace;
 use crate::workers::Workers;
 use crate::{Twin, history};
 use judge::{History, Span};
-use objects::{Revision, Timestamp};
+use objects::{KindId, Revision, Timestamp};
 use parking_lot::Mutex;
 use raft_node::{MemoryDisk, Node, Options, spawn_task};
-use state::{EventKind, ListError, Op, Txn};
+use state::{Event, EventKind, ListError, Op, Txn, View};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
@@ -102,6 +102,15 @@ fn trip(cluster: Weak<Cluster>) -> impl Fn(usize) -> bool {
             });
         }
         crashed
+    }
+}
+
+/// The events of a kind after `told`, or those that are left of them: a snapshot may have come in between, or more
+/// entries at once than the history keeps. Others know the rest, or `dense` finds that nobody has told of it.
+fn newest_events(view: &View, kind: KindId, told: Revision) -> Vec<Arc<Event>> {
+    match view.events_after(kind, told) {
+        Err(ListError::Compacted { oldest, .. }) => view.events_after(kind, oldest).unwrap_or_default(),
+        events => events.unwrap_or_default(),
     }
 }
 
@@ -336,9 +345,7 @@ impl Cluster {
         }
         let mut events = Vec::new();
         for kind in objects::kinds() {
-            // An error: a snapshot came in between, and others know its events. (Or a thousand events at once, and a
-            // clock that jumped: then `dense` finds that nobody has told of them.)
-            events.extend(view.events_after(kind.id, up.told).into_iter().flatten());
+            events.extend(newest_events(&view, kind.id, up.told));
         }
         events.sort_by_key(|event| event.revision);
         for event in &events {

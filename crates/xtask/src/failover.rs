@@ -215,7 +215,7 @@ mod tests {
             "verdict": "clean", "violations": [], "inconclusive": [],
             "counts": {"faults": {"kill": n, "stop": n}, "failovers": n, "lost": 0, "doubleBinds": 0},
             "writes": {"all": {"p50Ms": p50, "p99Ms": p99, "maxMs": p99}},
-            "binds": {"all": {"p99Ms": 462.0}}, "gaps": {"all": {"p99Ms": p99}},
+            "binds": {"all": {"n": n, "p99Ms": 462.0}}, "gaps": {"all": {"p99Ms": p99}},
         })
     }
 
@@ -239,7 +239,11 @@ mod tests {
 
     #[test]
     fn fewer_than_asked_for_are_not_enough() {
-        let expected = ["kill: 9 of 10 were carried out", "kill: 9 of 10 were followed by an acknowledged write"];
+        let expected = [
+            "kill: 9 of 10 were carried out",
+            "kill: 9 of 10 were followed by an acknowledged write",
+            "kill: 9 of 10 were followed by a new bind",
+        ];
         assert_eq!(wrong("kill", 10, &report(9, 340.0, 400.0)), expected);
     }
 
@@ -247,6 +251,7 @@ mod tests {
     fn what_was_not_measured_is_missed() {
         let mut report = report(1, 340.0, 400.0);
         report["binds"] = json!({});
-        assert_eq!(wrong("kill", 1, &report), ["kill: p99 until a bind: - ms, at most 1000"]);
+        let expected = ["kill: p99 until a bind: - ms, at most 1000", "kill: 0 of 1 were followed by a new bind"];
+        assert_eq!(wrong("kill", 1, &report), expected);
     }
 }

@@ -133,27 +133,37 @@ impl Faults {
     }
 
     /// The leader, and whom the fault hits: nobody who is harmed already. They are marked. `None` once the run is to
-    /// end.
+    /// end. Whoever is emptied joins anew with what the others hold: for that all of them must be whole.
     async fn choose(&self, fault: &Planned) -> Result<Option<(Option<String>, Vec<String>)>, String> {
         let world = &self.world;
-        let deadline = Instant::now() + ELECTION_MAX;
+        let empties = fault.fault == Fault::BitFlip;
+        let patience = match empties {
+            true => ELECTION_MAX.max(Duration::from_millis(world.scenario.limits.converges.0)),
+            false => ELECTION_MAX,
+        };
+        let deadline = Instant::now() + patience;
         loop {
             let leader = world.leader().await;
+            let missing = if empties { world.missing().await } else { None };
             let choosing = world.choosing.lock().await;
             if *self.stop.borrow() {
                 return Ok(None);
             }
             self.start_ended().await?;
             match resolve(fault, &world.names(), &world.workers, leader.as_deref()) {
-                Ok(members) if !members.iter().any(|name| world.is_harmed(name)) => {
+                Ok(members) if missing.is_none() && !members.iter().any(|name| world.is_harmed(name)) => {
                     world.mark(&members, true);
                     return Ok(Some((leader, members)));
                 }
                 Ok(_) | Err(_) => drop(choosing),
             }
             if Instant::now() > deadline {
-                let waited = ELECTION_MAX.as_secs();
-                return Err(format!("nobody to harm: {} was not to be had for {waited} s", fault.target));
+                let why = missing.map(|missing| format!(": {missing}")).unwrap_or_default();
+                return Err(format!(
+                    "nobody to harm: {} was not to be had for {} s{why}",
+                    fault.target,
+                    patience.as_secs()
+                ));
             }
             sleep(POLL).await;
         }

@@ -272,6 +272,10 @@ impl World {
         let Some(leading) = told.iter().find(|status| status.answered_by == *first) else {
             return Some(format!("{first} leads and does not say so"));
         };
+        let votes = |name: &str| leading.members.iter().any(|member| member.name == name && member.voter);
+        if let Some(master) = self.masters.iter().find(|master| !votes(&master.name)) {
+            return Some(format!("{} does not vote", master.name));
+        }
         let late = leading.members.iter().find(|member| member.lag.is_none_or(|lag| lag > LAG_MAX) && !member.leader);
         late.map(|member| format!("{} is behind the leader", member.name))
     }
