@@ -23,8 +23,10 @@ use rocksdb::{
     IngestExternalFileOptions, IteratorMode, Options, ReadOptions, SstFileWriter, WriteBatch, WriteOptions,
 };
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 use unlink::Unlinker;
 
 pub struct RocksDisk {
@@ -240,9 +242,17 @@ fn unopened(path: &Path, source: rocksdb::Error) -> OpenError {
     if is_full { OpenError::Full { path, source } } else { OpenError::Rocks { path, source } }
 }
 
+/// A folder that its owner alone can enter, also where an earlier build or an operator made it: it holds every secret of
+/// the cluster, in files that RocksDB makes for everybody to read.
+fn make_private(path: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+}
+
 impl RocksDisk {
     pub fn open(path: &Path) -> Result<RocksDisk, OpenError> {
         let failed = |source| OpenError::Io { path: path.display().to_string(), source };
+        make_private(path).map_err(failed)?;
         // Before anything is changed: an open in earnest removes the files of what it could not recover.
         if path.join(EXISTS).exists() {
             drop(RocksDisk::open_log_read_only(path)?);
@@ -260,6 +270,11 @@ impl RocksDisk {
         let mark = Some(Mark::open(path, log.latest_sequence_number()).map_err(failed)?);
         let unlinker = Some(Unlinker::start(log.clone()).map_err(failed)?);
         Ok(RocksDisk { rows, unlinker, log, mark, table: Mutex::new(path.join(TABLE)), forgotten: Mutex::default() })
+    }
+
+    /// When a process last worked on the disk in this folder, to a second, by its machine's clock.
+    pub fn last_used(path: &Path) -> io::Result<SystemTime> {
+        std::fs::metadata(path.join(mark::NAME))?.modified()
     }
 
     /// For looking: nothing is changed, and every write fails.

@@ -10,6 +10,19 @@ fn it_passes_the_suite_of_disks() {
     });
 }
 
+#[test]
+fn its_folder_is_its_owner_s_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let (fresh, known) = (dir.path().join("a/raft"), dir.path().join("b"));
+    std::fs::create_dir(&known).unwrap();
+    std::fs::set_permissions(&known, std::fs::Permissions::from_mode(0o755)).unwrap();
+    for path in [fresh, known] {
+        RocksDisk::open(&path).unwrap();
+        assert_eq!(mode(&path), 0o700, "{}", path.display());
+    }
+}
+
 fn put(key: &str, value: &str) -> Batch {
     let mut batch = Batch::default();
     batch.put(key.as_bytes(), value.as_bytes().to_vec());

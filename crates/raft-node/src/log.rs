@@ -19,8 +19,9 @@ use tokio::sync::{Notify, oneshot};
 
 /// Entries of one replication request, by bytes: well below the transport's message limit.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
-/// Entries read from disk at once.
-const PAGE: usize = 256;
+/// Entries read from disk at once: of a size that is not known yet, and at most.
+const FIRST_PAGE: usize = 8;
+const PAGE_MAX: usize = 256;
 
 #[derive(Clone)]
 pub(crate) struct Log {
@@ -130,7 +131,7 @@ impl Log {
             };
             // Older than the tail.
             let began = run.next;
-            let page = self.disk.scan(&log_key(began), &log_key(end_on_disk), PAGE)?;
+            let page = self.disk.scan(&log_key(began), &log_key(end_on_disk), run.page())?;
             run.take_all(page.iter().map(|(_, bytes)| bytes))?;
             // Purged or truncated just now, which the next look tells; or lost, which stays.
             if run.next == began && !run.is_full() && missed.replace(began) == Some(began) {
@@ -152,6 +153,14 @@ struct Run {
 impl Run {
     fn is_full(&self) -> bool {
         self.n_bytes >= self.n_bytes_max
+    }
+
+    /// How many entries to read next: as many as there is room for, going by those that were read.
+    fn page(&self) -> usize {
+        match self.n_bytes.checked_div(self.entries.len()) {
+            None => FIRST_PAGE,
+            Some(mean) => (self.n_bytes_max.saturating_sub(self.n_bytes) / mean.max(1) + 1).min(PAGE_MAX),
+        }
     }
 
     /// Takes entries until one does not fit any more, or is not the next.
@@ -305,7 +314,15 @@ impl RaftLogStorage<TypeConfig> for Log {
         }
         let mut batch = Batch { forgotten: Some(log_key(upto.index)), ..Batch::default() };
         batch.put(disk::PURGED, codec::log_id_to_bytes(&upto));
-        self.write(batch, false).await
+        // Nobody waits for it: the core would neither send heartbeats nor commit until all that is queued before it is
+        // synced. A disk that takes it not takes nothing after it, which the next entries tell.
+        let done = Box::new(|result: io::Result<()>| {
+            if let Err(error) = result {
+                tracing::error!(%error, "the log could not be purged");
+            }
+        });
+        self.writer.submit(Job { batch, sync: false, done });
+        Ok(())
     }
 }
 

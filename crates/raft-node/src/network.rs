@@ -5,7 +5,7 @@ use crate::codec;
 use crate::granted::Granted;
 use crate::node::Heard;
 use crate::pipe::{Opening, Pipe};
-use crate::transport::{APPEND_TIMEOUT, Lane, PeerReply, PeerRequest, Transport, TransportError};
+use crate::transport::{Lane, PeerReply, PeerRequest, Transport, TransportError, append_timeout};
 use crate::types::{LogId, Member, Snapshot, SnapshotData, TypeConfig, Vote};
 use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
@@ -16,6 +16,7 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 use parking_lot::Mutex;
+use prost::Message;
 use protos::raft as pb;
 use std::sync::Arc;
 use std::time::Duration;
@@ -139,9 +140,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let timeout = if rpc.entries.is_empty() { option.hard_ttl() } else { APPEND_TIMEOUT };
-        let request = PeerRequest::Append(self.append_request(&rpc));
-        match self.call(request, timeout).await? {
+        let message = self.append_request(&rpc);
+        let timeout = if rpc.entries.is_empty() { option.hard_ttl() } else { append_timeout(message.encoded_len()) };
+        match self.call(PeerRequest::Append(message), timeout).await? {
             PeerReply::Append(reply) => {
                 if self.lane == Lane::Heartbeat {
                     self.network.heard_levels.hear(rpc.vote.leader_id.term, self.id, reply.feature_level);

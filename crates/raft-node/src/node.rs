@@ -138,7 +138,7 @@ pub struct MemberStatus {
     pub id: u64,
     pub member: Member,
     pub voter: bool,
-    /// Entries behind the leader; only the leader knows.
+    /// Entries behind the leader; only the leader knows, and of one that has acknowledged any.
     pub lag: Option<u64>,
 }
 
@@ -348,9 +348,10 @@ impl Node {
         let last_index = metrics.last_log_index.unwrap_or(0);
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        // Nothing is known of one that has acknowledged nothing yet: it may be out of reach.
         let matched = |id: &u64| {
-            let replication = metrics.replication.as_ref()?;
-            Some(last_index.saturating_sub(replication.get(id).copied().flatten().map_or(0, |log_id| log_id.index)))
+            let matching = metrics.replication.as_ref()?.get(id).copied().flatten()?;
+            Some(last_index.saturating_sub(matching.index))
         };
         let members = membership.nodes().map(|(id, member)| MemberStatus {
             id: *id,

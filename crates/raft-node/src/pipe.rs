@@ -5,13 +5,14 @@
 //! would wait for its round trip.
 
 use crate::network::{Peer, append_response, rpc_error};
-use crate::transport::{APPEND_TIMEOUT, TransportError};
+use crate::transport::{TransportError, append_timeout};
 use crate::types::{LogId, TypeConfig};
 use futures::StreamExt;
 use futures::channel::mpsc;
 use futures::stream::{self, BoxStream};
 use openraft::errors::RPCError;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult};
+use prost::Message;
 use protos::raft as pb;
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -117,13 +118,14 @@ impl<'a> Pipe<'a> {
 
     fn send(&mut self, request: AppendEntriesRequest<TypeConfig>) {
         let last = request.entries.last().map(|entry| entry.log_id);
+        let message = self.peer.append_request(&request);
         // Also for one without entries: its lateness would take the entries behind it down. That a peer is dead,
         // heartbeats tell, on a connection of their own.
-        let until = Instant::now() + APPEND_TIMEOUT;
+        let until = Instant::now() + append_timeout(message.encoded_len());
         let sent = Sent { prev: request.prev_log_id, last: last.or(request.prev_log_id), until };
         self.sent.push_back(sent);
         // Full it cannot be; closed it is when the peer has hung up, which its answers say.
-        drop(self.sender.try_send(self.peer.append_request(&request)));
+        drop(self.sender.try_send(message));
     }
 
     fn answered(

@@ -80,26 +80,32 @@ struct Group {
     only_votes: AtomicBool,
 }
 
+/// A new master that others reach, as it says, at this address.
+fn joiner(id: u64, peer_addr: &str) -> Joiner {
+    let name = format!("master-{id}");
+    let member = Member { api_addr: name.clone(), name, peer_addr: peer_addr.into(), feature_level: 1 };
+    Joiner { id, member, learner: false, replaces: String::new() }
+}
+
 impl Group {
-    /// Three masters, led by the first, that all hold a log of some 4,000 entries.
-    async fn started() -> Arc<Group> {
+    /// A group of the first of so many masters.
+    async fn founded(n: u64) -> Arc<Group> {
         let group = Arc::new(Group::default());
-        for id in 1..=3_u64 {
+        for id in 1..=n {
             let node = boot_in(id, group.clone(), Arc::new(MemoryDisk::default()), 1).await.unwrap();
             group.nodes.lock().insert(id.to_string(), node);
         }
-        let member = |id: u64| Member {
-            name: format!("master-{id}"),
-            peer_addr: id.to_string(),
-            api_addr: id.to_string(),
-            feature_level: 1,
-        };
-        group.node(1).initialize(member(1)).await.unwrap();
+        group.node(1).initialize(joiner(1, "1").member).await.unwrap();
         leading_term(&group.node(1)).await;
+        group
+    }
+
+    /// Three masters, led by the first, that all hold a log of some 4,000 entries.
+    async fn started() -> Arc<Group> {
+        let group = Group::founded(3).await;
         let changes = Changes::new(group.node(1));
         for id in [2, 3] {
-            let joiner = Joiner { id, member: member(id), learner: false, replaces: String::new() };
-            changes.take_in(joiner).await.unwrap();
+            changes.take_in(joiner(id, &id.to_string())).await.unwrap();
         }
         let store = group.node(1).store();
         for written in futures::future::join_all((0..4_000).map(|_| store.propose(state::Txn::default()))).await {
@@ -287,4 +293,17 @@ async fn a_leader_that_hears_votes_and_nothing_else_serves_no_read() {
     assert!(group.node(2).store().read().await.is_err());
     group.only_votes.store(false, Ordering::Relaxed);
     group.node(3).store().read().await.unwrap();
+}
+
+/// As a voter it would be needed for every write from then on, also for the one that takes it out again.
+#[tokio::test(start_paused = true)]
+async fn a_joiner_that_cannot_be_reached_does_not_vote() {
+    let group = Group::founded(2).await;
+    let changes = Changes::new(group.node(1));
+    let told = changes.take_in(joiner(2, "behind a firewall")).await.unwrap_err().to_string();
+    assert!(told.contains("has acknowledged nothing yet: is it to be reached at behind a firewall"), "{told}");
+    group.node(1).store().propose(state::Txn::default()).await.unwrap();
+    changes.take_in(joiner(2, "2")).await.unwrap();
+    let members = group.node(1).status().members;
+    assert!(members.iter().all(|m| m.voter && m.lag.is_some()), "{members:?}");
 }

@@ -6,6 +6,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
+use prost::Message;
 use protos::raft as pb;
 use protos::raft::raft_client::RaftClient;
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,7 +96,8 @@ fn one_by_one<'a, T: Transport + ?Sized>(
     requests: Receiver<pb::AppendRequest>,
 ) -> BoxStream<'a, Result<pb::AppendResponse, TransportError>> {
     let answers = requests.then(move |request| async move {
-        match transport.call(Lane::Replication, addr, PeerRequest::Append(request), APPEND_TIMEOUT).await? {
+        let patience = append_timeout(request.encoded_len());
+        match transport.call(Lane::Replication, addr, PeerRequest::Append(request), patience).await? {
             PeerReply::Append(answer) => Ok(answer),
             _ => Err(TransportError::Failed("the peer answered something else".into())),
         }
@@ -103,8 +105,15 @@ fn one_by_one<'a, T: Transport + ?Sized>(
     answers.boxed()
 }
 
-/// An append may take longer than the heartbeat interval: 4 MiB and an fsync.
-pub(crate) const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// An append may take longer than the heartbeat interval: a few entries and an fsync.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// And as long again as its bytes take on a slow link: given up in the midst, they would be sent anew, for ever.
+const APPEND_BYTES_PER_SECOND: u64 = 1 << 20;
+
+/// How long the answer to an append of so many bytes is waited for.
+pub(crate) fn append_timeout(n_bytes: usize) -> Duration {
+    APPEND_TIMEOUT + Duration::from_micros(n_bytes as u64 * 1_000_000 / APPEND_BYTES_PER_SECOND)
+}
 
 /// gRPC with mutual TLS; one connection per peer and lane, made on first use, and anew after a greeting has failed.
 pub struct TonicTransport {

@@ -6,6 +6,9 @@ use std::collections::VecDeque;
 /// So many marks lie within the bytes between two checkpoints: one each 256 KiB.
 const MARKS: u64 = 512;
 
+/// So many times is the log trimmed while as many bytes as are kept go.
+const STEPS: u64 = 8;
+
 /// How many bytes the entries of the log take that this process has appended: exactly in all, and by index to a grain.
 /// What was there before counts as none: it is within its bounds, and goes first.
 pub(crate) struct Growth {
@@ -63,9 +66,10 @@ impl Growth {
         let held = checkpoint.map_or(self.base, |checkpoint| self.up_to(checkpoint));
         let goes = held.min(self.total.saturating_sub(bounds.kept_bytes));
         let n_going = self.marks.partition_point(|(_, total)| *total <= goes);
+        let last = n_going.checked_sub(1).map(|last| self.marks[last]);
         Trim {
             checkpoint: self.total - held >= bounds.every_bytes,
-            purge: n_going.checked_sub(1).map(|last| self.marks[last].0),
+            purge: last.filter(|(_, total)| total - self.base >= bounds.kept_bytes / STEPS).map(|(index, _)| index),
         }
     }
 }

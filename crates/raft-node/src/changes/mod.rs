@@ -143,7 +143,8 @@ impl Changes {
         Ok(plan.warning)
     }
 
-    /// A new master: a learner first, a voter once it has caught up. Does nothing for one that votes.
+    /// A new master: a learner first, a voter once it has caught up. Does nothing for one that votes. That it asks says
+    /// nothing of whether it can be reached: like any other it has to acknowledge entries, and to answer.
     pub async fn take_in(&self, joiner: Joiner) -> Result<(), Refusal> {
         let Joiner { id, member, learner, replaces } = joiner;
         let name = member.name.clone();
@@ -164,9 +165,7 @@ impl Changes {
         }
         self.node.caught_up(id, CATCH_UP_MAX).await.map_err(unfinished)?;
         let turn = self.turn(format!("{name} becomes a voter"))?;
-        // It waits for this very answer, so that it need not be asked.
-        let present = self.seats(&turn).await.map_err(unfinished)?.into_iter();
-        let present: Vec<Seat> = present.map(|seat| Seat { answers: seat.answers || seat.id == id, ..seat }).collect();
+        let present = self.seats(&turn).await.map_err(unfinished)?;
         let decided = plan(&present, Change::Join { id, replaces: &replaces });
         let decided = decided.map_err(unfinished)?;
         self.carry_out(decided).await.map_err(unfinished)?;

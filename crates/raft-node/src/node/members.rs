@@ -24,9 +24,11 @@ pub(super) const SETTLE_MAX: Duration = Duration::from_secs(2);
 const COMMIT_MAX: Duration = Duration::from_secs(10);
 
 impl Node {
-    /// Takes a member in that is sent the log and does not vote. Does nothing for one that is there.
+    /// Takes a member in that is sent the log and does not vote. Does nothing for one that is there. A learner that comes
+    /// back with another address is taken out before: a change of its address would not reach what sends it the log.
     pub(crate) async fn add_learner(&self, id: u64, member: Member) -> Result<(), Error> {
-        if self.status().members.iter().any(|m| m.id == id && m.member == member) {
+        let present = self.status().members.into_iter().find(|m| m.id == id);
+        if present.as_ref().is_some_and(|m| m.member == member) {
             return Ok(());
         }
         let needs = self.needed_level();
@@ -35,6 +37,9 @@ impl Node {
                 "the group is of feature level {needs}, and the build of {} knows {}: install the version of the others",
                 member.name, member.feature_level
             )));
+        }
+        if present.is_some_and(|m| !m.voter && m.member.peer_addr != member.peer_addr) {
+            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await?;
         }
         self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, member)]))).await
     }
@@ -57,16 +62,21 @@ impl Node {
             }
             let member = status.members.iter().find(|m| m.id == id);
             let member = member.ok_or_else(|| Error::Refused(format!("member {id:x} has been removed meanwhile")))?;
-            let lag = member.lag.unwrap_or(u64::MAX);
-            if lag <= LAG_MAX {
+            if member.lag.is_some_and(|lag| lag <= LAG_MAX) {
                 return Ok(());
             }
             match tokio::time::timeout_at(deadline, metrics.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(Error::Fatal("the Raft core is gone".into())),
                 Err(_) => {
-                    let name = &member.member.name;
-                    return Err(Error::Refused(format!("{name} is still {lag} entries behind; try again later")));
+                    let Member { name, peer_addr, .. } = &member.member;
+                    return Err(Error::Refused(match member.lag {
+                        Some(lag) => format!("{name} is still {lag} entries behind; try again later"),
+                        None => format!(
+                            "{name} has acknowledged nothing yet: is it to be reached at {peer_addr} from the other \
+                             masters? See its `address` and `peerPort`, and firewalls"
+                        ),
+                    }));
                 }
             }
         }
@@ -124,7 +134,12 @@ impl Node {
         let raft = self.0.raft.clone();
         let changed = tokio::spawn(async move { raft.change_membership(change, false).await });
         match tokio::time::timeout(COMMIT_MAX, changed).await {
-            Ok(Ok(ended)) => ended.map(drop).map_err(refused),
+            // Refused was the second entry, then, and somebody ends what the first has begun.
+            Ok(Ok(Err(error))) => Err(match refused(error) {
+                Error::LeaseExpired | Error::NotLeader if self.is_changing() => Error::Undecided,
+                error => error,
+            }),
+            Ok(Ok(Ok(_))) => Ok(()),
             Ok(Err(error)) => Err(Error::Fatal(error.to_string())),
             Err(_) => Err(Error::Undecided),
         }
