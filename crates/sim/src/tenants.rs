@@ -1,22 +1,24 @@
-//! Those who ask for Deployments and pods, through the API of any master: they create, scale, roll and
-//! delete, and do not mind an answer that is lost.
+//! Those who ask for Deployments and pods, through the API of any master: they create, scale, roll and delete, take
+//! pods out of their set by a label and put them back, and do not mind an answer that is lost.
 
 use crate::cluster::{Asked, Cluster};
 use crate::mix::pick;
+use crate::network::Host;
 use crate::workers::{DEDICATED, ZONE, ZONES};
 use api::{Patch, Request, Verb};
 use authz::Identity;
 use front::Answer;
-use objects::{KindId, Served, Status, Value, json, registry};
+use objects::{KindId, Record, Served, Status, Value, json, registry};
 use std::sync::Arc;
 use std::time::Duration;
 use stdx::Rng;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 pub(crate) const NAMESPACE: &str = "default";
 /// Asked again this long after healing; then the cluster has not come back.
 const SETTLE_MAX: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(3);
+const RETRY: Duration = Duration::from_millis(200);
 
 fn app(number: usize) -> String {
     format!("app-{number}")
@@ -32,7 +34,7 @@ pub(crate) fn request(verb: Verb, kind: KindId, name: &str) -> Request {
 
 /// Has a master answer a request.
 pub(crate) async fn call(cluster: &Arc<Cluster>, i: usize, request: Request) -> Asked<Result<Answer, Status>> {
-    let call = move |host: crate::network::Host| async move {
+    let call = move |host: Host| async move {
         match &host.office {
             Some(office) => office.front.call(&request).await,
             None => Err(Status::unavailable("there is no front")),
@@ -107,14 +109,16 @@ impl Tenant {
         while Instant::now() < until {
             let pause_ms = self.rng.below(self.cluster.mix.tenant_ms_max);
             sleep(Duration::from_millis(pause_ms)).await;
-            let request = self.next();
-            self.ask(request).await;
+            if let Some(request) = self.next().await {
+                self.ask(request).await;
+            }
         }
         self.settle().await;
     }
 
-    fn next(&mut self) -> Request {
-        match self.rng.below(12) {
+    /// `None` when there is nothing yet to ask it for.
+    async fn next(&mut self) -> Option<Request> {
+        let request = match self.rng.below(13) {
             0..=3 => self.creation(),
             4..=5 => {
                 let replicas = self.rng.below(6);
@@ -132,13 +136,49 @@ impl Tenant {
                 delete
             }
             10 => self.bare_pod(),
+            11 => return self.relabelling().await,
             _ => {
                 let number = self.rng.below(self.n_pods + 1);
                 let mut delete = request(Verb::Delete, registry::POD, &format!("{}-bare-{number}", self.name));
                 delete.options.grace_period_seconds = Some(self.rng.below(3) as i64);
                 delete
             }
-        }
+        };
+        Some(request)
+    }
+
+    /// The label of pods that were taken out of their set.
+    fn loose(&self) -> String {
+        format!("{}-loose", self.name)
+    }
+
+    /// The pods with this label, as of now or as some master sees them; none when it does not answer.
+    async fn pods(&mut self, app: &str, is_now: bool) -> Option<Vec<String>> {
+        let i = self.any_master();
+        let look = move |host: Host| async move {
+            let store = host.node.store();
+            if is_now { store.read().await.ok() } else { Some(store.view()) }
+        };
+        let Asked::Answered(Some(view)) = self.cluster.ask(i, PATIENCE, look).await else { return None };
+        let is_it = |pod: &&Arc<Record>| pod.header.labels.get("app").is_some_and(|label| label == app);
+        Some(view.list(registry::POD, NAMESPACE, None).filter(is_it).map(|pod| pod.key.name.to_string()).collect())
+    }
+
+    /// Takes a pod out of its set, which lets it go and makes another, or puts one back, which is one too many.
+    async fn relabelling(&mut self) -> Option<Request> {
+        let (from, to) = match self.rng.chance(1, 2) {
+            true => (self.name.clone(), self.loose()),
+            false => (self.loose(), self.name.clone()),
+        };
+        let pods = self.pods(&from, false).await.filter(|pods| !pods.is_empty())?;
+        let mut patch = request(Verb::Patch, registry::POD, &pods[self.rng.below(pods.len() as u64) as usize]);
+        patch.patch = Some(Patch::Merge);
+        patch.body.value = json!({"metadata": {"labels": {"app": to}}});
+        Some(patch)
+    }
+
+    fn any_master(&mut self) -> usize {
+        self.rng.below(self.cluster.n_masters() as u64) as usize
     }
 
     fn template(&self, labels: Value) -> Value {
@@ -214,7 +254,7 @@ impl Tenant {
 
     /// Whether any answer came that is not one to try again for.
     async fn ask(&mut self, request: Request) -> bool {
-        let i = self.rng.below(self.cluster.n_masters() as u64) as usize;
+        let i = self.any_master();
         let what = format!("{} {} {}", request.verb.name(), request.served.kind.plural, request.object_name());
         let answer = call(&self.cluster, i, request).await;
         let (told, done) = match answer {
@@ -229,24 +269,36 @@ impl Tenant {
         done
     }
 
-    /// Leaves what fits: two replicas at most, and no bare pods.
     async fn settle(&mut self) {
         let deadline = Instant::now() + self.cluster.mix.patience(crate::world::HEAL_MAX) + SETTLE_MAX;
-        let replicas = self.rng.below(3);
-        let mut left = vec![self.patch(json!({"spec": {"replicas": replicas}}))];
-        for number in 1..=self.n_pods {
-            left.push(request(Verb::Delete, registry::POD, &format!("{}-bare-{number}", self.name)));
+        if timeout_at(deadline, self.leave_what_fits()).await.is_err() {
+            let what = format!("{} was not heard within {SETTLE_MAX:?} of healing", self.name);
+            self.cluster.problem("heard", what);
         }
-        while let Some(next) = left.last().cloned() {
-            if self.ask(next).await {
-                left.pop();
-            } else {
-                sleep(Duration::from_millis(200)).await;
+    }
+
+    /// Two replicas at most, no bare pods, and none that were taken out of their set.
+    async fn leave_what_fits(&mut self) {
+        let replicas = self.rng.below(3);
+        self.insist(self.patch(json!({"spec": {"replicas": replicas}}))).await;
+        let delete = |name: &str| request(Verb::Delete, registry::POD, name);
+        for number in 1..=self.n_pods {
+            self.insist(delete(&format!("{}-bare-{number}", self.name))).await;
+        }
+        let loose = loop {
+            match self.pods(&self.loose(), true).await {
+                Some(pods) => break pods,
+                None => sleep(RETRY).await,
             }
-            if Instant::now() > deadline {
-                let what = format!("{} was not heard within {SETTLE_MAX:?} of healing", self.name);
-                return self.cluster.problem("heard", what);
-            }
+        };
+        for pod in loose {
+            self.insist(delete(&pod)).await;
+        }
+    }
+
+    async fn insist(&mut self, request: Request) {
+        while !self.ask(request.clone()).await {
+            sleep(RETRY).await;
         }
     }
 }

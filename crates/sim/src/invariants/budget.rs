@@ -136,7 +136,16 @@ fn too_many_pods(replay: &Replay, pod: &Arc<Record>, wanted: &BTreeMap<Key, Late
     let owner = pod.header.controller().filter(|owner| owner.kind == "ReplicaSet")?;
     let key = Key::new(registry::REPLICA_SET, &pod.key.namespace, &owner.name);
     let most = wanted.get(&key)?.values(now_ms).max().unwrap_or(0);
-    let is_own = |other: &&Arc<Record>| other.header.controller().is_some_and(|other| other.uid == owner.uid);
+    let set = replay.objects.get(&key)?.value();
+    let selector = set.at("spec.selector.matchLabels").as_object().cloned().unwrap_or_default();
+    // One whose label was changed is no pod of its any more, before it is let go.
+    let matches = |other: &Record| {
+        selector
+            .iter()
+            .all(|(key, value)| other.header.labels.get(key.as_str()).map(|label| label.as_str()) == value.as_str())
+    };
+    let is_own =
+        |other: &&Arc<Record>| other.header.controller().is_some_and(|own| own.uid == owner.uid) && matches(other);
     let counts = |other: &&Arc<Record>| {
         other.header.deletion.is_none() && !matches!(other.header.phase.as_deref(), Some("Succeeded" | "Failed"))
     };
@@ -200,9 +209,19 @@ mod tests {
             json!({"metadata": {"name": name, "uid": name,
             "ownerReferences": [{"kind": "ReplicaSet", "name": "old", "uid": "old", "controller": true}]}})
         };
-        let start = || Fixture::default().put(registry::REPLICA_SET, set("old", 1, 0, 1)).put(registry::POD, pod("a"));
+        let mut selecting = set("old", 1, 0, 1);
+        selecting["spec"]["selector"] = json!({"matchLabels": {"app": "x"}});
+        let labelled = |name: &str, app: &str| {
+            let mut pod = pod(name);
+            pod["metadata"]["labels"] = json!({"app": app});
+            pod
+        };
+        let start = || Fixture::default().put(registry::REPLICA_SET, selecting.clone());
+        let start = || start().put(registry::POD, labelled("a", "x"));
         assert_eq!(check(&start().chronicle).len(), 0);
-        assert_eq!(check(&start().put(registry::POD, pod("b")).chronicle).len(), 1);
+        assert_eq!(check(&start().put(registry::POD, labelled("b", "x")).chronicle).len(), 1);
+        let loose = start().put(registry::POD, labelled("a", "loose"));
+        assert_eq!(check(&loose.put(registry::POD, labelled("b", "x")).chronicle).len(), 0, "another's no more");
     }
 
     #[test]
