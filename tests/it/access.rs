@@ -586,10 +586,10 @@ fn a_certificate_is_renewed_as_what_it_was_and_for_whom() {
     let cluster = Cluster::up_with(&["--runtime", "process"]);
     let wire = Wire::new(&cluster, "master-1");
     let tokens = cluster.json(&["token"]);
-    let issue = |credential: Option<&Credential>, token: &str, name: &str| {
+    let issue_as = |credential: Option<&Credential>, token: &str, name: &str, role: &str| {
         let tls = pki::tls::tonic_client(credential, &wire.authority.credential.certificate, "localhost");
         let (_, csr) = pki::signing_request("whatever", &["10.0.0.1".into(), "kubernetes".into()]).unwrap();
-        let request = protos::cluster::IssueRequest { token: token.into(), name: name.into(), csr };
+        let request = protos::cluster::IssueRequest { token: token.into(), name: name.into(), csr, role: role.into() };
         wire.block_on(async {
             let endpoint = tonic::transport::Endpoint::from_shared(format!("https://{}", wire.api)).unwrap();
             let channel = endpoint.tls_config(tls).unwrap().connect().await.unwrap();
@@ -597,6 +597,7 @@ fn a_certificate_is_renewed_as_what_it_was_and_for_whom() {
             client.issue(request).await.map(|response| response.into_inner().certificate)
         })
     };
+    let issue = |credential: Option<&Credential>, token: &str, name: &str| issue_as(credential, token, name, "");
     let told = |certificate: &str| {
         let der = base64::Engine::decode(
             &base64::engine::general_purpose::STANDARD,
@@ -616,6 +617,18 @@ fn a_certificate_is_renewed_as_what_it_was_and_for_whom() {
         |credential: Option<&Credential>, token: &str, name: &str| issue(credential, token, name).unwrap_err().code();
     assert_eq!(refused(Some(&worker), "", OTHER), Code::PermissionDenied);
     assert_eq!(refused(Some(&reader), "", "admin"), Code::PermissionDenied);
+    // Those of users are made for administrators and masters.
+    let admin = wire.authority.issue(Role::Admin, "admin", &[]).unwrap();
+    assert_eq!(told(&issue_as(Some(&admin), "", "alice", "reader").unwrap()), r#"alice ["balsa:readers"] []"#);
+    let user = |credential: &Credential, token: &str, role: &str| {
+        issue_as(Some(credential), token, "alice", role).map(drop).map_err(|status| status.code())
+    };
+    assert_eq!(user(&wire.authority.issue(Role::Master, "m", &[]).unwrap(), "", "admin"), Ok(()));
+    for own in [&worker, &reader] {
+        assert_eq!(user(own, "", "reader"), Err(Code::PermissionDenied));
+    }
+    assert_eq!(user(&admin, "", "master"), Err(Code::InvalidArgument));
+    assert_eq!(user(&admin, worker_token, "reader"), Err(Code::InvalidArgument));
     assert_eq!(refused(None, "", "worker-9"), Code::Unauthenticated);
     let forged = worker_token.replacen("worker", "master", 1);
     assert_eq!(refused(None, &forged, "master-9"), Code::PermissionDenied);

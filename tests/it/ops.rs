@@ -146,7 +146,10 @@ fn change_the_group(group: &Group) {
             group.ok(&["members", "remove", "m4"]);
         });
         group.wait_voters(&["m1", "m2", "m3"]);
-        group.kill("m4");
+        // It asks the leader why it hears nothing.
+        let out = "this master was taken out of the group, which ";
+        group.wait("m4 to know that it is out", || group.log("m4").contains(out));
+        assert!(group.ended("m4").contains("start it with a join token"));
         group.wipe("m4");
 
         let before: BTreeSet<String> = group.members().iter().map(|m| m["id"].as_str().unwrap().into()).collect();

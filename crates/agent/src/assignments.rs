@@ -51,7 +51,9 @@ impl Shared {
             .collect();
         let (epoch, revision) = *self.newest.lock();
         let text = json!({"epoch": epoch, "revision": revision, "pods": pods}).to_string();
-        if let Err(error) = runtime::files::replace(&self.assignments_path(), text) {
+        // Of pods' Secrets, too.
+        let own = runtime::files::Owned { mode: 0o600, group: None };
+        if let Err(error) = runtime::files::replace_as(&self.assignments_path(), text, own) {
             tracing::warn!(%error, "the assignments could not be kept on disk");
         }
     }

@@ -15,6 +15,7 @@ use protos::cluster::cluster_client::ClusterClient;
 use protos::cluster::cluster_server::Cluster;
 use raft_node::{Changes, Joiner, Member, Node, Refusal};
 use std::sync::Arc;
+use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 /// Where the authority and the join tokens live: a Secret that only administrators can read.
@@ -124,6 +125,53 @@ impl ClusterService {
         let credential = (self.credential)();
         let channel = crate::join::channel(&leader.api_addr, Some(&credential), &self.ca).await.map_err(unavailable)?;
         Ok(Some(ClusterClient::new(channel)))
+    }
+}
+
+/// How often a master that knows of no leader looks whether the group goes on without it.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// As many looks in a row must say so: the change that takes it out may not be committed yet, nor ever be.
+const LOOKS: u32 = 3;
+const LOOK_MAX: Duration = Duration::from_secs(2);
+
+impl ClusterService {
+    /// Returns once this master was taken out of the group, with who leads that. Raft does not tell: the leader stops
+    /// sending to whoever is no member, who then waits for it for ever.
+    pub(crate) async fn left_out(&self) -> String {
+        let mut n_looks = 0;
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let is_led = self.node.status().leader.is_some();
+            match if is_led { None } else { self.leader_of_others().await } {
+                None => n_looks = 0,
+                Some(leader) => {
+                    n_looks += 1;
+                    if n_looks == LOOKS {
+                        return leader;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The leader of the same group, at this term or a later one, to whom this master is no member.
+    async fn leader_of_others(&self) -> Option<String> {
+        let (own, term) = (self.node.id(), self.node.status().term);
+        let credential = (self.credential)();
+        let others = self.members().into_iter().filter(|member| member.id != own);
+        let asked = others.map(async |member| {
+            let asking = async {
+                let channel = crate::join::channel(&member.api_addr, Some(&credential), &self.ca).await.ok()?;
+                ClusterClient::new(channel).status(pb::StatusRequest {}).await.ok().map(Response::into_inner)
+            };
+            tokio::time::timeout(LOOK_MAX, asking).await.ok().flatten()
+        });
+        let told = futures::future::join_all(asked).await.into_iter().flatten();
+        let is_without = |told: &pb::StatusResponse| {
+            let leads = told.leader == told.answered_by && told.epoch == self.epoch && told.term >= term;
+            leads && told.cluster_id == self.cluster_id && told.members.iter().all(|member| member.id != own)
+        };
+        told.filter(is_without).max_by_key(|told| told.term).map(|told| told.leader)
     }
 }
 
@@ -259,33 +307,57 @@ impl Cluster for ClusterService {
     }
 }
 
+fn known(caller: Option<Identity>) -> Result<Identity, Status> {
+    caller.ok_or_else(|| Status::unauthenticated("a token or a certificate is needed"))
+}
+
+/// The role of a renewal: the caller gets what it has, under the name it has.
+fn renewed(caller: Option<Identity>, name: &str) -> Result<Role, Status> {
+    let identity = known(caller)?;
+    let role = Role::ALL.into_iter().find(|role| authz::roles::has(&identity, *role));
+    let role = role.ok_or_else(|| Status::permission_denied("the certificate carries no role"))?;
+    let own = identity.node().unwrap_or(&identity.user);
+    if own != name {
+        return Err(Status::permission_denied(format!("this certificate is for {own}")));
+    }
+    Ok(role)
+}
+
+/// The role of a user's certificate. Who may make one could sign it as well: administrators read the authority's key, and
+/// masters hold it.
+fn for_user(caller: Option<Identity>, role: &str) -> Result<Role, Status> {
+    let identity = known(caller)?;
+    if ![Role::Admin, Role::Master].iter().any(|own| authz::roles::has(&identity, *own)) {
+        return Err(Status::permission_denied("certificates of users are made for administrators and masters alone"));
+    }
+    let role = [Role::Admin, Role::Reader].into_iter().find(|known| known.name() == role).ok_or(role);
+    role.map_err(|unknown| api_grpc::invalid("role", unknown, "must be admin or reader"))
+}
+
+/// The role of a token that is valid.
+fn of_token(secret: &Value, text: &str) -> Result<Role, Status> {
+    let token = Token::parse(text).map_err(|error| api_grpc::invalid("token", "", &error.to_string()))?;
+    let known = decoded(secret, &format!("{}-token", token.role.name()));
+    // Compared by digest, so that the time taken says nothing about the secret.
+    if known.is_empty() || digest(known.as_bytes()) != digest(text.trim().as_bytes()) {
+        return Err(Status::permission_denied(
+            "the token is not valid (any more); `balsa token` prints the present ones",
+        ));
+    }
+    Ok(token.role)
+}
+
 #[tonic::async_trait]
 impl CertificateAuthority for ClusterService {
     async fn issue(&self, request: Request<pb::IssueRequest>) -> Result<Response<pb::IssueResponse>, Status> {
         let caller = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
         let request = request.into_inner();
         let secret = self.secret().await?;
-        let role = if request.token.is_empty() {
-            // A renewal: the caller gets what it has, under the name it has.
-            let identity = caller.ok_or_else(|| Status::unauthenticated("a token or a certificate is needed"))?;
-            let role = Role::ALL.into_iter().find(|role| authz::roles::has(&identity, *role));
-            let role = role.ok_or_else(|| Status::permission_denied("the certificate carries no role"))?;
-            let own = identity.node().unwrap_or(&identity.user);
-            if own != request.name {
-                return Err(Status::permission_denied(format!("this certificate is for {own}")));
-            }
-            role
-        } else {
-            let token =
-                Token::parse(&request.token).map_err(|error| api_grpc::invalid("token", "", &error.to_string()))?;
-            let known = decoded(&secret, &format!("{}-token", token.role.name()));
-            // Compared by digest, so that the time taken says nothing about the secret.
-            if known.is_empty() || digest(known.as_bytes()) != digest(request.token.trim().as_bytes()) {
-                return Err(Status::permission_denied(
-                    "the token is not valid (any more); `balsa token` prints the present ones",
-                ));
-            }
-            token.role
+        let role = match (request.token.as_str(), request.role.as_str()) {
+            ("", "") => renewed(caller, &request.name)?,
+            ("", role) => for_user(caller, role)?,
+            (_, "") => of_token(&secret, &request.token)?,
+            (_, role) => return Err(api_grpc::invalid("role", role, "a token says the role by itself")),
         };
         if !objects::validate::is_dns_subdomain(&request.name) {
             return Err(api_grpc::invalid("name", &request.name, "must be a DNS name in lower case"));

@@ -237,15 +237,16 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// An address that others can reach this machine at: of IP or a host name, without a port.
-pub(crate) fn check_address(field: &str, address: &str) -> Result<()> {
-    let bare = address.trim_matches(['[', ']']);
+/// An address that others can reach this machine at: of IP or a host name, without a port, and without the brackets in
+/// which an IPv6 address may come.
+pub(crate) fn bare_address(field: &str, address: &str) -> Result<String> {
+    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
     match bare.parse::<IpAddr>() {
         Ok(ip) if ip.is_unspecified() || ip.is_multicast() => {
             bail!("{field}: {address} is nobody's address; name the one that other machines reach this one at")
         }
-        Ok(_) => Ok(()),
-        Err(_) if objects::validate::is_dns_subdomain(&bare.to_lowercase()) => Ok(()),
+        Ok(_) => Ok(bare.into()),
+        Err(_) if bare == address && objects::validate::is_dns_subdomain(&bare.to_lowercase()) => Ok(bare.into()),
         Err(_) => {
             bail!("{field}: {address:?} is neither an IP address nor a host name (ports have fields of their own)")
         }
@@ -254,7 +255,7 @@ pub(crate) fn check_address(field: &str, address: &str) -> Result<()> {
 
 /// host:port as sockets and URLs take it: an IPv6 address stands in brackets.
 pub(crate) fn host_port(host: &str, port: u16) -> String {
-    if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// The other way: a host without its brackets.
@@ -294,9 +295,9 @@ impl Vip {
 
 impl MasterConfig {
     pub(crate) fn load(path: &Path) -> Result<MasterConfig> {
-        let config: MasterConfig = load(path)?;
+        let mut config: MasterConfig = load(path)?;
         check_name(&config.name)?;
-        check_address("address", &config.address)?;
+        config.address = bare_address("address", &config.address)?;
         config.join.as_ref().map_or(Ok(()), Join::check)?;
         config.raft_profile()?;
         if !dispatch::addresses::are_networks(&config.pod_network) {
@@ -350,8 +351,9 @@ impl MasterConfig {
 
 impl WorkerConfig {
     pub(crate) fn load(path: &Path) -> Result<WorkerConfig> {
-        let config: WorkerConfig = load(path)?;
+        let mut config: WorkerConfig = load(path)?;
         check_name(&config.name)?;
+        config.address = bare_address("address", &config.address)?;
         if config.masters.is_empty() {
             bail!("masters: name at least one master as host:port");
         }
@@ -419,11 +421,24 @@ mod tests {
 
     #[test]
     fn an_address_is_one_that_others_can_reach() {
-        for good in ["10.0.0.1", "127.0.0.1", "fd00::1", "[fd00::1]", "m1", "m1.example.com", "M1"] {
-            check_address("address", good).unwrap();
+        for good in ["10.0.0.1", "127.0.0.1", "fd00::1", "m1", "m1.example.com", "M1"] {
+            assert_eq!(bare_address("address", good).unwrap(), good);
         }
-        for wrong in ["", "0.0.0.0", "::", "224.0.0.1", "10.0.0.1:6443", "10.0.0.1/24", "m 1", "https://m1"] {
-            assert!(check_address("address", wrong).unwrap_err().to_string().starts_with("address: "), "{wrong}");
+        assert_eq!(bare_address("address", "[fd00::1]").unwrap(), "fd00::1");
+        for wrong in [
+            "",
+            "0.0.0.0",
+            "::",
+            "224.0.0.1",
+            "10.0.0.1:6443",
+            "10.0.0.1/24",
+            "m 1",
+            "https://m1",
+            "[m1]",
+            "[::1",
+            "a;b",
+        ] {
+            assert!(bare_address("address", wrong).unwrap_err().to_string().starts_with("address: "), "{wrong}");
         }
     }
 
@@ -442,10 +457,7 @@ mod tests {
     #[test]
     fn an_ipv6_address_stands_in_brackets() {
         assert_eq!((host_port("10.0.0.1", 6443), host_port("m1", 1)), ("10.0.0.1:6443".into(), "m1:1".into()));
-        assert_eq!(
-            (host_port("fd00::1", 6443), host_port("[fd00::1]", 1)),
-            ("[fd00::1]:6443".into(), "[fd00::1]:1".into())
-        );
+        assert_eq!(host_port("fd00::1", 6443), "[fd00::1]:6443");
         assert_eq!([host_of("[fd00::1]:6443"), host_of("10.0.0.1:6443"), host_of("m1")], ["fd00::1", "10.0.0.1", "m1"]);
     }
 

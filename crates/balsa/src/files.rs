@@ -5,7 +5,7 @@ use pki::Credential;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// A master's file that `init` hands to its first start.
@@ -82,8 +82,18 @@ pub(crate) struct Held {
 }
 
 impl DataDir {
+    /// Makes it, for its owner alone, unless it is there: then whoever made it has said who may enter it.
     pub(crate) fn create(path: &Path) -> Result<DataDir> {
-        std::fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
+        let create = || -> std::io::Result<()> {
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent)?;
+            }
+            match std::fs::DirBuilder::new().mode(0o700).create(path) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+                made => made,
+            }
+        };
+        create().with_context(|| format!("creating {}", path.display()))?;
         Ok(DataDir(path.to_path_buf()))
     }
 

@@ -45,6 +45,7 @@ pub(crate) fn init(config: &Path) -> Result<()> {
     println!("A new cluster is ready on {}.", config.name);
     println!("  start it          balsa master --config FILE");
     println!("  administrator     {}", dir.path("admin.kubeconfig").display());
+    println!("  another one       balsa kubeconfig --config FILE, on any master's machine");
     println!("  join tokens       balsa token --kubeconfig {}", dir.path("admin.kubeconfig").display());
     Ok(())
 }
@@ -83,7 +84,7 @@ pub(crate) async fn join(
     let ca = pki::tls::fetch_ca(&join.server, &token.ca_digest).await?;
     let (key, csr) = pki::signing_request(name, alt_names)?;
     let mut client = CertificateAuthorityClient::new(channel(&join.server, None, &ca).await?);
-    let request = pb::IssueRequest { token: join.token.clone(), name: name.into(), csr };
+    let request = pb::IssueRequest { token: join.token.clone(), name: name.into(), csr, role: String::new() };
     let response = client.issue(request).await.map_err(|status| match status.code() {
         tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => anyhow::anyhow!("{}", status.message()),
         _ => Refused(format!("{} refused the join: {}", join.server, status.message())).into(),

@@ -8,6 +8,7 @@ mod balancer;
 mod chaos;
 mod cluster_service;
 mod config;
+mod credentials;
 mod dev;
 mod files;
 mod join;
@@ -66,6 +67,9 @@ enum Command {
     /// Backups: the whole state of the cluster in one file.
     #[command(subcommand)]
     Backup(backup::Verb),
+    /// Prints a kubeconfig with a fresh certificate, valid for 90 days: a renewal of the one that is used, or on a
+    /// master's machine (--config) a first one.
+    Kubeconfig(credentials::Args),
     /// Repairs a cluster whose majority of masters is gone for good: makes a survivor, whose process is
     /// stopped, a group of its own, which others join with a token.
     Recover(recover::Args),
@@ -123,6 +127,7 @@ fn main() -> ExitCode {
         Command::Master { config } => master::run(&config),
         Command::Init { config } => join::init(&config),
         Command::Worker { config } => worker::run(&config),
+        Command::Kubeconfig(args) => credentials::run(&args),
         Command::Backup(verb) => backup::run(verb),
         Command::Recover(args) => recover::run(&args),
         Command::Dev(verb) => dev::run(verb),

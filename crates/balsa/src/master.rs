@@ -227,7 +227,7 @@ async fn serve(
         .register_encoded_file_descriptor_set(protos::DESCRIPTORS)
         .build_v1()?;
     let grpc = tonic::service::Routes::new(ClusterServer::from_arc(cluster.clone()))
-        .add_service(CertificateAuthorityServer::from_arc(cluster))
+        .add_service(CertificateAuthorityServer::from_arc(cluster.clone()))
         .add_service(DispatchService::server(front.clone(), hub.clone(), identity.epoch))
         .add_service(api_grpc::ObjectsService::server(front.clone()))
         .add_service(api_grpc::ObserveService::server(front.clone()))
@@ -248,7 +248,10 @@ async fn serve(
         mark_joined(&*disk)?;
         dir.remove(BOOTSTRAP)?;
     } else if joining && let Some(join) = &config.join {
-        add_self(&dir, join, &ca, &identity, own).await?;
+        tokio::select! {
+            joined = add_self(&dir, join, &ca, &identity, own, &node) => joined?,
+            why = cannot_go_on(&node, &mut superseded, &identity, &dir) => bail!("{why}"),
+        }
         mark_joined(&*disk)?;
         dir.remove(JOINING)?;
         tracing::info!("joined the cluster");
@@ -286,16 +289,11 @@ async fn serve(
             signal?;
             None
         }
-        why = node.failed() => Some(format!(
-            "consensus stopped: {why}; this master must be started again, and if its disk is damaged (the log says \
-             so): remove {} and join again with a token",
-            dir.0.display()
-        )),
+        why = cannot_go_on(&node, &mut superseded, &identity, &dir) => Some(why),
         why = scrub::run(disk.clone(), raft_dir.clone()) => Some(why),
-        epoch = later_epoch(&mut superseded) => Some(format!(
-            "this master is of epoch {} of its cluster, which was replaced by epoch {epoch} (a restore from a backup \
-             or `balsa recover`): remove {} and join again with a token",
-            identity.epoch,
+        leader = cluster.left_out() => Some(format!(
+            "this master was taken out of the group, which {leader} leads: remove {} and, if it is to come back, start it \
+             with a join token",
             dir.0.display()
         )),
     };
@@ -318,6 +316,28 @@ async fn serve(
 }
 
 /// Ends once a peer of a later epoch has been met.
+/// Returns when consensus has stopped, or a master of a later epoch was met: what it says then, and what to do.
+async fn cannot_go_on(
+    node: &Node,
+    superseded: &mut watch::Receiver<Option<u64>>,
+    identity: &Identity,
+    dir: &DataDir,
+) -> String {
+    tokio::select! {
+        why = node.failed() => format!(
+            "consensus stopped: {why}; this master must be started again, and if its disk is damaged (the log says \
+             so): remove {} and join again with a token",
+            dir.0.display()
+        ),
+        epoch = later_epoch(superseded) => format!(
+            "this master is of epoch {} of its cluster, which was replaced by epoch {epoch} (a restore from a backup \
+             or `balsa recover`): remove {} and join again with a token",
+            identity.epoch,
+            dir.0.display()
+        ),
+    }
+}
+
 async fn later_epoch(superseded: &mut watch::Receiver<Option<u64>>) -> u64 {
     let met = superseded.wait_for(Option::is_some).await.map(|epoch| *epoch);
     match met {
@@ -422,7 +442,7 @@ async fn found(node: &Node, front: &Front, bootstrap: &Bootstrap, own: Member, c
 }
 
 /// Asks the cluster to take this master in; tries until it does.
-async fn add_self(dir: &DataDir, join: &Join, ca: &str, identity: &Identity, own: Member) -> Result<()> {
+async fn add_self(dir: &DataDir, join: &Join, ca: &str, identity: &Identity, own: Member, node: &Node) -> Result<()> {
     let member = protos::cluster::Member {
         id: identity.node_id,
         name: own.name,
@@ -432,9 +452,15 @@ async fn add_self(dir: &DataDir, join: &Join, ca: &str, identity: &Identity, own
         ..Default::default()
     };
     let credential = dir.credential("master")?;
+    let mut n_tries = 0;
     loop {
+        // It may have died since; as a learner this one knows of others.
+        let known = node.status().members.into_iter().filter(|m| m.id != identity.node_id).map(|m| m.member.api_addr);
+        let servers: Vec<String> = std::iter::once(join.server.clone()).chain(known).collect();
+        let server = &servers[n_tries % servers.len()];
+        n_tries += 1;
         let attempt = async {
-            let channel = join::channel(&join.server, Some(&credential), ca).await?;
+            let channel = join::channel(server, Some(&credential), ca).await?;
             let request = protos::cluster::AddMemberRequest {
                 member: Some(member.clone()),
                 learner: join.learner,
@@ -450,7 +476,7 @@ async fn add_self(dir: &DataDir, join: &Join, ca: &str, identity: &Identity, own
                 if let Some(status) = refused.filter(|status| status.code() == tonic::Code::FailedPrecondition) {
                     bail!("the cluster refuses this master: {}", status.message());
                 }
-                tracing::info!(%error, "not taken in yet; trying again");
+                tracing::info!(server, "not taken in yet; trying again: {error:#}");
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
         }

@@ -10,6 +10,7 @@ use objects::{ValueExt, json};
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -93,14 +94,15 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
         Verb::List { at, output } => list(&at, output),
         Verb::Add { name, address, api_port, peer_port, data_dir, learner, replaces, at } => {
             config::check_name(&name)?;
-            config::check_address("--address", &address)?;
+            let address = config::bare_address("--address", &address)?;
             if learner && !replaces.is_empty() {
                 bail!(
                     "--learner: it takes nobody's place yet; leave out --replaces, and say `balsa members replace \
                      {replaces} {name}` once it has caught up"
                 );
             }
-            let status = verbs::cluster_status(&at.access()?)?;
+            let access = at.access()?;
+            let status = verbs::present_status(&access)?;
             let known = |name: &str| status.members.iter().any(|member| member.name == name);
             if known(&name) {
                 bail!("{name} is a member already; a lost disk of it is replaced by starting it anew with a token");
@@ -113,17 +115,19 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
             if let Some(taken) = status.members.iter().filter(|member| member.name != replaces).find(same) {
                 bail!("--address {address}: {} has that address and port already", taken.name);
             }
-            let server = at.access()?.servers.into_iter().next().map(|server| server.address).unwrap_or_default();
-            let token = verbs::tokens(&at.access()?)?.master;
-            println!("# The configuration of a new master. Take over `vip` and `profile` from another one's.");
-            println!("name: {name}\ndataDir: {}\naddress: {address}", data_dir.display());
+            let server = server_to_join(&access, &status);
+            let token = verbs::tokens(&access)?.master;
+            println!(
+                "# The configuration of a new master. Take over `vip`, `profile` and `backup` from another one's."
+            );
+            println!("name: {}\ndataDir: {}\naddress: {}", json!(name), json!(data_dir), json!(address));
             println!("apiPort: {api_port}\npeerPort: {peer_port}");
-            println!("join:\n  server: {server}\n  token: {token}");
+            println!("join:\n  server: {}\n  token: {}", json!(server), json!(token));
             if learner {
                 println!("  learner: true");
             }
             if !replaces.is_empty() {
-                println!("  replaces: {replaces}");
+                println!("  replaces: {}", json!(replaces));
             }
             Ok(())
         }
@@ -137,7 +141,9 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
             let done = verbs::call_within(&at.access()?, PATIENCE, async |channel| {
                 ClusterClient::new(channel).remove_member(pb::RemoveMemberRequest { name: name.clone() }).await
             })?;
-            tell(output, &format!("{name} is no longer a member"), &done.warning)
+            let done_so =
+                format!("{name} is no longer a member; its process ends, and its data folder is to be removed");
+            tell(output, &done_so, &done.warning)
         }
         Verb::Replace { old, new, force, at, output } => {
             let done = verbs::call_within(&at.access()?, PATIENCE, async |channel| {
@@ -159,10 +165,21 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
     }
 }
 
+/// Where a new master finds the cluster: at the kubeconfig's own server when that stands for all masters, as a VIP or a
+/// balancer does; else at the leader. (A master's own address may be that of the one that is to be replaced, and a
+/// loopback address is another machine's own.)
+fn server_to_join(access: &Access, status: &pb::StatusResponse) -> String {
+    let named = access.servers.first().map(|server| server.address.as_str()).unwrap_or_default();
+    let is_loopback = config::host_of(named).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let is_one_s = status.members.iter().any(|member| member.api_addr == named);
+    let leader = status.members.iter().find(|member| member.leader).filter(|_| is_loopback || is_one_s);
+    leader.map_or(named, |leader| leader.api_addr.as_str()).into()
+}
+
 /// The members as the leader tells of them, who alone knows their lag; as any master does when that does
 /// not answer. With the ids of those who answered it; none when it could not be asked.
 fn told_by_leader(access: Access) -> Result<(pb::StatusResponse, Option<BTreeSet<u64>>)> {
-    let mut status = verbs::cluster_status(&access)?;
+    let mut status = verbs::present_status(&access)?;
     let of = |member: &pb::Member| access.at(&member.api_addr);
     let leader = status.members.iter().find(|member| member.leader && member.name != status.answered_by).map(of);
     if let Some(leader) = leader
@@ -208,4 +225,28 @@ fn tell(output: Format, done: &str, warning: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_master_is_sent_to_one_that_answers() {
+        let member = |name: &str, leader| pb::Member {
+            name: name.into(),
+            api_addr: format!("{name}:6443"),
+            leader,
+            ..Default::default()
+        };
+        let status =
+            pb::StatusResponse { members: vec![member("m1", false), member("m2", true)], ..Default::default() };
+        let access = Access { ca: String::new(), identity: None, servers: Vec::new(), namespace: None };
+        let server = |named: &str| server_to_join(&access.at(named), &status);
+        assert_eq!(server("m1:6443"), "m2:6443", "m1 may be the one that is gone");
+        assert_eq!(server("127.0.0.1:6443"), "m2:6443");
+        assert_eq!(server("[::1]:6443"), "m2:6443");
+        assert_eq!(server("10.0.0.100:6443"), "10.0.0.100:6443", "a VIP");
+        assert_eq!(server_to_join(&access.at("m1:6443"), &pb::StatusResponse::default()), "m1:6443");
+    }
 }

@@ -6,7 +6,7 @@ use crate::user::{self, Scope};
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use client::{Access, Client, Patience};
-use objects::{Value, ValueExt, json};
+use objects::{Timestamp, Value, ValueExt, json};
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
 use std::collections::{BTreeMap, BTreeSet};
@@ -174,7 +174,7 @@ pub(crate) enum Verb {
 pub(crate) fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::Status { at, output } => {
-            let status = cluster_status(&at.access()?)?;
+            let status = present_status(&at.access()?)?;
             if output == Format::Json {
                 println!("{}", serde_json::to_string_pretty(&status_json(&status))?);
                 return Ok(());
@@ -187,10 +187,7 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
             print_members(&status, None);
             println!("feature level {}{}", status.feature_level, waiting(&status));
             if let Some(backup) = &status.backup {
-                match backup.failure.as_str() {
-                    "" => println!("last scheduled backup {} by {}", backup.last_file, backup.by),
-                    why => println!("the last scheduled backup FAILED on {}: {why}", backup.by),
-                }
+                println!("{}", backup_line(backup, crate::now()));
             }
             Ok(())
         }
@@ -230,6 +227,27 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
     }
 }
 
+/// Whether the last one is older than twice what lies between two: then whoever leads writes none.
+fn is_overdue(backup: &pb::BackupStatus, now: Timestamp) -> bool {
+    let age_ms = now.since_ms(Timestamp(backup.last_at_ms));
+    backup.last_at_ms > 0 && backup.interval_ms > 0 && age_ms > backup.interval_ms.saturating_mul(2)
+}
+
+fn backup_line(backup: &pb::BackupStatus, now: Timestamp) -> String {
+    let age = match backup.last_at_ms {
+        0 => "none yet".into(),
+        at => format!("{} old", objects::time::age(Some(&Timestamp(at).rfc3339()), now)),
+    };
+    let last = match backup.failure.as_str() {
+        "" => format!("last scheduled backup {} by {}, {age}", backup.last_file, backup.by),
+        why => format!("the last scheduled backup FAILED on {} ({why}); the last good one: {age}", backup.by),
+    };
+    match is_overdue(backup, now) {
+        true => format!("{last}: OVERDUE; is `backup:` in the configuration of the one that leads?"),
+        false => last,
+    }
+}
+
 /// Who keeps the feature level from rising to what others know, after the level itself.
 fn waiting(status: &pb::StatusResponse) -> String {
     let in_force = status.feature_level;
@@ -266,10 +284,10 @@ pub(crate) fn status_json(status: &pb::StatusResponse) -> Value {
         json!({"name": m.name, "id": format!("{:x}", m.id), "apiAddress": m.api_addr, "peerAddress": m.peer_addr, "voter": m.voter,
             "leader": m.leader, "lag": m.lag, "featureLevel": m.feature_level})
     };
-    let backup = status
-        .backup
-        .as_ref()
-        .map(|b| json!({"by": b.by, "lastAtMs": b.last_at_ms, "lastFile": b.last_file, "failure": b.failure}));
+    let backup = status.backup.as_ref().map(|b| {
+        json!({"by": b.by, "lastAtMs": b.last_at_ms, "lastFile": b.last_file, "failure": b.failure,
+                "intervalMs": b.interval_ms, "overdue": is_overdue(b, crate::now())})
+    });
     json!({
         "epoch": status.epoch, "featureLevel": status.feature_level, "backup": backup,
         "clusterId": status.cluster_id, "leader": status.leader, "term": status.term, "revision": status.revision,
@@ -306,6 +324,24 @@ pub(crate) fn cluster_status(access: &Access) -> Result<pb::StatusResponse> {
     call(access, async |channel| ClusterClient::new(channel).status(pb::StatusRequest {}).await)
 }
 
+/// The same, of one that knows who leads if any does: one that was taken out of the group, or is cut off from it, knows
+/// of its members as they were then, and of no leader.
+pub(crate) fn present_status(access: &Access) -> Result<pb::StatusResponse> {
+    let status = cluster_status(access)?;
+    if !status.leader.is_empty() {
+        return Ok(status);
+    }
+    let others = status.members.iter().filter(|member| member.name != status.answered_by);
+    let told = others.filter_map(|member| cluster_status(&access.at(&member.api_addr)).ok());
+    match told.filter(|told| !told.leader.is_empty()).max_by_key(|told| (told.epoch, told.term)) {
+        Some(told) => {
+            eprintln!("{} knows of no leader: {} was asked", status.answered_by, told.answered_by);
+            Ok(told)
+        }
+        None => Ok(status),
+    }
+}
+
 pub(crate) fn tokens(access: &Access) -> Result<pb::JoinTokensResponse> {
     call(access, async |channel| ClusterClient::new(channel).join_tokens(pb::JoinTokensRequest {}).await)
 }
@@ -333,6 +369,23 @@ pub(crate) fn nodes(access: &Access) -> Result<BTreeMap<String, Value>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_backup_that_nobody_takes_any_more_is_told() {
+        let hour = 3_600_000;
+        let backup = |last_at_ms, failure: &str| pb::BackupStatus {
+            by: "m1".into(),
+            last_at_ms,
+            last_file: "/b/f".into(),
+            failure: failure.into(),
+            interval_ms: 6 * hour,
+        };
+        let line = |backup: pb::BackupStatus| backup_line(&backup, Timestamp(100 * hour));
+        assert_eq!(line(backup(89 * hour, "")), "last scheduled backup /b/f by m1, 11h old");
+        assert!(line(backup(87 * hour, "")).contains("13h old: OVERDUE; is `backup:` in the configuration"));
+        assert!(line(backup(99 * hour, "full")).starts_with("the last scheduled backup FAILED on m1 (full); the last"));
+        assert!(line(backup(0, "full")).ends_with("none yet"));
+    }
 
     #[test]
     fn the_first_kubeconfig_that_is_there_is_taken() {

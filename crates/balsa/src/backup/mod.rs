@@ -10,11 +10,11 @@ use crate::output::Format;
 use crate::verbs::{self, Where};
 use anyhow::{Context, Result};
 use clap::Subcommand;
-use objects::{Timestamp, Value, json, registry};
+use objects::{Revision, Timestamp, Value, json, registry};
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
 use raft_node::Node;
-use state::backup::{Manifest, Reader};
+use state::backup::{Manifest, Reader, revision_after};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -70,6 +70,19 @@ pub(crate) fn manifest(cluster_id: &str, epoch: u64, node: &Node, now: Timestamp
     Manifest { cluster_id: cluster_id.into(), epoch, taken_at_ms: now.0, members, ..Manifest::default() }
 }
 
+/// Where a group goes on whose newest revision was this one at `as_of`. Warns when this machine's clock is behind that.
+pub(crate) fn next_revision(newest: Revision, as_of: Timestamp, skip: u64) -> Result<Revision> {
+    let now = crate::now();
+    if now < as_of {
+        eprintln!(
+            "warning: this machine's clock is {} s behind that of the old group; if it is wrong, set it and do this \
+             again, or say --skip-revisions",
+            as_of.since_ms(now) / 1000
+        );
+    }
+    revision_after(newest, as_of, now).0.checked_add(skip).map(Revision).context("--skip-revisions: too many")
+}
+
 /// A new file that only its owner can read.
 fn create_private(path: &Path) -> Result<std::fs::File> {
     // One that lies there keeps its mode when it is opened; a fresh one has ours.
@@ -111,10 +124,13 @@ fn save(file: &Path, at: &Where, output: Format) -> Result<()> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let received = runtime.block_on(async {
-        let channel = verbs::cluster(&access).connect().await?;
-        let mut client = ClusterClient::new(channel).max_decoding_message_size(service::PIECE_BYTES_MAX * 2);
+        let cluster = verbs::cluster(&access);
+        let begun = cluster.call(async |channel| {
+            let mut client = ClusterClient::new(channel).max_decoding_message_size(service::PIECE_BYTES_MAX * 2);
+            client.backup(pb::BackupRequest {}).await
+        });
         let told = |status: tonic::Status| anyhow::anyhow!("{}", status.message());
-        let mut pieces = client.backup(pb::BackupRequest {}).await.map_err(told)?.into_inner();
+        let mut pieces = begun.await?;
         let mut n_bytes = 0;
         while let Some(piece) = pieces.message().await.map_err(told)? {
             out.write_all(&piece.data).context("writing the backup")?;

@@ -14,7 +14,7 @@ use objects::{Key, Revision, Timestamp, json, registry};
 use pki::{Authority, Credential};
 use raft_disk::RocksDisk;
 use raft_node::{Disk, Founding};
-use state::backup::{Reader, epoch_after, revision_after};
+use state::backup::{Reader, epoch_after};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,22 +44,15 @@ pub(super) fn run(file: &Path, config: &Path, skip_revisions: u64, output: Forma
     }
     let mut reader = Reader::open(super::open(file)?).with_context(|| format!("{}", file.display()))?;
     let manifest = reader.manifest().clone();
-    let now = crate::now();
-    // The two clocks there are: the master's that took it, and the leaders' that stamped what it holds.
-    let as_of = Timestamp(manifest.taken_at_ms).max(reader.stamp()?);
-    if now < as_of {
-        eprintln!(
-            "warning: this machine's clock is {} s behind the backup's; if it is wrong, set it and restore again",
-            as_of.since_ms(now) / 1000
-        );
-    }
-    let begins = revision_after(Revision(manifest.revision), as_of, now);
-    let begins = Revision(begins.0.checked_add(skip_revisions).context("--skip-revisions: too many")?);
+    // The two clocks there are: the master's that took it, and the leaders' that stamped what it holds, of whom one may
+    // have been ahead for a while. Too early an instant only skips more revisions.
+    let as_of = Timestamp(manifest.taken_at_ms).min(reader.stamp()?);
+    let begins = super::next_revision(Revision(manifest.revision), as_of, skip_revisions)?;
     let identity = Identity {
         cluster_id: manifest.cluster_id.clone(),
         node_id: stdx::Rng::new(crate::seed()).next_u64() >> 11,
         name: config.name.clone(),
-        epoch: epoch_after(manifest.epoch, now),
+        epoch: epoch_after(manifest.epoch, crate::now()),
     };
 
     let disk = Arc::new(RocksDisk::open(&dir.path(UNBORN))?);

@@ -43,6 +43,7 @@ pub(crate) fn told(view: &View) -> Option<pb::BackupStatus> {
         last_at_ms: Timestamp::parse(data.text("lastAt")).map_or(0, |at| at.0),
         last_file: data.text("lastFile").into(),
         failure: data.text("failure").into(),
+        interval_ms: data.text("intervalMs").parse().unwrap_or(0),
     })
 }
 
@@ -187,7 +188,7 @@ pub(crate) async fn keep(config: Backup, front: Front, node: Node, identity: Ide
         if let Err(error) = &tidied {
             tracing::warn!("{error:#}");
         }
-        if let Err(error) = tell(&front, &identity.name, &outcome, &tidied).await {
+        if let Err(error) = tell(&front, &identity.name, interval, &outcome, &tidied).await {
             tracing::warn!("what became of the scheduled backup could not be stored: {error:#}");
         }
     }
@@ -218,11 +219,18 @@ async fn aside<T: Send + 'static>(patience: Duration, work: impl FnOnce() -> Res
 }
 
 /// Stores what became of a try. Of two leaders that tell at once, the later one is right.
-async fn tell(front: &Front, by: &str, outcome: &Result<PathBuf>, tidied: &Result<()>) -> Result<()> {
+async fn tell(
+    front: &Front,
+    by: &str,
+    interval: Duration,
+    outcome: &Result<PathBuf>,
+    tidied: &Result<()>,
+) -> Result<()> {
     let view = front.store.read().await?;
     let stored = view.get(&key());
     let mut data = stored.map_or_else(|| json!({}), |record| record.value().at("data").clone());
     data.set("by", by);
+    data.set("intervalMs", interval.as_millis().to_string());
     if let Ok(path) = outcome {
         data.set("lastAt", front.now().rfc3339());
         data.set("lastFile", path.display().to_string());

@@ -74,10 +74,15 @@ impl Commands {
         shell(&command, COMMAND_MAX).with_context(|| format!("{name}: {command:?}"))
     }
 
+    /// What ends it, as it would be run.
+    pub(super) fn ends(&self, fault: Fault, name: &str, address: &str) -> Option<String> {
+        let [_, (_, command)] = self.of(fault);
+        Some(filled(command?, name, address))
+    }
+
     /// Runs what ends it, more than once if it fails.
     pub(super) fn end(&self, fault: Fault, name: &str, address: &str) -> Result<()> {
-        let [_, (_, command)] = self.of(fault);
-        let command = filled(command.context("no command ends this fault")?, name, address);
+        let command = self.ends(fault, name, address).context("no command ends this fault")?;
         let healed = again_and_again(TRIES, BETWEEN_TRIES, || shell(&command, COMMAND_MAX));
         healed.with_context(|| format!("{name} is still harmed; run by hand: {command}"))
     }

@@ -103,6 +103,7 @@ impl Faults {
                 world.storage_is_harmed(&line.members);
             }
             line.majority = world.n_whole() > world.masters.len() / 2;
+            world.recorder.stands(&line, self.target.remedies(planned.fault, &line.members));
             line.begun_us = world.recorder.now_us();
             eprintln!("{}", story(&line));
             match self.harm(&planned, &line.members).await {

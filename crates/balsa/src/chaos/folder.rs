@@ -5,6 +5,7 @@ use chaos::lines::{FaultLine, Line, Run};
 use chaos::{Planned, Report, Scenario, verdict};
 use parking_lot::Mutex;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -53,6 +54,8 @@ impl Folder {
             started: Instant::now(),
             history: create("history.jsonl")?,
             faults: create("faults.jsonl")?,
+            standing: Mutex::default(),
+            standing_path: self.0.join(STANDING),
             failed: Mutex::default(),
         })
     }
@@ -67,7 +70,8 @@ impl Folder {
         BufReader::new(file).lines().enumerate().map(read).collect()
     }
 
-    /// Judges what the files tell, and writes the verdict beside them.
+    /// Judges what the files tell, and writes the verdict beside them. A verdict is not to be lost with a disk that does
+    /// not take it: that is a warning.
     pub(super) fn judge(&self) -> Result<Report> {
         let named = |name: &str| self.0.join(name).display().to_string();
         let scenario = Scenario::parse(&self.read("scenario.yaml")?).map_err(anyhow::Error::msg);
@@ -76,8 +80,10 @@ impl Folder {
             .with_context(|| format!("{} is damaged", named("run.json")))?;
         let faults = self.lines("faults.jsonl", FaultLine::parse)?;
         let report = verdict::judge(&scenario, &run, &faults, &self.lines("history.jsonl", Line::parse)?);
-        self.write("report.json", &(serde_json::to_string_pretty(&report)? + "\n"))?;
-        self.write("report.txt", &report.text())?;
+        let json = serde_json::to_string_pretty(&report)? + "\n";
+        if let Err(error) = self.write("report.json", &json).and_then(|()| self.write("report.txt", &report.text())) {
+            eprintln!("warning: the verdict is not kept: {error:#}");
+        }
         Ok(report)
     }
 }
@@ -90,11 +96,25 @@ struct Lines {
     closed: bool,
 }
 
+/// The file of the faults that stand: on the disk before they begin, for whoever finds the run itself dead.
+const STANDING: &str = "standing.json";
+
+#[derive(Serialize)]
+struct Standing {
+    fault: &'static str,
+    members: Vec<String>,
+    /// What heals it by hand.
+    commands: Vec<String>,
+}
+
 /// Takes down what happens, against one clock.
 pub(super) struct Recorder {
     started: Instant,
     history: Mutex<Lines>,
     faults: Mutex<Lines>,
+    /// The faults that stand, by their number.
+    standing: Mutex<BTreeMap<usize, Standing>>,
+    standing_path: PathBuf,
     /// The first line that could not be written.
     failed: Mutex<Option<String>>,
 }
@@ -128,8 +148,33 @@ impl Recorder {
         self.append(&self.history, line);
     }
 
+    /// Before a fault begins.
+    pub(super) fn stands(&self, line: &FaultLine, commands: Vec<String>) {
+        let (fault, members) = (line.planned.fault.name(), line.members.clone());
+        self.change_standing(|standing| drop(standing.insert(line.planned.n, Standing { fault, members, commands })));
+    }
+
+    /// A fault that is over, one way or the other. One that could not be healed stays among those that stand.
     pub(super) fn fault(&self, line: &FaultLine) {
+        if line.error.is_none() {
+            self.change_standing(|standing| drop(standing.remove(&line.planned.n)));
+        }
         self.append(&self.faults, line);
+    }
+
+    fn change_standing(&self, change: impl FnOnce(&mut BTreeMap<usize, Standing>)) {
+        let mut standing = self.standing.lock();
+        change(&mut standing);
+        let kept = match standing.is_empty() {
+            true => std::fs::remove_file(&self.standing_path),
+            false => serde_json::to_vec_pretty(&*standing)
+                .map_err(std::io::Error::from)
+                .and_then(|text| runtime::files::replace_durably(&self.standing_path, text)),
+        };
+        match kept {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => self.fail(&error),
+            _ => {}
+        }
     }
 
     /// Writes what is buffered, and nothing after it; tells how many lines of the history and of the faults there

@@ -112,6 +112,20 @@ impl Target {
         Some(names.iter().filter(|name| !cluster.runs(name)).cloned().collect())
     }
 
+    /// The commands with which a fault of these is ended by hand.
+    pub(super) fn remedies(&self, fault: Fault, names: &[String]) -> Vec<String> {
+        match self {
+            Target::Dev(cluster) => {
+                let verb = if fault == Fault::Cut { "heal" } else { "start" };
+                names.iter().map(|name| format!("balsa dev {verb} {name} --dir {}", cluster.dir.display())).collect()
+            }
+            Target::Machines(commands, addresses) => {
+                let address = |name: &String| addresses.get(name).map_or("", String::as_str);
+                names.iter().filter_map(|name| commands.ends(fault, name, address(name))).collect()
+            }
+        }
+    }
+
     /// Does what a fault says. When it fails, what was done is undone.
     pub(super) fn harm(&self, fault: &Planned, names: &[String]) -> Result<Harm> {
         let mut harm = Harm { names: names.to_vec(), fault: fault.fault, disks: Vec::new(), stalls: None };

@@ -2,6 +2,7 @@
 //! had acknowledged.
 
 use super::folder::Recorder;
+use crate::config::{bare_address, host_of};
 use anyhow::{Context, Result};
 use chaos::Scenario;
 use chaos::scenario::Through;
@@ -290,12 +291,26 @@ pub(super) struct Members {
 
 pub(super) fn members(access: &Access) -> Result<Members> {
     let status = crate::verbs::cluster_status(access).context("the cluster does not answer")?;
-    let masters = status.members.into_iter().filter(|member| member.voter).map(|m| (m.name, m.api_addr)).collect();
+    let masters = status.members.into_iter().filter(|member| member.voter).map(|m| (m.name, m.api_addr));
     let workers = crate::verbs::nodes(access)?.into_iter().map(|(name, node)| {
         let address = address(&node, &name);
         (name, address)
     });
-    Ok(Members { masters, workers: workers.collect() })
+    let members = Members { masters: masters.collect(), workers: workers.collect() };
+    for (name, address) in &members.masters {
+        is_address(name, host_of(address))?;
+    }
+    for (name, address) in &members.workers {
+        is_address(name, address)?;
+    }
+    Ok(members)
+}
+
+/// They stand in an operator's commands, and what a member says of itself may be anything: also a command.
+fn is_address(name: &str, address: &str) -> Result<()> {
+    bare_address(name, address)
+        .map(drop)
+        .context("the cluster tells an address that is none, and no command is run with it")
 }
 
 /// Where a Node is reached: its own address, or what it calls itself.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 pub(super) const BALANCER: &str = "balancer";
 
 pub(crate) struct Cluster {
-    pub(super) dir: PathBuf,
+    pub(crate) dir: PathBuf,
     pub(super) topology: Topology,
 }
 

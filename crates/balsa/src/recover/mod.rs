@@ -6,23 +6,23 @@
 
 mod verdict;
 
-use crate::backup::{UNBORN, settle};
+use crate::backup::{UNBORN, next_revision, settle};
 use crate::config::MasterConfig;
 use crate::files::{DataDir, Identity};
 use crate::join;
 use crate::output::Format;
 use anyhow::{Context, Result, bail};
-use objects::json;
+use objects::{Timestamp, json};
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
 use raft_disk::{OpenError, RocksDisk};
 use raft_node::{Founding, Remains, read_remains};
-use state::backup::{epoch_after, revision_after};
+use state::backup::epoch_after;
 use state::{View, snapshot};
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 use verdict::{Facts, Survivor, Verdict, verdict};
 
 /// A member that does not answer by then counts as gone.
@@ -42,6 +42,12 @@ pub(crate) struct Args {
     /// What another stopped survivor printed with --report; may be given several times.
     #[arg(long)]
     other: Vec<PathBuf>,
+    /// A member that is gone for good though something takes connections at its address; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    gone: Vec<String>,
+    /// Begins this many revisions later still: for clocks that differ by more than 10 s.
+    #[arg(long, default_value_t = 0)]
+    skip_revisions: u64,
     /// With json the result is standard output's, and what is told on the way standard error's.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -77,10 +83,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let others = args.other.iter().map(|path| read_report(path, &identity)).collect::<Result<Vec<_>>>()?;
-    let answering = ask(&dir, &identity, &remains)?;
+    let heard = ask(&dir, &identity, &remains)?;
     let output = args.output;
-    tell(output, &identity, &remains, &others, &answering);
-    let facts = Facts { own, voters: remains.voters.clone(), others, answering };
+    tell(output, &identity, &remains, &others, &heard);
+    let index = |heard: &Heard| match heard.what {
+        Answer::Status(index) => Some((heard.id, heard.name.clone(), index)),
+        Answer::Strange(_) | Answer::Nothing(_) => None,
+    };
+    let is_there = |heard: &&Heard| matches!(heard.what, Answer::Strange(_)) && !args.gone.contains(&heard.name);
+    let facts = Facts {
+        own,
+        voters: remains.voters.clone(),
+        others,
+        answering: heard.iter().filter_map(index).collect(),
+        strange: heard.iter().filter(is_there).map(|heard| heard.name.clone()).collect(),
+    };
     let may_be_lost = match verdict(&facts) {
         Verdict::Alone => {
             let name = &identity.name;
@@ -101,7 +118,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Some(what)
         }
     };
-    let next = refound(&dir, &config, &identity, &remains)?;
+    let next = refound(&dir, &config, &identity, &remains, args.skip_revisions)?;
     let old_log = dir.path(&identity.raft_dir());
     match output {
         Format::Json => println!(
@@ -150,8 +167,24 @@ fn read_report(path: &std::path::Path, identity: &Identity) -> Result<Survivor> 
     serde_json::from_value(report["survivor"].clone()).with_context(told)
 }
 
-/// The other members that answer: id, name and last log entry. An error when this group is replaced already.
-fn ask(dir: &DataDir, identity: &Identity, remains: &Remains) -> Result<Vec<(u64, String, u64)>> {
+/// What a member's address says.
+enum Answer {
+    /// The last log entry of a master of this group.
+    Status(u64),
+    /// Something takes connections there, and does not answer as a master of this group; why.
+    Strange(String),
+    /// Nobody takes a connection; why.
+    Nothing(String),
+}
+
+struct Heard {
+    id: u64,
+    name: String,
+    what: Answer,
+}
+
+/// Asks the other members. An error when this group is replaced already.
+fn ask(dir: &DataDir, identity: &Identity, remains: &Remains) -> Result<Vec<Heard>> {
     let (credential, ca) = (dir.credential("master")?, dir.ca()?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let others = remains.members.iter().filter(|m| m.id != identity.node_id);
@@ -160,44 +193,63 @@ fn ask(dir: &DataDir, identity: &Identity, remains: &Remains) -> Result<Vec<(u64
             let channel = join::channel(&m.member.api_addr, Some(&credential), &ca).await?;
             anyhow::Ok(ClusterClient::new(channel).status(pb::StatusRequest {}).await?.into_inner())
         };
-        let status = tokio::time::timeout(ANSWER_MAX, asking).await.ok()?.ok()?;
-        (status.cluster_id == identity.cluster_id).then_some((m, status))
+        let status = match tokio::time::timeout(ANSWER_MAX, asking).await {
+            Ok(Ok(status)) if status.cluster_id == identity.cluster_id => return (m, Ok(status)),
+            Ok(Ok(_)) => "it is of another cluster".into(),
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_) => format!("no answer within {} s", ANSWER_MAX.as_secs()),
+        };
+        // A master that is ill, or that this machine cannot speak with, is not one that is gone.
+        let takes = futures::future::join(is_open(&m.member.api_addr), is_open(&m.member.peer_addr)).await;
+        (m, Err(if takes.0 || takes.1 { Answer::Strange(status) } else { Answer::Nothing(status) }))
     });
     let answers = runtime.block_on(futures::future::join_all(asked));
-    let mut answering = Vec::new();
-    for (m, status) in answers.into_iter().flatten() {
-        if status.epoch > identity.epoch {
-            bail!(
+    let mut all = Vec::new();
+    for (m, answer) in answers {
+        let what = match answer {
+            Err(what) => what,
+            Ok(status) if status.epoch > identity.epoch => bail!(
                 "this group (epoch {}) is replaced already, by epoch {}, which {} serves: empty {} and join it with a \
                  token",
                 identity.epoch,
                 status.epoch,
                 status.answered_by,
                 dir.0.display()
-            );
-        }
-        if status.epoch == identity.epoch {
-            answering.push((m.id, m.member.name.clone(), status.last_index));
-        }
+            ),
+            Ok(status) if status.epoch == identity.epoch => Answer::Status(status.last_index),
+            Ok(status) => Answer::Strange(format!("it is of epoch {}, which came before", status.epoch)),
+        };
+        all.push(Heard { id: m.id, name: m.member.name.clone(), what });
     }
-    Ok(answering)
+    Ok(all)
 }
 
-fn tell(output: Format, identity: &Identity, remains: &Remains, others: &[Survivor], answering: &[(u64, String, u64)]) {
+/// Whether anything takes a connection there.
+async fn is_open(addr: &str) -> bool {
+    let connected = tokio::time::timeout(ANSWER_MAX, tokio::net::TcpStream::connect(addr)).await;
+    matches!(connected, Ok(Ok(_)))
+}
+
+fn tell(output: Format, identity: &Identity, remains: &Remains, others: &[Survivor], heard: &[Heard]) {
     let (last, committed) = (remains.last, remains.committed);
     say(output, format_args!("cluster {}, epoch {}", identity.cluster_id, identity.epoch));
     say(output, format_args!("{:<14} {:<8} {:<9} last log entry", "NAME", "ROLE", "STATE"));
     for m in &remains.members {
         let role = if m.voter { "voter" } else { "learner" };
         let known = others.iter().find(|other| other.id == m.id);
-        let answers = answering.iter().find(|(id, ..)| *id == m.id);
-        let (state, entry) = match (known, answers) {
+        let (state, entry) = match (known, heard.iter().find(|heard| heard.id == m.id).map(|heard| &heard.what)) {
             _ if m.id == identity.node_id => ("this one", format!("term {}, entry {}", last.term, last.index)),
             (Some(other), _) => ("stopped", format!("term {}, entry {}", other.term, other.index)),
-            (None, Some((_, _, index))) => ("answers", format!("entry {index}")),
-            (None, None) => ("silent", "unknown".into()),
+            (None, Some(Answer::Status(index))) => ("answers", format!("entry {index}")),
+            (None, Some(Answer::Strange(_))) => ("strange", "unknown".into()),
+            (None, Some(Answer::Nothing(_)) | None) => ("silent", "unknown".into()),
         };
         say(output, format_args!("{:<14} {role:<8} {state:<9} {entry}", m.member.name));
+    }
+    for heard in heard {
+        if let Answer::Strange(why) | Answer::Nothing(why) = &heard.what {
+            say(output, format_args!("{}: {why}", heard.name));
+        }
     }
     let stamp = View::new(remains.state.clone()).stamp();
     say(
@@ -234,13 +286,18 @@ fn confirm(yes: bool) -> Result<()> {
 }
 
 /// Makes the new group beside the old one, and then the identity that names it.
-fn refound(dir: &DataDir, config: &MasterConfig, old: &Identity, remains: &Remains) -> Result<Identity> {
-    let now = crate::now();
+fn refound(
+    dir: &DataDir,
+    config: &MasterConfig,
+    old: &Identity,
+    remains: &Remains,
+    skip_revisions: u64,
+) -> Result<Identity> {
     let state = &remains.state;
     let identity = Identity {
         // Another id too: nothing that was meant for the old master is meant for this one.
         node_id: stdx::Rng::new(crate::seed()).next_u64() >> 11,
-        epoch: epoch_after(old.epoch, now),
+        epoch: epoch_after(old.epoch, crate::now()),
         ..old.clone()
     };
     dir.sweep(&old.raft_dir())?;
@@ -249,8 +306,13 @@ fn refound(dir: &DataDir, config: &MasterConfig, old: &Identity, remains: &Remai
     for record in state.records_after(None) {
         founding.row(&record.key, snapshot::record_bytes(record))?;
     }
-    // The lost masters may have issued revisions that this one never saw.
-    let begins = revision_after(state.revision(), View::new(state.clone()).stamp(), now);
+    // The lost masters may have issued revisions that this one never saw. Of the two clocks that tell since when, the
+    // leaders' that stamped what it holds may have been ahead, and this machine's wrong.
+    let stamp = View::new(state.clone()).stamp();
+    let used = RocksDisk::last_used(&dir.path(&old.raft_dir())).ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let used = used.and_then(|since| i64::try_from(since.as_millis()).ok()).map(Timestamp);
+    let as_of = used.map_or(stamp, |used| used.min(stamp));
+    let begins = next_revision(state.revision(), as_of, skip_revisions)?;
     let head = snapshot::rebase(&snapshot::head_bytes(state), begins)?;
     let own = config.member();
     founding.finish(identity.node_id, own, head)?;

@@ -30,6 +30,8 @@ pub(crate) struct Facts {
     pub(crate) others: Vec<Survivor>,
     /// The members that answer right now, with the last entry of each.
     pub(crate) answering: Vec<(u64, String, u64)>,
+    /// Those at whose address something takes connections that does not answer as a member.
+    pub(crate) strange: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -47,7 +49,7 @@ fn majority(voters: &BTreeSet<u64>) -> usize {
 }
 
 pub(crate) fn verdict(facts: &Facts) -> Verdict {
-    let Facts { own, voters, others, answering } = facts;
+    let Facts { own, voters, others, answering, strange } = facts;
     if voters.iter().all(|set| set.len() == 1 && set.contains(&own.id)) {
         return Verdict::Alone;
     }
@@ -83,6 +85,13 @@ pub(crate) fn verdict(facts: &Facts) -> Verdict {
              and give what that prints with --other"
         ));
     }
+    // It may be a master that serves, and that this machine cannot speak with: it would end when it meets the new group.
+    if let Some(name) = strange.first() {
+        return Verdict::Refused(format!(
+            "something takes connections at the address of {name}, and does not answer as a member: stop it, or say \
+             --gone {name} if {name} is gone for good"
+        ));
+    }
     // Whatever was acknowledged lies on a majority of the voters of its time: when no majority is without a survivor,
     // a survivor has it, and of the survivors the one whose log reaches furthest. In the midst of a change that must
     // hold of both sets: the entry that begins it may never have been committed, and the lost ones may have gone past
@@ -115,6 +124,7 @@ mod tests {
             voters: voters.iter().map(|set| set.iter().copied().collect()).collect(),
             others: others.iter().map(|(id, term, index)| survivor(*id, *term, *index)).collect(),
             answering: answering.iter().map(|(id, index)| (*id, format!("m{id}"), *index)).collect(),
+            strange: Vec::new(),
         }
     }
 
@@ -129,6 +139,13 @@ mod tests {
     fn one_of_three_may_lose() {
         let Verdict::MayLose(why) = verdict(&facts(&[&[1, 2, 3]], &[], &[])) else { panic!() };
         assert!(why.contains("1 of 3 voters") && why.contains("term 5, entry 100"), "{why}");
+    }
+
+    #[test]
+    fn what_takes_connections_is_not_taken_for_gone() {
+        let with = |others| Facts { strange: vec!["m2".into()], ..facts(&[&[1, 2, 3, 4]], others, &[]) };
+        assert!(refused(with(&[])).contains("--gone m2"));
+        assert!(refused(with(&[(3, 6, 1)])).contains("the log of m3 reaches further"), "first of all");
     }
 
     #[test]
