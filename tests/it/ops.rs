@@ -99,6 +99,23 @@ fn lag(group: &Group, name: &str) -> Option<u64> {
     member["lag"].as_u64()
 }
 
+/// A master's own certificate earns an administrator's, and that a reader's.
+fn make_kubeconfigs(group: &Group) {
+    let [admin, reader] = ["admin", "reader"].map(|name| group.path(&format!("{name}.kubeconfig")));
+    let [admin, reader] = [&admin, &reader].map(|path| path.display().to_string());
+    group.must(&["kubeconfig", "--config", &group.config("m2"), "--out", &admin]);
+    assert_eq!(std::fs::metadata(&admin).unwrap().permissions().mode() & 0o777, 0o600);
+    group.must(&["kubeconfig", "--kubeconfig", &admin, "--role", "reader", "--name", "alice", "--out", &reader]);
+    group.must(&["token", "--kubeconfig", &admin]);
+    let document: Value = serde_json::from_slice(&std::fs::read(&admin).unwrap()).unwrap();
+    assert_eq!(document["clusters"].as_array().unwrap().len(), 3, "{document}");
+    group.must(&["members", "list", "--kubeconfig", &reader]);
+    for refused in [&["token"][..], &["kubeconfig"]] {
+        let output = group.local(&[refused, &["--kubeconfig", &reader]].concat());
+        assert!(!output.status.success(), "{}", text(&output.stdout));
+    }
+}
+
 /// Leadership moves by command and with a stop; members come, are promoted, replaced and removed; in the
 /// end each of the three machines has been replaced.
 fn change_the_group(group: &Group) {
@@ -170,6 +187,8 @@ fn change_the_group(group: &Group) {
         }
         let after: BTreeSet<String> = group.members().iter().map(|m| m["id"].as_str().unwrap().into()).collect();
         assert!(after.is_disjoint(&before) && after.len() == 3, "{before:?} {after:?}");
+        // The one that `init` wrote went with its machine.
+        make_kubeconfigs(group);
         println!("all three replaced one by one: the longest refusal was {} ms", worst.as_millis());
     });
 }

@@ -15,6 +15,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, oneshot};
 
 /// Entries of one replication request, by bytes: well below the transport's message limit.
@@ -31,6 +32,8 @@ pub(crate) struct Log {
     checkpoints: Checkpoints,
     /// Told when the log may have to be trimmed.
     grown: Arc<Notify>,
+    /// The entries before this one are overdue to go.
+    overdue: Arc<AtomicU64>,
 }
 
 struct Shared {
@@ -74,7 +77,14 @@ impl Log {
             tail: Tail::default(),
             growth: Growth::new(checkpoints),
         };
-        Ok(Log { disk, writer, shared: Arc::new(Mutex::new(shared)), checkpoints, grown: Arc::default() })
+        Ok(Log {
+            disk,
+            writer,
+            shared: Arc::new(Mutex::new(shared)),
+            checkpoints,
+            grown: Arc::default(),
+            overdue: Arc::default(),
+        })
     }
 
     /// Waits until so many more bytes are there that the log may have to be trimmed.
@@ -89,7 +99,17 @@ impl Log {
 
     /// What is to be done about the log's bytes when the newest checkpoint holds the entries up to `checkpoint`.
     pub(crate) fn trim(&self, checkpoint: Option<u64>) -> Trim {
-        self.shared.lock().growth.trim(checkpoint, self.checkpoints)
+        let trim = self.shared.lock().growth.trim(checkpoint, self.checkpoints);
+        if let Some(purge) = trim.purge.filter(|_| trim.is_overdue) {
+            self.overdue.fetch_max(purge + 1, Ordering::Relaxed);
+        }
+        trim
+    }
+
+    /// Whether an entry is overdue to go, so that nobody is to be sent it any more: openraft keeps what is being sent, and
+    /// a follower that is slower than the others is always being sent something.
+    pub(crate) fn is_overdue(&self, index: u64) -> bool {
+        index < self.overdue.load(Ordering::Relaxed)
     }
 
     /// The newest vote that anybody can have been told of.

@@ -3,6 +3,7 @@
 use crate::aside::aside;
 use crate::codec;
 use crate::granted::Granted;
+use crate::log::Log;
 use crate::node::Heard;
 use crate::pipe::{Opening, Pipe};
 use crate::transport::{Lane, PeerReply, PeerRequest, Transport, TransportError, append_timeout};
@@ -37,6 +38,7 @@ pub(crate) struct Network {
     pub(crate) heard_levels: Heard,
     /// What the votes for this master tell of the voters' logs.
     pub(crate) granted: Granted,
+    pub(crate) log: Log,
 }
 
 pub(crate) struct Peer {
@@ -265,8 +267,11 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Checkpoints;
+    use crate::disk::{Disk, MemoryDisk};
     use crate::tests::Nowhere;
     use crate::types::Entry;
+    use crate::writer::{Writer, spawn_inline};
     use openraft::EntryPayload;
     use openraft::impls::leader_id_adv::LeaderId;
 
@@ -278,11 +283,13 @@ mod tests {
     fn what_a_vote_has_told_is_not_asked_and_told_once() {
         let granted = Granted::default();
         granted.note(5, 2, Some(log_id(900)), Some(log_id(800)));
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
         let network = Network {
             cluster_id: "test".into(),
             transport: Arc::new(Nowhere),
             heard_levels: Heard::default(),
             granted,
+            log: Log::open(disk.clone(), spawn_inline()(Writer::new(disk)), Checkpoints::default()).unwrap(),
         };
         let peer = |id| Peer {
             network: network.clone(),

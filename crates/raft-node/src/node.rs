@@ -190,8 +190,9 @@ async fn keep_within_bytes(log: Log, raft: Raft) {
     loop {
         log.grown().await;
         let checkpoint = raft.metrics().borrow_watched().snapshot.map(|id| id.index);
-        let Trim { checkpoint, purge } = log.trim(checkpoint);
+        let Trim { checkpoint, purge, .. } = log.trim(checkpoint);
         // One that is being written, and entries that are being sent, are left alone: the log grows on and tells again.
+        // (Until they are overdue.)
         if checkpoint && raft.trigger().snapshot().await.is_err() {
             return;
         }
@@ -236,6 +237,7 @@ impl Node {
             transport: options.transport.clone(),
             heard_levels: heard_levels.clone(),
             granted: Granted::default(),
+            log: log.clone(),
         };
         let promises = log.clone();
         let starting = Raft::new(options.node_id, config, network, log, machine.clone());

@@ -95,6 +95,9 @@ impl<'a> Pipe<'a> {
                 biased;
                 answer = self.answers.next(), if until.is_some() => return Some(self.answered(answer)),
                 request = request => match request {
+                    Some(request) if self.is_overdue(&request) => {
+                        return Some(Err(failed("it is to be sent a checkpoint: these entries are overdue to go")));
+                    }
                     Some(request) => match self.known(&request) {
                         Some(answer) => return Some(Ok(answer)),
                         None => self.send(request),
@@ -104,6 +107,10 @@ impl<'a> Pipe<'a> {
                 () = late => return Some(Err(failed("no answer in time"))),
             }
         }
+    }
+
+    fn is_overdue(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
+        request.entries.first().is_some_and(|entry| self.peer.network.log.is_overdue(entry.log_id.index))
     }
 
     /// The answer that is known without asking the peer. In their order, so none while others are to come.

@@ -6,6 +6,10 @@ use std::collections::VecDeque;
 /// So many marks lie within the bytes between two checkpoints: one each 256 KiB.
 const MARKS: u64 = 512;
 
+/// How many times the bytes between two checkpoints the log may hold before those who are still sent its oldest entries
+/// are sent a checkpoint instead.
+const OVERDUE: u64 = 4;
+
 /// So many times is the log trimmed while as many bytes as are kept go.
 const STEPS: u64 = 8;
 
@@ -70,6 +74,7 @@ impl Growth {
         Trim {
             checkpoint: self.total - held >= bounds.every_bytes,
             purge: last.filter(|(_, total)| total - self.base >= bounds.kept_bytes / STEPS).map(|(index, _)| index),
+            is_overdue: self.total - self.base >= OVERDUE * bounds.every_bytes,
         }
     }
 }
@@ -79,6 +84,8 @@ pub(crate) struct Trim {
     pub(crate) checkpoint: bool,
     /// The last entry that is to go.
     pub(crate) purge: Option<u64>,
+    /// Whether it is to go even though somebody is being sent it.
+    pub(crate) is_overdue: bool,
 }
 
 #[cfg(test)]
@@ -95,7 +102,7 @@ mod tests {
     }
 
     fn trim(growth: &Growth, checkpoint: Option<u64>) -> (bool, Option<u64>) {
-        let Trim { checkpoint, purge } = growth.trim(checkpoint, BOUNDS);
+        let Trim { checkpoint, purge, .. } = growth.trim(checkpoint, BOUNDS);
         (checkpoint, purge)
     }
 
@@ -113,6 +120,16 @@ mod tests {
         assert_eq!(trim(&growth, Some(20)), (false, Some(20)), "no more than the checkpoint holds");
         assert!(growth.appended(36, 10));
         assert_eq!(trim(&growth, Some(20)), (true, Some(20)));
+    }
+
+    #[test]
+    fn what_does_not_go_in_time_is_overdue() {
+        let mut growth = of(1..=63);
+        assert!(!growth.trim(Some(60), BOUNDS).is_overdue);
+        assert!(growth.appended(64, 10));
+        assert!(growth.trim(Some(60), BOUNDS).is_overdue, "four times 160 bytes");
+        growth.purged(1);
+        assert!(!growth.trim(Some(60), BOUNDS).is_overdue);
     }
 
     #[test]

@@ -94,20 +94,19 @@ impl Twin {
     /// ask again.
     pub fn seed(self) -> u64 {
         match self {
-            Twin::StaleRead | Twin::Forgetful | Twin::LostUpdate => 2,
-            Twin::Crowding => 3,
-            Twin::Silent | Twin::Careless => 5,
-            Twin::Unfenced => 6,
-            Twin::Masking => 233,
+            Twin::StaleRead | Twin::LostUpdate | Twin::Undead => 2,
+            Twin::Forgetful | Twin::Crowding => 3,
+            Twin::DeafWatch => 5,
+            Twin::Silent | Twin::Unfenced => 8,
+            Twin::Masking => 78,
             Twin::LyingDisk
             | Twin::Amnesia
             | Twin::SkippingWatch
-            | Twin::DeafWatch
             | Twin::Doubling
             | Twin::Forgotten
-            | Twin::Undead
             | Twin::Blind
             | Twin::Rebinding
+            | Twin::Careless
             | Twin::SwappingWatch
             | Twin::RepeatingWatch => 1,
         }
