@@ -19,7 +19,7 @@ const ALL: &str = "balsa";
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// On a master's machine its configuration: the certificate is earned with that master's own. By default with
-    /// the kubeconfig that one has (of which it is a renewal).
+    /// an administrator's kubeconfig, while that is valid.
     #[arg(long, conflicts_with_all = ["kubeconfig", "dir"])]
     config: Option<PathBuf>,
     /// `admin` may do everything, `reader` sees all but secrets.
@@ -84,9 +84,7 @@ fn of_master(config: &Path) -> Result<Access> {
 fn servers(access: &Access, status: &pb::StatusResponse) -> Vec<(String, String)> {
     let mut members: Vec<&pb::Member> = status.members.iter().collect();
     members.sort_by_key(|member| !member.leader);
-    let is_one_s = |address: &str| members.iter().any(|member| member.api_addr == address);
-    let all = access.servers.first().filter(|server| !is_one_s(&server.address));
-    let all = all.map(|server| (ALL.to_string(), server.address.clone()));
+    let all = verbs::stands_for_all(access, status).map(|address| (ALL.to_string(), address.to_string()));
     all.into_iter().chain(members.iter().map(|member| (member.name.clone(), member.api_addr.clone()))).collect()
 }
 
@@ -96,15 +94,7 @@ mod tests {
 
     #[test]
     fn every_master_is_named_and_what_stands_for_all_first() {
-        let member = |name: &str, leader| pb::Member {
-            name: name.into(),
-            api_addr: format!("{name}:6443"),
-            leader,
-            ..Default::default()
-        };
-        let status =
-            pb::StatusResponse { members: vec![member("m1", false), member("m2", true)], ..Default::default() };
-        let access = Access { ca: String::new(), identity: None, servers: Vec::new(), namespace: None };
+        let (status, access) = verbs::two_masters();
         let told = |first: &str| {
             let servers = servers(&access.at(first), &status);
             servers.iter().map(|(name, address)| format!("{name}={address}")).collect::<Vec<_>>().join(" ")

@@ -67,8 +67,8 @@ enum Command {
     /// Backups: the whole state of the cluster in one file.
     #[command(subcommand)]
     Backup(backup::Verb),
-    /// Prints a kubeconfig with a fresh certificate, valid for 90 days: a renewal of the one that is used, or on a
-    /// master's machine (--config) a first one.
+    /// Prints a kubeconfig with a fresh certificate, valid for 90 days. Takes an administrator's, or on a master's
+    /// machine that master's configuration (--config).
     Kubeconfig(credentials::Args),
     /// Repairs a cluster whose majority of masters is gone for good: makes a survivor, whose process is
     /// stopped, a group of its own, which others join with a token.

@@ -169,11 +169,11 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
 /// balancer does; else at the leader. (A master's own address may be that of the one that is to be replaced, and a
 /// loopback address is another machine's own.)
 fn server_to_join(access: &Access, status: &pb::StatusResponse) -> String {
-    let named = access.servers.first().map(|server| server.address.as_str()).unwrap_or_default();
-    let is_loopback = config::host_of(named).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    let is_one_s = status.members.iter().any(|member| member.api_addr == named);
-    let leader = status.members.iter().find(|member| member.leader).filter(|_| is_loopback || is_one_s);
-    leader.map_or(named, |leader| leader.api_addr.as_str()).into()
+    let is_loopback = |address: &str| config::host_of(address).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let of_all = verbs::stands_for_all(access, status).filter(|address| !is_loopback(address));
+    let leader = || status.members.iter().find(|member| member.leader).map(|leader| leader.api_addr.as_str());
+    let named = || access.servers.first().map(|server| server.address.as_str());
+    of_all.or_else(leader).or_else(named).unwrap_or_default().into()
 }
 
 /// The members as the leader tells of them, who alone knows their lag; as any master does when that does
@@ -233,15 +233,7 @@ mod tests {
 
     #[test]
     fn a_new_master_is_sent_to_one_that_answers() {
-        let member = |name: &str, leader| pb::Member {
-            name: name.into(),
-            api_addr: format!("{name}:6443"),
-            leader,
-            ..Default::default()
-        };
-        let status =
-            pb::StatusResponse { members: vec![member("m1", false), member("m2", true)], ..Default::default() };
-        let access = Access { ca: String::new(), identity: None, servers: Vec::new(), namespace: None };
+        let (status, access) = verbs::two_masters();
         let server = |named: &str| server_to_join(&access.at(named), &status);
         assert_eq!(server("m1:6443"), "m2:6443", "m1 may be the one that is gone");
         assert_eq!(server("127.0.0.1:6443"), "m2:6443");

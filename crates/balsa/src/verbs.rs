@@ -342,6 +342,12 @@ pub(crate) fn present_status(access: &Access) -> Result<pb::StatusResponse> {
     }
 }
 
+/// The kubeconfig's own server when that stands for all masters, as a VIP or a balancer does, and is none of them.
+pub(crate) fn stands_for_all<'a>(access: &'a Access, status: &pb::StatusResponse) -> Option<&'a str> {
+    let named = access.servers.first().map(|server| server.address.as_str());
+    named.filter(|named| status.members.iter().all(|member| member.api_addr != *named))
+}
+
 pub(crate) fn tokens(access: &Access) -> Result<pb::JoinTokensResponse> {
     call(access, async |channel| ClusterClient::new(channel).join_tokens(pb::JoinTokensRequest {}).await)
 }
@@ -364,6 +370,19 @@ pub(crate) fn nodes(access: &Access) -> Result<BTreeMap<String, Value>> {
         Ok((node.text("metadata.name").to_string(), node))
     };
     list.items.iter().map(named).collect()
+}
+
+/// Two masters, m1 and m2, which leads; and how to reach them, but for the server.
+#[cfg(test)]
+pub(crate) fn two_masters() -> (pb::StatusResponse, Access) {
+    let member = |name: &str, leader| pb::Member {
+        name: name.into(),
+        api_addr: format!("{name}:6443"),
+        leader,
+        ..Default::default()
+    };
+    let status = pb::StatusResponse { members: vec![member("m1", false), member("m2", true)], ..Default::default() };
+    (status, Access { ca: String::new(), identity: None, servers: Vec::new(), namespace: None })
 }
 
 #[cfg(test)]

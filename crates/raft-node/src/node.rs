@@ -191,8 +191,8 @@ async fn keep_within_bytes(log: Log, raft: Raft) {
         log.grown().await;
         let checkpoint = raft.metrics().borrow_watched().snapshot.map(|id| id.index);
         let Trim { checkpoint, purge, .. } = log.trim(checkpoint);
-        // One that is being written, and entries that are being sent, are left alone: the log grows on and tells again.
-        // (Until they are overdue.)
+        // One that is being written is left alone, and so are entries that are being sent, until they are overdue: the log
+        // grows on and tells again.
         if checkpoint && raft.trigger().snapshot().await.is_err() {
             return;
         }
