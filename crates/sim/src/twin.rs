@@ -94,15 +94,14 @@ impl Twin {
     /// ask again.
     pub fn seed(self) -> u64 {
         match self {
-            Twin::StaleRead | Twin::LostUpdate | Twin::Undead => 2,
+            Twin::StaleRead | Twin::LostUpdate | Twin::Undead | Twin::Doubling => 2,
             Twin::Forgetful | Twin::Crowding => 3,
             Twin::DeafWatch => 5,
             Twin::Silent | Twin::Unfenced => 8,
-            Twin::Masking => 78,
+            Twin::Masking => 73,
             Twin::LyingDisk
             | Twin::Amnesia
             | Twin::SkippingWatch
-            | Twin::Doubling
             | Twin::Forgotten
             | Twin::Blind
             | Twin::Rebinding

@@ -16,6 +16,7 @@ use protos::dispatch as pb;
 use protos::dispatch::{from_worker, to_worker};
 use runtime::SandboxInfo;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use stdx::Rng;
@@ -324,10 +325,17 @@ impl Wire {
         arrived
     }
 
-    /// The worker gives the connection up, and the master too unless half of it is left.
+    /// The worker gives the connection up, and the master too unless half of it is left. What the other direction
+    /// made of it meanwhile stays: a master whose answers got lost too does not know any sooner.
     async fn give_up(&self, left: Line) {
         sleep(KEEP_ALIVE).await;
-        self.line.send_replace(left);
+        self.line.send_if_modified(|line| {
+            let was_whole = *line == Line::Whole;
+            if was_whole {
+                *line = left;
+            }
+            was_whole
+        });
     }
 
     /// A master's session takes a message in.
@@ -348,27 +356,11 @@ impl Wire {
             };
             let Some(message) = next else { return };
             let (what, subject) = up_name(&message);
-            if let Some(subject) = subject
-                && self.cluster.workers.pass(self.worker, subject, Edge::Sent)
-            {
+            if self.loses_power_sending(subject) {
                 return;
             }
             if !self.travel(what, true).await {
-                // What was under way may come all the same, after the worker has gone elsewhere.
-                let late_ms = { self.cluster.fork_rng().below(2 * LATE_MS_MAX) };
-                if late_ms >= LATE_MS_MAX {
-                    return self.give_up(Line::Broken).await;
-                }
-                self.give_up(Line::Half).await;
-                tokio::select! {
-                    biased;
-                    () = self.machine_ended() => return,
-                    () = sleep(Duration::from_millis(late_ms)) => {}
-                }
-                // A master that has ended the session meanwhile takes nothing in. Otherwise this is the last that it
-                // takes: the end of the stream follows.
-                drop(to_master.send(Up { message, is_late: true }).await);
-                return;
+                return self.come_late(message, outgoing, to_master).await;
             }
             if let Some(subject) = subject
                 && self.cluster.network.pass(self.master, subject, Edge::Received)
@@ -383,6 +375,54 @@ impl Wire {
             }
             if to_master.send(Up { message, is_late: false }).await.is_err() {
                 self.line.send_replace(Line::Broken);
+                return;
+            }
+        }
+    }
+
+    fn loses_power_sending(&self, subject: Option<Subject>) -> bool {
+        subject.is_some_and(|subject| self.cluster.workers.pass(self.worker, subject, Edge::Sent))
+    }
+
+    /// Nothing goes up any more. What the worker sends until it gives up, `first` before all, may still come, all of
+    /// it and in its order, after the worker has gone elsewhere.
+    async fn come_late(
+        self,
+        first: pb::FromWorker,
+        mut outgoing: mpsc::Receiver<pb::FromWorker>,
+        to_master: mpsc::Sender<Up>,
+    ) {
+        let late_ms = { self.cluster.fork_rng().below(2 * LATE_MS_MAX) };
+        let comes = late_ms < LATE_MS_MAX;
+        let mut under_way = vec![first];
+        {
+            let mut given_up = pin!(self.give_up(if comes { Line::Half } else { Line::Broken }));
+            loop {
+                let next = tokio::select! {
+                    biased;
+                    () = self.machine_ended() => return,
+                    () = &mut given_up => break,
+                    next = outgoing.recv(), if under_way.len() < MESSAGES_MAX => next,
+                };
+                let Some(message) = next else { break given_up.await };
+                if self.loses_power_sending(up_name(&message).1) {
+                    return;
+                }
+                under_way.push(message);
+            }
+        }
+        if !comes {
+            return;
+        }
+        tokio::select! {
+            biased;
+            () = self.machine_ended() => return,
+            () = sleep(Duration::from_millis(late_ms)) => {}
+        }
+        // A master that has ended the session meanwhile takes nothing in. Otherwise this is the last that it takes:
+        // the end of the stream follows.
+        for message in under_way {
+            if to_master.send(Up { message, is_late: true }).await.is_err() {
                 return;
             }
         }
