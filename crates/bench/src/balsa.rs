@@ -121,11 +121,17 @@ impl Balsa {
 
     /// The first master that does not lead.
     fn follower(&self) -> usize {
-        usize::from(self.api.ends_with(&format!(":{}", self.ports[0])))
+        usize::from(self.leader() == 0)
     }
 
-    /// Kills a follower and starts it again; returns how long it took from its start until it had applied
-    /// what the leader had at that moment.
+    /// Which master led when that was last looked up.
+    pub(crate) fn leader(&self) -> usize {
+        let leads = |i: &usize| self.api.ends_with(&format!(":{}", self.ports[2 * i]));
+        (0..3).find(leads).unwrap_or(0)
+    }
+
+    /// Kills a follower and starts it again; returns how long it took from its start until it had applied what the
+    /// leader had the moment before.
     pub(crate) async fn restart_follower(&mut self) -> Result<Duration> {
         self.back(None).await
     }
@@ -144,12 +150,12 @@ impl Balsa {
             std::fs::remove_dir_all(&data).with_context(|| format!("removing {}", data.display()))?;
             configure(&self.dir, &self.ports, &self.profile, i, Some(token))?;
         }
-        let reached = self.revision().await?;
         let started = Instant::now();
         self.servers[i] = start(&self.binary, &self.dir, i)?;
         let addr = format!("127.0.0.1:{}", self.ports[2 * i]);
         loop {
             self.servers.iter_mut().try_for_each(Server::check)?;
+            let reached = self.revision().await?;
             if self.status(&addr).await.is_ok_and(|status| status.revision >= reached) {
                 return Ok(started.elapsed());
             }

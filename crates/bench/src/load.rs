@@ -77,12 +77,23 @@ struct Seen {
 
 /// Runs the clients through the window. `servers` are the processes whose CPU time is counted.
 pub(crate) async fn run<C: Client>(clients: Vec<C>, window: Window, servers: &[u32]) -> Result<Sample> {
+    let (sample, ()) = beside(clients, window.warm_up, servers, tokio::time::sleep(window.measured)).await?;
+    Ok(sample)
+}
+
+/// Runs the clients, after their warm-up, for as long as `what` takes.
+pub(crate) async fn beside<C: Client, T>(
+    clients: Vec<C>,
+    warm_up: Duration,
+    servers: &[u32],
+    what: impl Future<Output = T>,
+) -> Result<(Sample, T)> {
     let phase = Arc::new(AtomicU8::new(WARMING));
     let tasks: Vec<_> = clients.into_iter().map(|client| tokio::spawn(drive(client, phase.clone()))).collect();
-    tokio::time::sleep(window.warm_up).await;
+    tokio::time::sleep(warm_up).await;
     let (started, cpu_before) = (Instant::now(), cpu_seconds(servers)?);
     phase.store(MEASURING, Ordering::Relaxed);
-    tokio::time::sleep(window.measured).await;
+    let made = what.await;
     phase.store(OVER, Ordering::Relaxed);
     let (seconds, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds(servers)? - cpu_before);
     let mut all = Seen::default();
@@ -95,7 +106,7 @@ pub(crate) async fn run<C: Client>(clients: Vec<C>, window: Window, servers: &[u
         all.n_repeated += seen.n_repeated;
     }
     let (p50_ms, p99_ms) = percentiles(&mut all.latencies);
-    Ok(Sample {
+    let sample = Sample {
         per_second: all.n_operations as f64 / seconds,
         p50_ms,
         p99_ms,
@@ -103,7 +114,8 @@ pub(crate) async fn run<C: Client>(clients: Vec<C>, window: Window, servers: &[u
         n_errors: all.n_errors,
         error: all.error,
         n_repeated: all.n_repeated,
-    })
+    };
+    Ok((sample, made))
 }
 
 async fn drive<C: Client>(mut client: C, phase: Arc<AtomicU8>) -> Seen {

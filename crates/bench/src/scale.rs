@@ -4,7 +4,7 @@
 use crate::balsa::Balsa;
 use crate::load::{self, Sample, Window};
 use crate::process::{Folder, disk_bytes, largest_rss_mib};
-use crate::proposer::Keys;
+use crate::proposer::{Keys, Raw};
 use crate::{At, body, rest, show};
 use anyhow::{Result, bail};
 use objects::json;
@@ -71,6 +71,14 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let restart = balsa.restart_follower().await?.as_secs_f64();
     eprintln!("== a master loses its disk and joins again");
     let rebuilt = balsa.rebuild_follower().await?.as_secs_f64();
+    eprintln!("== the same, beside writes");
+    let (pids, writers) = (balsa.pids(), writers(&balsa, "meanwhile", options.size).await?);
+    let leader = [pids[balsa.leader()]];
+    let (meanwhile, rebuilt_beside) = load::beside(writers, window.warm_up, &leader, balsa.rebuild_follower()).await?;
+    if let Some(error) = &meanwhile.error {
+        bail!("{} writes failed beside a master that joins, the first: {error}", meanwhile.n_errors);
+    }
+    let rebuilt_beside = rebuilt_beside?.as_secs_f64();
     let disk = balsa.folders().iter().map(|folder| disk_bytes(folder)).max().unwrap_or(0) >> 20;
     let mut list_s: Vec<f64> = lists.iter().map(|(_, took)| took.as_secs_f64()).collect();
     list_s.sort_by(f64::total_cmp);
@@ -89,6 +97,8 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         ("a list, median s", list_s[list_s.len() / 2]),
         ("restart until caught up, s", restart),
         ("lost disk until caught up, s", rebuilt),
+        ("the same beside writes, s", rebuilt_beside),
+        ("writes meanwhile, /s", meanwhile.per_second),
     ];
     let text = || {
         let mut out = format!("3 masters, {} objects of {} bytes, fsync on\n", options.objects, options.size);
@@ -110,10 +120,14 @@ async fn fill(balsa: &Balsa, namespace: &str, n: usize, n_bytes: usize) -> Resul
     load::filled(balsa.proposers(keys, n_bytes, FILL_OPS).await?).await.map(drop)
 }
 
-async fn writes(balsa: &Balsa, cell: &str, n_bytes: usize, window: Window) -> Result<Sample> {
+async fn writers(balsa: &Balsa, cell: &str, n_bytes: usize) -> Result<Vec<Raw>> {
     let names = |i: usize| (0..100).map(|j| format!("{cell}-{i}-{j}")).collect();
     let keys = (0..WRITERS).map(|i| Keys::new(ELSEWHERE, names(i))).collect();
-    let sample = load::run(balsa.proposers(keys, n_bytes, 1).await?, window, &balsa.pids()).await?;
+    balsa.proposers(keys, n_bytes, 1).await
+}
+
+async fn writes(balsa: &Balsa, cell: &str, n_bytes: usize, window: Window) -> Result<Sample> {
+    let sample = load::run(writers(balsa, cell, n_bytes).await?, window, &balsa.pids()).await?;
     match &sample.error {
         Some(error) => bail!("{} writes failed, the first: {error}", sample.n_errors),
         None => Ok(sample),

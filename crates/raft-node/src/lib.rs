@@ -12,6 +12,7 @@ mod forward;
 mod found;
 mod granted;
 mod halting;
+mod holds;
 mod log;
 mod machine;
 mod network;

@@ -2,6 +2,7 @@
 
 use crate::codec;
 use crate::disk::{self, Batch, Disk, REMEDY, log_key};
+use crate::holds::{Held, Holds};
 use crate::node::Checkpoints;
 use crate::tail::Tail;
 use crate::trim::{Growth, Trim};
@@ -34,6 +35,7 @@ pub(crate) struct Log {
     grown: Arc<Notify>,
     /// The entries before this one are overdue to go.
     overdue: Arc<AtomicU64>,
+    holds: Holds,
 }
 
 struct Shared {
@@ -84,6 +86,7 @@ impl Log {
             checkpoints,
             grown: Arc::default(),
             overdue: Arc::default(),
+            holds: Holds::default(),
         })
     }
 
@@ -99,11 +102,16 @@ impl Log {
 
     /// What is to be done about the log's bytes when the newest checkpoint holds the entries up to `checkpoint`.
     pub(crate) fn trim(&self, checkpoint: Option<u64>) -> Trim {
-        let trim = self.shared.lock().growth.trim(checkpoint, self.checkpoints);
+        let trim = self.shared.lock().growth.trim(checkpoint, self.holds.first(), self.checkpoints);
         if let Some(purge) = trim.purge.filter(|_| trim.is_overdue) {
             self.overdue.fetch_max(purge + 1, Ordering::Relaxed);
         }
         trim
+    }
+
+    /// Keeps what comes after `index`, the last entry of a checkpoint that is being sent, until it is overdue.
+    pub(crate) fn hold(&self, index: u64) -> Held {
+        self.holds.hold(index)
     }
 
     /// Whether an entry is overdue to go, so that nobody is to be sent it any more: openraft keeps what is being sent, and

@@ -197,6 +197,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let _held = snapshot.meta.last_log_id.map(|last| self.network.log.hold(last.index));
         let state = snapshot.snapshot;
         let encoded = aside(move || state::snapshot::encode(&state)).await;
         let data: bytes::Bytes = encoded.map_err(|error| Unreachable::<TypeConfig>::from_string(error))?.into();

@@ -48,7 +48,7 @@ const IN_FLIGHT_MAX: usize = 1024;
 const BACKLOG_MAX: u64 = 8 << 20;
 
 /// Entries between checkpoints, and entries kept behind one for followers that lag: so many, and no more than of so many
-/// bytes.
+/// bytes. Some more are kept now and then, to be removed together (`trim.rs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checkpoints {
     pub every: u64,
@@ -184,15 +184,15 @@ struct Inner {
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// Has checkpoints written, and entries behind them removed, when the log has more bytes than its bounds. Until the core
+/// Has entries removed that checkpoints cover, and checkpoints written where the log has too many bytes. Until the core
 /// is gone.
-async fn keep_within_bytes(log: Log, raft: Raft) {
+async fn keep_within_bounds(log: Log, raft: Raft) {
     loop {
         log.grown().await;
         let checkpoint = raft.metrics().borrow_watched().snapshot.map(|id| id.index);
         let Trim { checkpoint, purge, .. } = log.trim(checkpoint);
-        // One that is being written is left alone, and so are entries that are being sent, until they are overdue: the log
-        // grows on and tells again.
+        // One that is being written is left alone, and so are entries that are being sent or will be, until they are
+        // overdue: the log grows on and tells again.
         if checkpoint && raft.trigger().snapshot().await.is_err() {
             return;
         }
@@ -215,8 +215,9 @@ impl Node {
             install_snapshot_timeout: 60_000,
             max_payload_entries: 2_000,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(options.checkpoints.every),
-            max_in_snapshot_log_to_keep: options.checkpoints.kept,
-            purge_batch_size: options.checkpoints.every.min(1_000),
+            // It purges nothing by itself: `keep_within_bounds` does.
+            max_in_snapshot_log_to_keep: u64::MAX,
+            purge_batch_size: 1,
             replication_lag_threshold: options.checkpoints.every * 2,
             enable_pre_vote: Some(true),
             // A leader that restarts must be elected anew: the commit index on its disk is only a hint,
@@ -273,7 +274,7 @@ impl Node {
         });
         let follow = tokio::spawn(leadership::follow(Arc::downgrade(&inner), Duration::from_millis(max)));
         let keep = tokio::spawn(levels::keep(Arc::downgrade(&inner)));
-        let trim = tokio::spawn(keep_within_bytes(inner.log.clone(), inner.raft.clone()));
+        let trim = tokio::spawn(keep_within_bounds(inner.log.clone(), inner.raft.clone()));
         inner.tasks.lock().extend([follow, keep, trim]);
         Ok(Node(inner))
     }

@@ -1,4 +1,5 @@
-//! Keeps the log within its bytes: openraft counts entries, of which one may hold a thousand times what another does.
+//! Keeps the log within bounds: in entries, and in bytes, as one entry may hold a thousand times what another does.
+//! openraft would go by their number alone, and knows nothing of who will need them next.
 
 use crate::node::Checkpoints;
 use std::collections::VecDeque;
@@ -14,7 +15,7 @@ const OVERDUE: u64 = 4;
 const STEPS: u64 = 8;
 
 /// How many bytes the entries of the log take that this process has appended: exactly in all, and by index to a grain.
-/// What was there before counts as none: it is within its bounds, and goes first.
+/// What was there before counts as none: it is within its bounds, and goes with the first that go.
 pub(crate) struct Growth {
     grain: u64,
     total: u64,
@@ -65,16 +66,23 @@ impl Growth {
         self.total - self.up_to(index)
     }
 
-    /// What is to be done when the newest checkpoint holds the entries up to `checkpoint`.
-    pub(crate) fn trim(&self, checkpoint: Option<u64>, bounds: Checkpoints) -> Trim {
-        let held = checkpoint.map_or(self.base, |checkpoint| self.up_to(checkpoint));
-        let goes = held.min(self.total.saturating_sub(bounds.kept_bytes));
-        let n_going = self.marks.partition_point(|(_, total)| *total <= goes);
-        let last = n_going.checked_sub(1).map(|last| self.marks[last]);
+    /// What is to be done when the newest checkpoint has the entries up to `checkpoint`, and somebody is being sent one
+    /// that has those up to `held`.
+    pub(crate) fn trim(&self, checkpoint: Option<u64>, held: Option<u64>, bounds: Checkpoints) -> Trim {
+        let covered = checkpoint.map_or(self.base, |checkpoint| self.up_to(checkpoint));
+        let is_overdue = self.total - self.base >= OVERDUE * bounds.every_bytes;
+        let stays = held.filter(|_| !is_overdue).unwrap_or(u64::MAX);
+        let n_may_go = self.marks.partition_point(|(index, _)| Some(*index) <= checkpoint && *index <= stays);
+        let n_beyond = self.marks.partition_point(|(index, total)| {
+            total + bounds.kept_bytes <= self.total || Some(index + bounds.kept) <= checkpoint
+        });
+        let last = n_may_go.min(n_beyond).checked_sub(1).map(|last| self.marks[last]);
+        // The first also takes what was there before, and is not put off.
+        let is_worth_it = |total: u64| self.base == 0 || total - self.base >= bounds.kept_bytes / STEPS;
         Trim {
-            checkpoint: self.total - held >= bounds.every_bytes,
-            purge: last.filter(|(_, total)| total - self.base >= bounds.kept_bytes / STEPS).map(|(index, _)| index),
-            is_overdue: self.total - self.base >= OVERDUE * bounds.every_bytes,
+            checkpoint: self.total - covered >= bounds.every_bytes,
+            purge: last.filter(|(_, total)| is_worth_it(*total)).map(|(index, _)| index),
+            is_overdue,
         }
     }
 }
@@ -84,7 +92,7 @@ pub(crate) struct Trim {
     pub(crate) checkpoint: bool,
     /// The last entry that is to go.
     pub(crate) purge: Option<u64>,
-    /// Whether it is to go even though somebody is being sent it.
+    /// Whether it is to go even though somebody is being sent it, or will be.
     pub(crate) is_overdue: bool,
 }
 
@@ -102,7 +110,7 @@ mod tests {
     }
 
     fn trim(growth: &Growth, checkpoint: Option<u64>) -> (bool, Option<u64>) {
-        let Trim { checkpoint, purge, .. } = growth.trim(checkpoint, BOUNDS);
+        let Trim { checkpoint, purge, .. } = growth.trim(checkpoint, None, BOUNDS);
         (checkpoint, purge)
     }
 
@@ -125,11 +133,45 @@ mod tests {
     #[test]
     fn what_does_not_go_in_time_is_overdue() {
         let mut growth = of(1..=63);
-        assert!(!growth.trim(Some(60), BOUNDS).is_overdue);
+        assert!(!growth.trim(Some(60), None, BOUNDS).is_overdue);
         assert!(growth.appended(64, 10));
-        assert!(growth.trim(Some(60), BOUNDS).is_overdue, "four times 160 bytes");
+        assert!(growth.trim(Some(60), None, BOUNDS).is_overdue, "four times 160 bytes");
         growth.purged(1);
-        assert!(!growth.trim(Some(60), BOUNDS).is_overdue);
+        assert!(!growth.trim(Some(60), None, BOUNDS).is_overdue);
+    }
+
+    #[test]
+    fn of_small_entries_a_count_stays() {
+        let bounds = Checkpoints { kept: 12, kept_bytes: 80, ..BOUNDS };
+        let mut growth = of(1..=16);
+        let purge = |growth: &Growth, checkpoint| growth.trim(Some(checkpoint), None, bounds).purge;
+        assert_eq!(purge(&growth, 12), Some(8), "by their bytes");
+        growth = of(1..=20);
+        let bounds = Checkpoints { kept_bytes: 800, ..bounds };
+        let purge = |growth: &Growth, checkpoint| growth.trim(Some(checkpoint), None, bounds).purge;
+        assert_eq!(purge(&growth, 12), None);
+        assert_eq!(purge(&growth, 13), Some(1), "the first of this process is not put off");
+        growth.purged(1);
+        assert_eq!(purge(&growth, 20), None, "70 bytes are not worth it");
+        assert!(growth.appended(21, 10));
+        assert_eq!(purge(&growth, 21), None);
+        (22..=23).for_each(|index| assert!(growth.appended(index, 10)));
+        assert_eq!(purge(&growth, 23), Some(11), "100 are, an eighth of those that are kept");
+    }
+
+    #[test]
+    fn what_somebody_will_need_stays_until_it_is_overdue() {
+        let mut growth = of(1..=40);
+        let trim = |growth: &Growth, held| growth.trim(Some(38), held, BOUNDS);
+        assert_eq!(trim(&growth, None).purge, Some(35));
+        assert_eq!(trim(&growth, Some(20)).purge, Some(20));
+        assert_eq!(trim(&growth, Some(36)).purge, Some(35), "it would stay anyway");
+        growth.purged(20);
+        assert_eq!(trim(&growth, Some(20)).purge, None);
+        (41..=84).for_each(|index| assert!(growth.appended(index, 10)));
+        let Trim { purge, is_overdue, .. } = trim(&growth, Some(20));
+        assert!(is_overdue);
+        assert_eq!(purge, Some(38));
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl Mix {
                 every,
                 kept: pick(rng, &[0, 5, 20]),
                 every_bytes: pick(rng, &[4_000, 40_000, 1 << 20]),
-                kept_bytes: pick(rng, &[1, 2_000, 1 << 20]),
+                kept_bytes: pick(rng, &[1, 2_000, 40_000]),
             },
             disk_ms_max: pick(rng, &[0, 1, 5, 20, 100]),
             skew_ms_max: pick(rng, &[0, 2_000, 60_000, CLOCK_MS_MAX]),

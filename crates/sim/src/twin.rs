@@ -94,14 +94,13 @@ impl Twin {
     /// ask again.
     pub fn seed(self) -> u64 {
         match self {
-            Twin::StaleRead | Twin::LostUpdate | Twin::Undead | Twin::Doubling => 2,
+            Twin::StaleRead | Twin::LostUpdate | Twin::Undead | Twin::Doubling | Twin::SkippingWatch => 2,
             Twin::Forgetful | Twin::Crowding => 3,
             Twin::DeafWatch => 5,
             Twin::Silent | Twin::Unfenced => 8,
             Twin::Masking => 73,
             Twin::LyingDisk
             | Twin::Amnesia
-            | Twin::SkippingWatch
             | Twin::Forgotten
             | Twin::Blind
             | Twin::Rebinding
