@@ -8,6 +8,7 @@
 //! and their reasons stand at `log_options`, `singles_options`, `entries_options` and `common_options`.
 
 mod extent;
+mod manifest;
 mod mark;
 #[cfg(test)]
 mod tests;
@@ -108,6 +109,8 @@ fn remove_table(path: &Path) -> io::Result<()> {
 pub enum OpenError {
     #[error("cannot open the Raft storage in {path}; if the disk lost data, {REMEDY}")]
     Rocks { path: String, source: rocksdb::Error },
+    #[error("the Raft storage in {path} is damaged ({why}): {REMEDY}")]
+    Damaged { path: String, why: String },
     #[error(
         "the disk of the Raft storage in {path} is full: nothing is lost; free some space (some 100 MB to start with) \
          and start this master again"
@@ -262,6 +265,7 @@ impl RocksDisk {
         let log = Arc::new(log);
         take_over(&log).map_err(failed)?;
         lay_out_files(&log).map_err(|source| unopened(path, source))?;
+        manifest::check(&path.join(ROWS))?;
         let rows = DB::open(&common_options(), path.join(ROWS)).map_err(|source| unopened(path, source))?;
         remove_table(&path.join(TABLE)).map_err(failed)?;
         // That there is a folder of rows must outlast a power cut as they do.
@@ -287,6 +291,7 @@ impl RocksDisk {
             let source = io::Error::new(io::ErrorKind::NotFound, why);
             return Err(OpenError::Io { path: path.display().to_string(), source });
         }
+        manifest::check(&folder)?;
         let rows =
             DB::open_for_read_only(&common_options(), &folder, false).map_err(|source| unopened(path, source))?;
         let (table, forgotten) = (Mutex::new(path.join(TABLE)), Mutex::default());
@@ -295,6 +300,7 @@ impl RocksDisk {
 
     /// The log, if it is sound.
     fn open_log_read_only(path: &Path) -> Result<DB, OpenError> {
+        manifest::check(path)?;
         // That of what there is one of is missing when a first start was cut short, or an earlier build wrote this.
         let families = DB::list_cf(&log_options(), path).map_err(|source| unopened(path, source))?;
         let log = DB::open_cf_for_read_only(&log_options(), path, families, false);

@@ -141,7 +141,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn read(dir: &DataDir, identity: &Identity) -> Result<Remains> {
     let path = dir.path(&identity.raft_dir());
     let disk = RocksDisk::open_read_only(&path).map_err(|error| match error {
-        OpenError::Rocks { .. } | OpenError::LostTail { .. } => lost(error.into()),
+        OpenError::Rocks { .. } | OpenError::Damaged { .. } | OpenError::LostTail { .. } => lost(error.into()),
         OpenError::Full { .. } | OpenError::Io { .. } | OpenError::Earlier { .. } => error.into(),
     })?;
     let reading = |error: std::io::Error| {
