@@ -24,6 +24,8 @@ use tonic::transport::Channel;
 const START_MAX: Duration = Duration::from_secs(30);
 /// And a master until it has caught up with a large state.
 const CATCH_UP_MAX: Duration = Duration::from_secs(300);
+/// How often is looked whether it has: each look makes two connections, on the processors that are measured.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A running group.
 pub(crate) struct Balsa {
@@ -119,9 +121,9 @@ impl Balsa {
         Ok(ClusterClient::new(self.access.connect(addr).await?).status(StatusRequest {}).await?.into_inner())
     }
 
-    /// The first master that does not lead.
+    /// A master that does not lead. Never the first, whose folder has what tells join tokens.
     fn follower(&self) -> usize {
-        usize::from(self.leader() == 0)
+        if self.leader() == 1 { 2 } else { 1 }
     }
 
     /// Which master led when that was last looked up.
@@ -155,14 +157,16 @@ impl Balsa {
         let addr = format!("127.0.0.1:{}", self.ports[2 * i]);
         loop {
             self.servers.iter_mut().try_for_each(Server::check)?;
-            let reached = self.revision().await?;
-            if self.status(&addr).await.is_ok_and(|status| status.revision >= reached) {
+            // One that is busy, or is still starting, may not answer.
+            if let (Ok(reached), Ok(status)) = (self.revision().await, self.status(&addr).await)
+                && status.revision >= reached
+            {
                 return Ok(started.elapsed());
             }
             if started.elapsed() > CATCH_UP_MAX {
                 bail!("a master did not catch up within {CATCH_UP_MAX:?}");
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 

@@ -68,10 +68,13 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     }
     let rss = largest_rss_mib(&balsa.pids())?;
     eprintln!("== a master is killed and started again");
+    balsa.follow_leader().await?;
     let restart = balsa.restart_follower().await?.as_secs_f64();
     eprintln!("== a master loses its disk and joins again");
+    balsa.follow_leader().await?;
     let rebuilt = balsa.rebuild_follower().await?.as_secs_f64();
     eprintln!("== the same, beside writes");
+    balsa.follow_leader().await?;
     let (pids, writers) = (balsa.pids(), writers(&balsa, "meanwhile", options.size).await?);
     let leader = [pids[balsa.leader()]];
     let (meanwhile, rebuilt_beside) = load::beside(writers, window.warm_up, &leader, balsa.rebuild_follower()).await?;
@@ -99,6 +102,8 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         ("lost disk until caught up, s", rebuilt),
         ("the same beside writes, s", rebuilt_beside),
         ("writes meanwhile, /s", meanwhile.per_second),
+        ("writes meanwhile, p50 ms", meanwhile.p50_ms),
+        ("writes meanwhile, p99 ms", meanwhile.p99_ms),
     ];
     let text = || {
         let mut out = format!("3 masters, {} objects of {} bytes, fsync on\n", options.objects, options.size);

@@ -1,6 +1,9 @@
-//! Looks at a manifest before RocksDB does. Where the kind of a record has become one that only recycled files have,
-//! RocksDB reads that record for ever (11.8: `Reader::ReadPhysicalRecord` answers and does not go on): a master would
-//! neither start nor say why.
+//! Looks at a manifest before RocksDB does, for damage that RocksDB (11.8, `db/log_reader.cc`) does not tell of:
+//!
+//! - Where the kind of a record has become one that only recycled files have, it reads that record for ever: a master
+//!   would neither start nor say why.
+//! - Where the length of one has become more than the file has, it takes that for the torn end of a last write, and
+//!   forgets that record and all behind it: column families, and tables with what was acknowledged.
 
 use crate::{EXISTS, OpenError};
 use std::io;
@@ -12,25 +15,54 @@ const BLOCK_BYTES: usize = 32 << 10;
 const HEAD_BYTES: usize = 7;
 
 fn is_of_recycled_files(kind: u8) -> bool {
-    matches!(kind, 5..=8) || kind >= 10 && kind % 2 == 1
+    matches!(kind, 5..=8 | 11 | 131)
 }
 
-/// Where a record of such a kind begins. Behind damage of another sort it may be none: what is said of it is true of
-/// the file all the same.
-fn recycled(bytes: &[u8]) -> Option<usize> {
-    bytes.chunks(BLOCK_BYTES).enumerate().find_map(|(i, block)| {
+/// As RocksDB stores a checksum.
+fn masked(checksum: u32) -> u32 {
+    checksum.rotate_right(15).wrapping_add(0xA282_EAD8)
+}
+
+/// Whether the checksum is that of a whole record, of whatever length; the first byte is its kind. One that was torn
+/// has none that fits, but for one time in some hundred thousand.
+fn has_a_whole(stored: u32, kind_and_rest: &[u8]) -> bool {
+    let checksums = kind_and_rest.iter().scan(0, |checksum, byte| {
+        *checksum = crc32c::crc32c_append(*checksum, &[*byte]);
+        Some(*checksum)
+    });
+    checksums.map(masked).any(|checksum| checksum == stored)
+}
+
+/// What is wrong with these records and would not be told.
+fn untold(bytes: &[u8]) -> Option<String> {
+    for (i, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
         let mut at = 0;
-        while let Some(&[_, _, _, _, low, high, kind]) = block.get(at..at + HEAD_BYTES) {
+        while let Some(&[a, b, c, d, low, high, kind]) = block.get(at..at + HEAD_BYTES) {
+            let (length, begins) = (usize::from(u16::from_le_bytes([low, high])), i * BLOCK_BYTES + at);
             if is_of_recycled_files(kind) {
-                return Some(i * BLOCK_BYTES + at);
+                return Some(format!("the record at byte {begins} is of a kind that no manifest has"));
             }
-            at += HEAD_BYTES + usize::from(u16::from_le_bytes([low, high]));
+            // The rest of such a block is passed over: a file system had not written it.
+            if kind == 0 && length == 0 {
+                break;
+            }
+            let stored = u32::from_le_bytes([a, b, c, d]);
+            let next = at + HEAD_BYTES + length;
+            match block.get(at + HEAD_BYTES - 1..next) {
+                Some(kind_and_rest) if masked(crc32c::crc32c(kind_and_rest)) == stored => at = next,
+                // RocksDB looks no further, and tells.
+                Some(_) => return None,
+                None if has_a_whole(stored, &block[at + HEAD_BYTES - 1..]) => {
+                    return Some(format!("the record at byte {begins} is said to be longer than the file"));
+                }
+                None => break,
+            }
         }
-        None
-    })
+    }
+    None
 }
 
-/// That RocksDB will come to an end with the manifest of the database in `folder`, if there is one.
+/// That RocksDB will tell of any damage of the manifest of the database in `folder`, if there is one.
 pub(crate) fn check(folder: &Path) -> Result<(), OpenError> {
     let failed = |source| OpenError::Io { path: folder.display().to_string(), source };
     let read = |name: &str| match std::fs::read(folder.join(name)) {
@@ -45,12 +77,9 @@ pub(crate) fn check(folder: &Path) -> Result<(), OpenError> {
     if !name.starts_with("MANIFEST-") || name.contains(['/', '\0']) {
         return Ok(());
     }
-    match read(name)?.as_deref().and_then(recycled) {
+    match read(name)?.as_deref().and_then(untold) {
         None => Ok(()),
-        Some(at) => {
-            let why = format!("the record at byte {at} of {name} is of a kind that no manifest has");
-            Err(OpenError::Damaged { path: folder.display().to_string(), why })
-        }
+        Some(what) => Err(OpenError::Damaged { path: folder.display().to_string(), why: format!("{name}: {what}") }),
     }
 }
 
@@ -59,22 +88,39 @@ mod tests {
     use super::*;
 
     fn record(kind: u8, n_bytes: u16) -> Vec<u8> {
-        let [low, high] = n_bytes.to_le_bytes();
-        [&[9, 9, 9, 9, low, high, kind][..], &vec![5; usize::from(n_bytes)]].concat()
+        let rest = [&[kind][..], &vec![5; usize::from(n_bytes)]].concat();
+        let stored = masked(crc32c::crc32c(&rest)).to_le_bytes();
+        [&stored[..], &n_bytes.to_le_bytes(), &rest].concat()
+    }
+
+    fn is_sound(bytes: &[u8]) -> bool {
+        untold(bytes).is_none()
     }
 
     #[test]
-    fn records_are_found_by_their_lengths_in_every_block() {
+    fn no_record_is_of_a_recycled_file() {
         let whole = [record(1, 100), record(2, 32_647)].concat();
         assert_eq!(whole.len(), BLOCK_BYTES - 7);
         let more = |kind: u8| [&whole[..], &[0; 7], &record(4, 10), &record(kind, 3)].concat();
-        assert_eq!(recycled(&more(1)), None);
-        assert_eq!(recycled(&more(5)), Some(BLOCK_BYTES + 17));
-        assert_eq!(recycled(&more(11)), Some(BLOCK_BYTES + 17));
-        assert_eq!(recycled(&more(130)), None);
-        assert_eq!(recycled(&record(8, 0)), Some(0));
-        assert_eq!(recycled(&record(1, 100)[..50]), None, "a torn end");
-        assert_eq!(recycled(&[0; 100]), None);
-        assert_eq!(recycled(&[]), None);
+        assert!(is_sound(&more(1)) && is_sound(&more(130)));
+        let said = |kind| untold(&more(kind)).unwrap_or_default();
+        assert_eq!(said(5), "the record at byte 32785 is of a kind that no manifest has");
+        assert_eq!((said(11), said(131)), (said(5), said(5)));
+        assert!(!is_sound(&record(8, 0)));
+    }
+
+    #[test]
+    fn a_torn_end_is_none_and_a_long_length_is() {
+        let whole = [record(1, 100), record(1, 300), record(1, 50)].concat();
+        (0..=whole.len()).for_each(|n| assert!(is_sound(&whole[..n]), "{n}"));
+        // The last ends within the file: RocksDB looks at its checksum.
+        let flips = [(5, 7, true), (5, 1, true), (112, 3, true), (418, 6, true), (111, 4, false)];
+        for (at, bit, is_told) in flips {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << bit;
+            assert_eq!(!is_sound(&flipped), is_told, "{at} {bit}");
+        }
+        let unwritten = [&record(1, 100)[..], &[0; 7], &[5; 300]].concat();
+        assert!(is_sound(&unwritten) && is_sound(&[0; 100]) && is_sound(&[]));
     }
 }

@@ -81,23 +81,25 @@ async fn read_at_once(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     tokio::time::timeout(Duration::from_secs(10), at_rest).await.unwrap()
 }
 
-/// The files of a master that has run, ended, run again and been killed: tables, a log, and all the rest.
-async fn files(home: &Path) -> BTreeMap<String, Vec<u8>> {
+/// The files of a master that has run, ended, run again if it is to, and been killed: tables, a log, and all the rest.
+async fn files(home: &Path, runs_again: bool) -> BTreeMap<String, Vec<u8>> {
     let lived = home.join("lived");
-    let node = start(&lived).await;
+    let mut node = start(&lived).await;
     node.initialize(Member::default()).await.unwrap();
     write(&node, 0, 250).await;
-    node.shutdown().await;
-    drop(node);
-    // The log's writer lets go of the files once it has ended.
-    let opened = async {
-        while RocksDisk::open(&lived).is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), opened).await.unwrap();
-    let node = start(&lived).await;
-    write(&node, 250, 400).await;
+    if runs_again {
+        node.shutdown().await;
+        drop(node);
+        // The log's writer lets go of the files once it has ended.
+        let opened = async {
+            while RocksDisk::open(&lived).is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), opened).await.unwrap();
+        node = start(&lived).await;
+        write(&node, 250, 400).await;
+    }
     // As it is on the disk at this moment: a kill.
     let mut files = read_at_once(&lived).await;
     node.shutdown().await;
@@ -168,10 +170,25 @@ impl Damaged {
     }
 }
 
+/// Where the records of a manifest begin.
+fn heads(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    let length = |at: usize| Some(usize::from(u16::from_le_bytes([*bytes.get(at + 4)?, *bytes.get(at + 5)?])));
+    std::iter::successors(Some(0), move |at| Some(at + 7 + length(*at)?)).take_while(|at| at + 7 <= bytes.len())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_is_told_or_does_no_harm() {
+    told_or_harmless(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_first_run_too() {
+    told_or_harmless(false).await;
+}
+
+async fn told_or_harmless(runs_again: bool) {
     let home = tempfile::tempdir().unwrap();
-    let files = files(home.path()).await;
+    let files = files(home.path(), runs_again).await;
     let kinds: Vec<&str> = files.keys().filter_map(|name| name.rsplit_once('.').map(|(_, kind)| kind)).collect();
     assert!(kinds.contains(&"sst") && kinds.contains(&"log"), "{:?}", files.keys());
     let folder = home.path().join("damaged");
@@ -190,9 +207,12 @@ async fn damage_is_told_or_does_no_harm() {
         for i in 0..24 {
             damaged.try_with(name, Damage::Flipped { at: n_said * i / 24, bit: (i % 8) as u8 });
         }
-        // The kind of a whole record becomes that of one in a recycled file, among other things.
-        let kinds = (0..n_said).filter(|at| name.contains("MANIFEST") && bytes[*at] == 1);
-        kinds.for_each(|at| damaged.try_with(name, Damage::Flipped { at, bit: 2 }));
+        for at in heads(bytes).filter(|_| name.contains("MANIFEST")) {
+            // A length of more than there is; one that is only wrong; and the kind of a record in a recycled file.
+            for (at, bit) in [(at + 5, 7), (at + 4, 1), (at + 6, 2)] {
+                damaged.try_with(name, Damage::Flipped { at, bit });
+            }
+        }
         // The last record is the one that a crash could have torn.
         damaged.try_with(name, Damage::Flipped { at: n_said - 1, bit: 4 });
         damaged.try_with(name, Damage::CutTo(bytes.len() - 1));

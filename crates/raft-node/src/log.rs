@@ -2,7 +2,7 @@
 
 use crate::codec;
 use crate::disk::{self, Batch, Disk, REMEDY, log_key};
-use crate::holds::{Held, Holds};
+use crate::holds::Holds;
 use crate::node::Checkpoints;
 use crate::tail::Tail;
 use crate::trim::{Growth, Trim};
@@ -53,6 +53,33 @@ struct Shared {
     growth: Growth,
 }
 
+fn lost(what: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the Raft storage has lost {what}; {REMEDY}"))
+}
+
+fn lost_entry(index: u64) -> io::Error {
+    lost(format_args!("entry {index} of its log"))
+}
+
+/// The bytes of the entries from `first` to `last`, all of which are there.
+fn measured(disk: &dyn Disk, checkpoints: Checkpoints, first: u64, last: u64) -> io::Result<Growth> {
+    let (mut growth, mut next, mut page) = (Growth::new(checkpoints), first, FIRST_PAGE);
+    while next <= last {
+        let pairs = disk.scan(&log_key(next), &log_key(last + 1), page)?;
+        for (key, bytes) in &pairs {
+            if key[..] != log_key(next) {
+                return Err(lost_entry(next));
+            }
+            growth.appended(next, bytes.len());
+            next += 1;
+        }
+        let n_bytes: usize = pairs.iter().map(|(_, bytes)| bytes.len()).sum();
+        let mean = n_bytes.checked_div(pairs.len()).ok_or_else(|| lost_entry(next))?;
+        page = (REQUEST_BYTES_MAX / mean.max(1)).clamp(1, PAGE_MAX);
+    }
+    Ok(growth)
+}
+
 impl Log {
     pub(crate) fn open(disk: Arc<dyn Disk>, writer: WriterHandle, checkpoints: Checkpoints) -> io::Result<Log> {
         let log_id = |key: &[u8]| disk.get(key)?.map(|bytes| codec::log_id_from_bytes(&bytes)).transpose();
@@ -63,11 +90,19 @@ impl Log {
         // Purged entries may still be there.
         let first = purged.map_or(0, |purged| purged.index + 1);
         let last = last_entry.map(|entry| entry.log_id).filter(|last| last.index >= first);
-        if last.is_some() && disk.get(&log_key(first))?.is_none() {
-            let why = format!("the Raft storage has lost entry {first} of its log, with which it begins; {REMEDY}");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-        }
+        let growth = match last {
+            Some(last) => measured(&*disk, checkpoints, first, last.index)?,
+            None => Growth::new(checkpoints),
+        };
         let last = last.or(purged);
+        // Nobody appends entries of a term without having written a vote of it, or of a later one.
+        let term = |vote: &Vote| vote.leader_id.term;
+        let (voted, reached) = (vote.as_ref().map_or(0, term), last.map_or(0, |last| last.leader_id.term));
+        if voted < reached {
+            return Err(lost(format!(
+                "this master's vote: its log reaches term {reached}, its vote is of term {voted}"
+            )));
+        }
         let shared = Shared {
             vote,
             promised: vote,
@@ -77,14 +112,17 @@ impl Log {
             first,
             last,
             tail: Tail::default(),
-            growth: Growth::new(checkpoints),
+            growth,
         };
+        let grown = Arc::new(Notify::new());
+        // It may have ended before it was trimmed.
+        grown.notify_one();
         Ok(Log {
             disk,
             writer,
             shared: Arc::new(Mutex::new(shared)),
             checkpoints,
-            grown: Arc::default(),
+            grown,
             overdue: Arc::default(),
             holds: Holds::default(),
         })
@@ -100,18 +138,24 @@ impl Log {
         self.shared.lock().growth.behind(index)
     }
 
-    /// What is to be done about the log's bytes when the newest checkpoint holds the entries up to `checkpoint`.
+    /// What is to be done about the log's length when the newest checkpoint has the entries up to `checkpoint`.
     pub(crate) fn trim(&self, checkpoint: Option<u64>) -> Trim {
-        let trim = self.shared.lock().growth.trim(checkpoint, self.holds.first(), self.checkpoints);
+        let shared = self.shared.lock();
+        let trim = shared.growth.trim(checkpoint, self.holds.lowest(shared.first), self.checkpoints);
         if let Some(purge) = trim.purge.filter(|_| trim.is_overdue) {
             self.overdue.fetch_max(purge + 1, Ordering::Relaxed);
         }
         trim
     }
 
-    /// Keeps what comes after `index`, the last entry of a checkpoint that is being sent, until it is overdue.
-    pub(crate) fn hold(&self, index: u64) -> Held {
-        self.holds.hold(index)
+    /// What is kept, until it is overdue, for who is being sent a checkpoint.
+    pub(crate) fn holds(&self) -> &Holds {
+        &self.holds
+    }
+
+    /// The last entry; 0 without one.
+    pub(crate) fn last_index(&self) -> u64 {
+        self.shared.lock().last.map_or(0, |last| last.index)
     }
 
     /// Whether an entry is overdue to go, so that nobody is to be sent it any more: openraft keeps what is being sent, and
@@ -163,8 +207,7 @@ impl Log {
             run.take_all(page.iter().map(|(_, bytes)| bytes))?;
             // Purged or truncated just now, which the next look tells; or lost, which stays.
             if run.next == began && !run.is_full() && missed.replace(began) == Some(began) {
-                let why = format!("the Raft storage has lost entry {began} of its log; {REMEDY}");
-                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+                return Err(lost_entry(began));
             }
         }
     }

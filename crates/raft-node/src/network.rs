@@ -76,6 +76,7 @@ impl Peer {
         let mut matched = self.matched.lock();
         let is_more = Some(log_id) > *matched;
         *matched = matched.max(Some(log_id));
+        self.network.log.holds().matched(self.id, log_id.index);
         is_more
     }
 
@@ -197,7 +198,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let _held = snapshot.meta.last_log_id.map(|last| self.network.log.hold(last.index));
+        let log = self.network.log.clone();
+        let begins = snapshot.meta.last_log_id.map_or(0, |last| last.index);
+        let _sending = self.network.log.holds().hold(self.id, begins, move || log.last_index());
         let state = snapshot.snapshot;
         let encoded = aside(move || state::snapshot::encode(&state)).await;
         let data: bytes::Bytes = encoded.map_err(|error| Unreachable::<TypeConfig>::from_string(error))?.into();

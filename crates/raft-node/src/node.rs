@@ -217,7 +217,6 @@ impl Node {
             snapshot_policy: SnapshotPolicy::LogsSinceLast(options.checkpoints.every),
             // It purges nothing by itself: `keep_within_bounds` does.
             max_in_snapshot_log_to_keep: u64::MAX,
-            purge_batch_size: 1,
             replication_lag_threshold: options.checkpoints.every * 2,
             enable_pre_vote: Some(true),
             // A leader that restarts must be elected anew: the commit index on its disk is only a hint,

@@ -3,7 +3,7 @@
 use crate::disk::{Batch, Disk, MemoryDisk};
 use crate::log::Log;
 use crate::transport::{Lane, PeerReply, PeerRequest, Transport, TransportError};
-use crate::types::{Entry, LogId, TypeConfig};
+use crate::types::{Entry, LogId, TypeConfig, Vote};
 use crate::writer::{Writer, spawn_inline};
 use crate::{Changes, Checkpoints, Error, Joiner, Member, Node, Options, Profile, suite};
 use async_trait::async_trait;
@@ -33,14 +33,10 @@ fn the_simulator_s_disk_passes_the_suite_of_disks() {
 #[test]
 fn a_purged_log_goes_on_behind_what_was_purged() {
     let disk = Arc::new(MemoryDisk::default());
-    let open = || Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone())), Checkpoints::default());
-    let id = |index| LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index };
-    let append = async |log: &mut Log, indices: std::ops::Range<u64>| {
-        let entries = indices.map(|index| Entry { log_id: id(index), payload: EntryPayload::Blank });
-        log.append(entries, IOFlushed::noop()).await.unwrap();
-    };
+    let open = || open_log(&disk, Checkpoints::default());
     TypeConfig::run(async {
         let mut log = open().unwrap();
+        log.save_vote(&Vote { leader_id: id(0).leader_id, committed: true }).await.unwrap();
         append(&mut log, 0..6).await;
         log.purge(id(501)).await.unwrap();
         let purged = LogState { last_purged_log_id: Some(id(501)), last_log_id: Some(id(501)) };
@@ -60,6 +56,53 @@ fn a_purged_log_goes_on_behind_what_was_purged() {
         let why = open().map(drop).unwrap_err().to_string();
         assert!(why.contains("entry 401") && why.contains("balsa token"), "{why}");
     });
+}
+
+/// A vote that is older than the log's last entry is not this master's last.
+#[test]
+fn a_log_without_its_vote_is_not_opened() {
+    let disk = Arc::new(MemoryDisk::default());
+    let open = || open_log(&disk, Checkpoints::default());
+    TypeConfig::run(async {
+        append(&mut open().unwrap(), 0..3).await;
+        let why = open().map(drop).unwrap_err().to_string();
+        assert!(why.contains("vote") && why.contains("term 1") && why.contains("balsa token"), "{why}");
+    });
+}
+
+/// Of a master that restarts before it has written much, over and over.
+#[test]
+fn what_earlier_processes_wrote_is_trimmed_too() {
+    let disk = Arc::new(MemoryDisk::default());
+    let bounds = Checkpoints { every_bytes: 1_024, kept_bytes: 200, ..Checkpoints::default() };
+    TypeConfig::run(async {
+        let vote = Vote { leader_id: id(0).leader_id, committed: true };
+        open_log(&disk, bounds).unwrap().save_vote(&vote).await.unwrap();
+        let mut last_gone = None;
+        for life in 0..50 {
+            let mut log = open_log(&disk, bounds).unwrap();
+            append(&mut log, 4 * life..4 * life + 4).await;
+            if let Some(gone) = log.trim(Some(4 * life + 3)).purge {
+                log.purge(id(gone)).await.unwrap();
+                last_gone = Some(gone);
+            }
+        }
+        assert!(last_gone > Some(150), "{last_gone:?} of 199");
+        assert!(open_log(&disk, bounds).unwrap().n_bytes_behind(0) < 400);
+    });
+}
+
+fn open_log(disk: &Arc<MemoryDisk>, bounds: Checkpoints) -> std::io::Result<Log> {
+    Log::open(disk.clone(), spawn_inline()(Writer::new(disk.clone())), bounds)
+}
+
+fn id(index: u64) -> LogId {
+    LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index }
+}
+
+async fn append(log: &mut Log, indices: std::ops::Range<u64>) {
+    let entries = indices.map(|index| Entry { log_id: id(index), payload: EntryPayload::Blank });
+    log.append(entries, IOFlushed::noop()).await.unwrap();
 }
 
 pub(crate) struct Nowhere;

@@ -14,8 +14,7 @@ const OVERDUE: u64 = 4;
 /// So many times is the log trimmed while as many bytes as are kept go.
 const STEPS: u64 = 8;
 
-/// How many bytes the entries of the log take that this process has appended: exactly in all, and by index to a grain.
-/// What was there before counts as none: it is within its bounds, and goes with the first that go.
+/// How many bytes the entries of the log take: exactly in all, and by index to a grain.
 pub(crate) struct Growth {
     grain: u64,
     total: u64,
@@ -77,8 +76,7 @@ impl Growth {
             total + bounds.kept_bytes <= self.total || Some(index + bounds.kept) <= checkpoint
         });
         let last = n_may_go.min(n_beyond).checked_sub(1).map(|last| self.marks[last]);
-        // The first also takes what was there before, and is not put off.
-        let is_worth_it = |total: u64| self.base == 0 || total - self.base >= bounds.kept_bytes / STEPS;
+        let is_worth_it = |total: u64| total - self.base >= bounds.kept_bytes / STEPS;
         Trim {
             checkpoint: self.total - covered >= bounds.every_bytes,
             purge: last.filter(|(_, total)| is_worth_it(*total)).map(|(index, _)| index),
@@ -150,7 +148,6 @@ mod tests {
         let bounds = Checkpoints { kept_bytes: 800, ..bounds };
         let purge = |growth: &Growth, checkpoint| growth.trim(Some(checkpoint), None, bounds).purge;
         assert_eq!(purge(&growth, 12), None);
-        assert_eq!(purge(&growth, 13), Some(1), "the first of this process is not put off");
         growth.purged(1);
         assert_eq!(purge(&growth, 20), None, "70 bytes are not worth it");
         assert!(growth.appended(21, 10));
