@@ -141,7 +141,7 @@ impl Log {
     /// What is to be done about the log's length when the newest checkpoint has the entries up to `checkpoint`.
     pub(crate) fn trim(&self, checkpoint: Option<u64>) -> Trim {
         let shared = self.shared.lock();
-        let trim = shared.growth.trim(checkpoint, self.holds.lowest(shared.first), self.checkpoints);
+        let trim = shared.growth.trim(shared.first, checkpoint, self.holds.lowest(shared.first), self.checkpoints);
         if let Some(purge) = trim.purge.filter(|_| trim.is_overdue) {
             self.overdue.fetch_max(purge + 1, Ordering::Relaxed);
         }

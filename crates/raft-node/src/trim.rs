@@ -11,7 +11,7 @@ const MARKS: u64 = 512;
 /// are sent a checkpoint instead.
 const OVERDUE: u64 = 4;
 
-/// So many times is the log trimmed while as many bytes as are kept go.
+/// So many times is the log trimmed while as many bytes, or entries, as are kept go.
 const STEPS: u64 = 8;
 
 /// How many bytes the entries of the log take: exactly in all, and by index to a grain.
@@ -65,9 +65,9 @@ impl Growth {
         self.total - self.up_to(index)
     }
 
-    /// What is to be done when the newest checkpoint has the entries up to `checkpoint`, and somebody is being sent one
-    /// that has those up to `held`.
-    pub(crate) fn trim(&self, checkpoint: Option<u64>, held: Option<u64>, bounds: Checkpoints) -> Trim {
+    /// What is to be done about a log that begins with `first` when the newest checkpoint has the entries up to
+    /// `checkpoint`, and somebody is being sent one that has those up to `held`.
+    pub(crate) fn trim(&self, first: u64, checkpoint: Option<u64>, held: Option<u64>, bounds: Checkpoints) -> Trim {
         let covered = checkpoint.map_or(self.base, |checkpoint| self.up_to(checkpoint));
         let is_overdue = self.total - self.base >= OVERDUE * bounds.every_bytes;
         let stays = held.filter(|_| !is_overdue).unwrap_or(u64::MAX);
@@ -76,10 +76,12 @@ impl Growth {
             total + bounds.kept_bytes <= self.total || Some(index + bounds.kept) <= checkpoint
         });
         let last = n_may_go.min(n_beyond).checked_sub(1).map(|last| self.marks[last]);
-        let is_worth_it = |total: u64| total - self.base >= bounds.kept_bytes / STEPS;
+        let is_worth_it = |index: u64, total: u64| {
+            total - self.base >= bounds.kept_bytes / STEPS || index + 1 >= first + bounds.kept / STEPS
+        };
         Trim {
             checkpoint: self.total - covered >= bounds.every_bytes,
-            purge: last.filter(|(_, total)| is_worth_it(*total)).map(|(index, _)| index),
+            purge: last.filter(|(index, total)| is_worth_it(*index, *total)).map(|(index, _)| index),
             is_overdue,
         }
     }
@@ -108,7 +110,7 @@ mod tests {
     }
 
     fn trim(growth: &Growth, checkpoint: Option<u64>) -> (bool, Option<u64>) {
-        let Trim { checkpoint, purge, .. } = growth.trim(checkpoint, None, BOUNDS);
+        let Trim { checkpoint, purge, .. } = growth.trim(1, checkpoint, None, BOUNDS);
         (checkpoint, purge)
     }
 
@@ -131,35 +133,33 @@ mod tests {
     #[test]
     fn what_does_not_go_in_time_is_overdue() {
         let mut growth = of(1..=63);
-        assert!(!growth.trim(Some(60), None, BOUNDS).is_overdue);
+        assert!(!growth.trim(1, Some(60), None, BOUNDS).is_overdue);
         assert!(growth.appended(64, 10));
-        assert!(growth.trim(Some(60), None, BOUNDS).is_overdue, "four times 160 bytes");
+        assert!(growth.trim(1, Some(60), None, BOUNDS).is_overdue, "four times 160 bytes");
         growth.purged(1);
-        assert!(!growth.trim(Some(60), None, BOUNDS).is_overdue);
+        assert!(!growth.trim(1, Some(60), None, BOUNDS).is_overdue);
     }
 
     #[test]
     fn of_small_entries_a_count_stays() {
-        let bounds = Checkpoints { kept: 12, kept_bytes: 80, ..BOUNDS };
-        let mut growth = of(1..=16);
-        let purge = |growth: &Growth, checkpoint| growth.trim(Some(checkpoint), None, bounds).purge;
-        assert_eq!(purge(&growth, 12), Some(8), "by their bytes");
-        growth = of(1..=20);
-        let bounds = Checkpoints { kept_bytes: 800, ..bounds };
-        let purge = |growth: &Growth, checkpoint| growth.trim(Some(checkpoint), None, bounds).purge;
-        assert_eq!(purge(&growth, 12), None);
+        let mut growth = of(1..=20);
+        let purge = |growth: &Growth, first, kept, kept_bytes| {
+            growth.trim(first, Some(18), None, Checkpoints { kept, kept_bytes, ..BOUNDS }).purge
+        };
+        assert_eq!(purge(&growth, 1, 16, 80), Some(12), "by their bytes");
+        assert_eq!(purge(&growth, 1, 16, 8_000), Some(2));
+        assert_eq!(purge(&growth, 1, 17, 8_000), None, "one entry is not worth it");
+        assert_eq!(purge(&growth, 1, 17, 80), Some(12));
+        assert_eq!(purge(&growth, 1, 18, 8_000), None);
         growth.purged(1);
-        assert_eq!(purge(&growth, 20), None, "70 bytes are not worth it");
-        assert!(growth.appended(21, 10));
-        assert_eq!(purge(&growth, 21), None);
-        (22..=23).for_each(|index| assert!(growth.appended(index, 10)));
-        assert_eq!(purge(&growth, 23), Some(11), "100 are, an eighth of those that are kept");
+        assert_eq!(purge(&growth, 2, 16, 8_000), None);
+        assert_eq!(purge(&growth, 2, 15, 8_000), Some(3), "an eighth of 15 is one");
     }
 
     #[test]
     fn what_somebody_will_need_stays_until_it_is_overdue() {
         let mut growth = of(1..=40);
-        let trim = |growth: &Growth, held| growth.trim(Some(38), held, BOUNDS);
+        let trim = |growth: &Growth, held| growth.trim(1, Some(38), held, BOUNDS);
         assert_eq!(trim(&growth, None).purge, Some(35));
         assert_eq!(trim(&growth, Some(20)).purge, Some(20));
         assert_eq!(trim(&growth, Some(36)).purge, Some(35), "it would stay anyway");
