@@ -26,6 +26,9 @@ use std::time::Duration;
 /// installed. That a peer is gone, keep-alives tell before.
 const SNAPSHOT_BYTES_PER_SECOND: usize = 1 << 20;
 
+/// For a connection and one small message.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(1);
+
 fn snapshot_timeout(n_bytes: usize) -> Duration {
     Duration::from_secs(60 + (n_bytes / SNAPSHOT_BYTES_PER_SECOND) as u64)
 }
@@ -198,6 +201,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        // To encode a large state takes seconds, in vain for a peer that is down, whom openraft tries again and again.
+        self.call(PeerRequest::Greet(pb::GreetRequest { to: self.to() }), GREETING_TIMEOUT).await?;
         let log = self.network.log.clone();
         let begins = snapshot.meta.last_log_id.map_or(0, |last| last.index);
         let _sending = self.network.log.holds().hold(self.id, begins, move || log.last_index());
