@@ -94,10 +94,16 @@ impl Twin {
     /// ask again.
     pub fn seed(self) -> u64 {
         match self {
-            Twin::StaleRead | Twin::LostUpdate | Twin::Undead | Twin::Doubling | Twin::SkippingWatch => 2,
+            Twin::StaleRead
+            | Twin::LostUpdate
+            | Twin::Undead
+            | Twin::Doubling
+            | Twin::SkippingWatch
+            | Twin::SwappingWatch => 2,
             Twin::Forgetful | Twin::Crowding => 3,
             Twin::DeafWatch => 5,
-            Twin::Silent | Twin::Unfenced => 8,
+            Twin::Unfenced => 8,
+            Twin::Silent => 15,
             Twin::Masking => 73,
             Twin::LyingDisk
             | Twin::Amnesia
@@ -105,7 +111,6 @@ impl Twin {
             | Twin::Blind
             | Twin::Rebinding
             | Twin::Careless
-            | Twin::SwappingWatch
             | Twin::RepeatingWatch => 1,
         }
     }
