@@ -29,7 +29,7 @@ pub(crate) const CODES: &[(u16, &str, Code)] = &[
 ];
 
 /// Nothing was applied, and another master may serve at once; a new leader is there within this time
-/// (elections take 95 to 170 ms, and writes are back after 350 ms).
+/// (elections take 90 to 160 ms, and writes are back after 350 ms).
 const FAILOVER: Duration = Duration::from_millis(350);
 
 fn code(rest: u16, reason: &str) -> Code {

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Fills three masters with objects, and measures a restart, a rebuilt master, and lists beside writes.
+/// Fills three masters with objects, and measures lists beside writes, a restart, and a master that lost its disk and is
+/// rebuilt, without and beside writes.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]

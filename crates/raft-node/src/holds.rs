@@ -1,9 +1,8 @@
 //! Entries that are kept for who is being sent a checkpoint: it needs what comes after it next, and by the time that the
 //! checkpoint of a large state has arrived, the log would have been trimmed beyond.
 
-use parking_lot::Mutex;
+use crate::log::Log;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -11,10 +10,15 @@ use tokio::time::Instant;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// By peer.
-#[derive(Clone, Default)]
-pub(crate) struct Holds(Arc<Mutex<BTreeMap<u64, Hold>>>);
+#[derive(Default)]
+pub(crate) struct Holds {
+    by_peer: BTreeMap<u64, Hold>,
+    n_begun: u64,
+}
 
 struct Hold {
+    /// Tells the checkpoint from an earlier one to the same peer, whose end may be noticed later.
+    number: u64,
     /// What the peer has, or will with the checkpoint.
     index: u64,
     /// Known once the checkpoint is not being sent any more.
@@ -27,49 +31,61 @@ struct Sent {
     until: Instant,
 }
 
-/// A checkpoint on its way.
-pub(crate) struct Sending {
-    holds: Holds,
-    peer: u64,
-    last_index: Box<dyn Fn() -> u64 + Send + Sync>,
-}
-
 impl Holds {
-    /// Keeps what comes after `index` while the checkpoint that ends there is being sent, until the answer is dropped, and
-    /// then until the peer has what `last_index` tells at that moment.
-    pub(crate) fn hold(&self, peer: u64, index: u64, last_index: impl Fn() -> u64 + Send + Sync + 'static) -> Sending {
-        self.0.lock().insert(peer, Hold { index, sent: None });
-        Sending { holds: self.clone(), peer, last_index: Box::new(last_index) }
+    /// Keeps what comes after `index` while the checkpoint that ends there is being sent. Answers its number.
+    fn begin(&mut self, peer: u64, index: u64) -> u64 {
+        self.n_begun += 1;
+        self.by_peer.insert(peer, Hold { number: self.n_begun, index, sent: None });
+        self.n_begun
+    }
+
+    /// The checkpoint is not being sent any more: keeps on until the peer has the entries up to `upto`.
+    fn end(&mut self, peer: u64, number: u64, upto: u64) {
+        if let Some(hold) = self.by_peer.get_mut(&peer).filter(|hold| hold.number == number) {
+            hold.sent = Some(Sent { upto, until: Instant::now() + PATIENCE });
+        }
     }
 
     /// The peer has the entries up to `index`.
-    pub(crate) fn matched(&self, peer: u64, index: u64) {
-        let mut holds = self.0.lock();
-        let Some(hold) = holds.get_mut(&peer) else { return };
+    pub(crate) fn matched(&mut self, peer: u64, index: u64) {
+        let Some(hold) = self.by_peer.get_mut(&peer) else { return };
         hold.index = hold.index.max(index);
         let Some(sent) = &mut hold.sent else { return };
         sent.until = Instant::now() + PATIENCE;
         if hold.index >= sent.upto {
-            holds.remove(&peer);
+            self.by_peer.remove(&peer);
         }
     }
 
     /// The entry behind which all are kept, of a log that begins with `first`: who needs what is gone already is not
     /// helped by the rest.
-    pub(crate) fn lowest(&self, first: u64) -> Option<u64> {
+    pub(crate) fn lowest(&mut self, first: u64) -> Option<u64> {
         let now = Instant::now();
-        let mut holds = self.0.lock();
-        holds.retain(|_, hold| hold.sent.as_ref().is_none_or(|sent| now < sent.until));
-        holds.values().map(|hold| hold.index).filter(|index| index + 1 >= first).min()
+        self.by_peer.retain(|_, hold| hold.sent.as_ref().is_none_or(|sent| now < sent.until));
+        self.by_peer.values().map(|hold| hold.index).filter(|index| index + 1 >= first).min()
+    }
+}
+
+/// A checkpoint on its way; entries are kept for its peer until it is dropped and, then, until the peer has what is there
+/// at that moment.
+pub(crate) struct Sending {
+    log: Log,
+    peer: u64,
+    number: u64,
+}
+
+impl Sending {
+    /// To `peer`, of a checkpoint that ends at `index`.
+    pub(crate) fn begin(log: Log, peer: u64, index: u64) -> Sending {
+        let number = log.holds().begin(peer, index);
+        Sending { log, peer, number }
     }
 }
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        let upto = (self.last_index)();
-        if let Some(hold) = self.holds.0.lock().get_mut(&self.peer) {
-            hold.sent = Some(Sent { upto, until: Instant::now() + PATIENCE });
-        }
+        let upto = self.log.last_index();
+        self.log.holds().end(self.peer, self.number, upto);
     }
 }
 
@@ -81,12 +97,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn entries_are_kept_until_the_peer_has_those_that_came_meanwhile() {
-        let holds = Holds::default();
+        let mut holds = Holds::default();
         assert_eq!(holds.lowest(0), None);
-        let sending = holds.hold(2, 30, || 90);
+        let number = holds.begin(2, 30);
         tokio::time::advance(PATIENCE * 20).await;
         assert_eq!(holds.lowest(0), Some(30));
-        drop(sending);
+        holds.end(2, number, 90);
         for matched in [50, 70, 89] {
             tokio::time::advance(A_LITTLE).await;
             holds.matched(2, matched);
@@ -99,8 +115,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_does_not_go_on_is_not_waited_for() {
-        let holds = Holds::default();
-        drop(holds.hold(2, 30, || 90));
+        let mut holds = Holds::default();
+        let number = holds.begin(2, 30);
+        holds.end(2, number, 90);
         holds.matched(2, 40);
         tokio::time::advance(PATIENCE).await;
         assert_eq!(holds.lowest(0), None);
@@ -109,9 +126,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_earlier_checkpoint_s_end_is_not_that_of_the_one_on_its_way() {
+        let mut holds = Holds::default();
+        let (earlier, later) = (holds.begin(2, 30), holds.begin(2, 60));
+        holds.end(2, earlier, 70);
+        tokio::time::advance(PATIENCE * 2).await;
+        assert_eq!(holds.lowest(0), Some(60));
+        holds.end(2, later, 90);
+        tokio::time::advance(PATIENCE * 2).await;
+        assert_eq!(holds.lowest(0), None);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_needs_what_is_gone_keeps_nothing() {
-        let holds = Holds::default();
-        let _sending = (holds.hold(2, 30, || 90), holds.hold(3, 60, || 90));
+        let mut holds = Holds::default();
+        holds.begin(2, 30);
+        holds.begin(3, 60);
         assert_eq!(holds.lowest(31), Some(30));
         assert_eq!(holds.lowest(32), Some(60));
         assert_eq!(holds.lowest(62), None);

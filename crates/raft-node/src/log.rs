@@ -11,7 +11,7 @@ use crate::writer::{Job, WriterHandle};
 use bytes::Bytes;
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
@@ -35,7 +35,7 @@ pub(crate) struct Log {
     grown: Arc<Notify>,
     /// The entries before this one are overdue to go.
     overdue: Arc<AtomicU64>,
-    holds: Holds,
+    holds: Arc<Mutex<Holds>>,
 }
 
 struct Shared {
@@ -124,7 +124,7 @@ impl Log {
             checkpoints,
             grown,
             overdue: Arc::default(),
-            holds: Holds::default(),
+            holds: Arc::default(),
         })
     }
 
@@ -141,7 +141,7 @@ impl Log {
     /// What is to be done about the log's length when the newest checkpoint has the entries up to `checkpoint`.
     pub(crate) fn trim(&self, checkpoint: Option<u64>) -> Trim {
         let shared = self.shared.lock();
-        let trim = shared.growth.trim(shared.first, checkpoint, self.holds.lowest(shared.first), self.checkpoints);
+        let trim = shared.growth.trim(shared.first, checkpoint, self.holds().lowest(shared.first), self.checkpoints);
         if let Some(purge) = trim.purge.filter(|_| trim.is_overdue) {
             self.overdue.fetch_max(purge + 1, Ordering::Relaxed);
         }
@@ -149,8 +149,8 @@ impl Log {
     }
 
     /// What is kept, until it is overdue, for who is being sent a checkpoint.
-    pub(crate) fn holds(&self) -> &Holds {
-        &self.holds
+    pub(crate) fn holds(&self) -> MutexGuard<'_, Holds> {
+        self.holds.lock()
     }
 
     /// The last entry; 0 without one.

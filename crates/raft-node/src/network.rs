@@ -3,6 +3,7 @@
 use crate::aside::aside;
 use crate::codec;
 use crate::granted::Granted;
+use crate::holds::Sending;
 use crate::log::Log;
 use crate::node::Heard;
 use crate::pipe::{Opening, Pipe};
@@ -203,9 +204,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         // To encode a large state takes seconds, in vain for a peer that is down, whom openraft tries again and again.
         self.call(PeerRequest::Greet(pb::GreetRequest { to: self.to() }), GREETING_TIMEOUT).await?;
-        let log = self.network.log.clone();
-        let begins = snapshot.meta.last_log_id.map_or(0, |last| last.index);
-        let _sending = self.network.log.holds().hold(self.id, begins, move || log.last_index());
+        let ends = snapshot.meta.last_log_id.map_or(0, |last| last.index);
+        let _sending = Sending::begin(self.network.log.clone(), self.id, ends);
         let state = snapshot.snapshot;
         let encoded = aside(move || state::snapshot::encode(&state)).await;
         let data: bytes::Bytes = encoded.map_err(|error| Unreachable::<TypeConfig>::from_string(error))?.into();

@@ -79,7 +79,7 @@ impl Profile {
     /// Heartbeat, shortest and longest election timeout, in milliseconds.
     fn timing(self) -> (u64, u64, u64) {
         match self {
-            Profile::Lan => (30, 95, 170),
+            Profile::Lan => (30, 90, 160),
             Profile::Wan => (150, 600, 1200),
             Profile::SlowDisk => (100, 300, 600),
         }

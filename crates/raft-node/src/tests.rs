@@ -2,20 +2,22 @@
 
 use crate::disk::{Batch, Disk, MemoryDisk};
 use crate::log::Log;
+use crate::network::Network;
 use crate::transport::{Lane, PeerReply, PeerRequest, Transport, TransportError};
-use crate::types::{Entry, LogId, TypeConfig, Vote};
+use crate::types::{Entry, LogId, Snapshot, SnapshotMeta, TypeConfig, Vote};
 use crate::writer::{Writer, spawn_inline};
 use crate::{Changes, Checkpoints, Error, Joiner, Member, Node, Options, Profile, suite};
 use async_trait::async_trait;
 use objects::Timestamp;
 use openraft::EntryPayload;
 use openraft::impls::leader_id_adv::LeaderId;
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 #[test]
@@ -112,6 +114,42 @@ impl Transport for Nowhere {
     async fn call(&self, _: Lane, _: &str, _: PeerRequest, _: Duration) -> Result<PeerReply, TransportError> {
         Err(TransportError::Unreachable("there is nobody else".into()))
     }
+}
+
+/// Nobody answers a greeting; counts what else was sent.
+#[derive(Default)]
+struct Ungreeted(AtomicUsize);
+
+#[async_trait]
+impl Transport for Ungreeted {
+    async fn call(&self, _: Lane, _: &str, request: PeerRequest, _: Duration) -> Result<PeerReply, TransportError> {
+        if !matches!(request, PeerRequest::Greet(_)) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        Err(TransportError::Unreachable("it does not run".into()))
+    }
+}
+
+/// To encode a large state takes seconds of a processor, and openraft tries on as long as the peer is down.
+#[tokio::test]
+async fn who_does_not_answer_a_greeting_is_sent_no_snapshot() {
+    let transport = Arc::new(Ungreeted::default());
+    let log = open_log(&Arc::new(MemoryDisk::default()), Checkpoints::default()).unwrap();
+    let mut network = Network {
+        cluster_id: "test".into(),
+        transport: transport.clone(),
+        heard_levels: Default::default(),
+        granted: Default::default(),
+        log: log.clone(),
+    };
+    let mut peer = network.new_snapshot_client(2, &joiner(2, "2").member).await;
+    let meta = SnapshotMeta { last_log_id: Some(id(30)), ..SnapshotMeta::default() };
+    let snapshot = Snapshot { meta, snapshot: state::State::default() };
+    let vote = Vote { leader_id: id(30).leader_id, committed: true };
+    let told = peer.full_snapshot(vote, snapshot, std::future::pending(), RPCOption::new(Duration::MAX)).await;
+    assert!(told.unwrap_err().to_string().contains("it does not run"));
+    assert_eq!(transport.0.load(Ordering::Relaxed), 0);
+    assert_eq!(log.holds().lowest(0), None);
 }
 
 /// A group in one process. Counts appends that carry entries, by whom they are meant for.
