@@ -527,10 +527,8 @@ async fn send_beats(node: Node, liveness: Arc<Liveness>) {
 }
 
 async fn take_beats(node: Node, liveness: Arc<Liveness>) {
-    let mut beats = node.beats();
-    while beats.changed().await.is_ok() {
-        let reported = beats.borrow_and_update().clone();
-        liveness.reported(&reported);
+    loop {
+        liveness.reported(node.beats().await);
     }
 }
 

@@ -4,7 +4,6 @@
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::time::Duration;
 use tokio::time::Instant;
 
 pub struct Liveness {
@@ -49,17 +48,11 @@ impl Liveness {
         self.own.lock().iter().map(|(node, at)| (node.clone(), ms_since(*at, now))).collect()
     }
 
-    /// A peer's word: how long each of its nodes has been silent.
-    pub fn reported(&self, silent_ms: &BTreeMap<String, u64>) {
-        self.reported_at(silent_ms, Instant::now());
-    }
-
-    fn reported_at(&self, silent_ms: &BTreeMap<String, u64>, now: Instant) {
+    /// Peers' word: when each of their nodes was last heard.
+    pub fn reported(&self, reported: BTreeMap<String, Instant>) {
         let mut heard = self.heard.lock();
-        for (node, ms) in silent_ms {
-            // Before this machine started: of no use to anybody.
-            let Some(at) = now.checked_sub(Duration::from_millis(*ms)) else { continue };
-            heard.entry(node.clone()).and_modify(|known| *known = at.max(*known)).or_insert(at);
+        for (node, at) in reported {
+            heard.entry(node).and_modify(|known| *known = at.max(*known)).or_insert(at);
         }
     }
 
@@ -86,6 +79,7 @@ impl Liveness {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     const A: &str = "a";
 
@@ -124,14 +118,11 @@ mod tests {
     #[test]
     fn the_newest_word_of_any_master_counts() {
         let (liveness, now) = after(10_000);
-        let report = |ms| liveness.reported_at(&[(A.to_string(), ms)].into(), now);
+        let report = |ms| liveness.reported([(A.to_string(), now - Duration::from_millis(ms))].into());
         report(900);
         report(5_000);
         assert_eq!(silent(&liveness, now), 900);
         report(100);
-        assert_eq!(silent(&liveness, now), 100);
-        // A word from before this machine started says nothing.
-        report(u64::MAX / 2);
         assert_eq!(silent(&liveness, now), 100);
     }
 
@@ -139,7 +130,7 @@ mod tests {
     fn a_master_speaks_for_its_own_sessions_while_they_last() {
         let (liveness, now) = after(10_000);
         liveness.beat_at(A, now - Duration::from_millis(400));
-        liveness.reported_at(&[("b".to_string(), 10)].into(), now);
+        liveness.reported([("b".to_string(), now)].into());
         assert_eq!(liveness.own_at(now), [(A.to_string(), 400)].into());
         liveness.session_ended(A);
         assert!(liveness.own_at(now).is_empty());

@@ -1,5 +1,6 @@
 //! openraft's log storage over the `Disk` port: recent entries in memory, all of them on disk.
 
+use crate::aside::aside;
 use crate::codec;
 use crate::disk::{self, Batch, Disk, REMEDY, log_key};
 use crate::holds::Holds;
@@ -51,6 +52,13 @@ struct Shared {
     last: Option<LogId>,
     tail: Tail,
     growth: Growth,
+}
+
+impl Shared {
+    /// The last entry on disk; 0 without one.
+    fn written(&self) -> u64 {
+        self.tail.last_written().unwrap_or(self.last.map_or(0, |last| last.index))
+    }
 }
 
 fn lost(what: impl std::fmt::Display) -> io::Error {
@@ -133,9 +141,16 @@ impl Log {
         self.grown.notified().await;
     }
 
-    /// The bytes of the entries behind `index`, to 256 KiB.
-    pub(crate) fn n_bytes_behind(&self, index: u64) -> u64 {
-        self.shared.lock().growth.behind(index)
+    /// The last entry on this master's disk; 0 without one.
+    pub(crate) fn written(&self) -> u64 {
+        self.shared.lock().written()
+    }
+
+    /// The bytes, to 256 KiB, of the entries that are not applied, being those behind `applied`, or not on this master's
+    /// disk.
+    pub(crate) fn n_bytes_open(&self, applied: u64) -> u64 {
+        let shared = self.shared.lock();
+        shared.growth.behind(applied.min(shared.written()))
     }
 
     /// What is to be done about the log's length when the newest checkpoint has the entries up to `checkpoint`.
@@ -179,7 +194,7 @@ impl Log {
 
     /// The entries of `from..to`, without a hole: all there are, or the first of them up to `n_bytes_max` bytes, at least
     /// one. The tail goes on, and the log is purged, while the disk is read, so each page begins with another look.
-    fn read(&self, from: u64, to: u64, n_bytes_max: usize) -> io::Result<Vec<Entry>> {
+    async fn read(&self, from: u64, to: u64, n_bytes_max: usize) -> io::Result<Vec<Entry>> {
         let mut run = Run { next: from, n_bytes: 0, n_bytes_max, entries: Vec::new() };
         let mut missed = None;
         loop {
@@ -201,9 +216,10 @@ impl Log {
                     first => to.min(first.unwrap_or(u64::MAX)),
                 }
             };
-            // Older than the tail.
-            let began = run.next;
-            let page = self.disk.scan(&log_key(began), &log_key(end_on_disk), run.page())?;
+            // Older than the tail. Heartbeats do not wait for the disk.
+            let (began, disk, n_max) = (run.next, self.disk.clone(), run.page());
+            let page = aside(move || disk.scan(&log_key(began), &log_key(end_on_disk), n_max)).await;
+            let page = page.map_err(io::Error::other)??;
             run.take_all(page.iter().map(|(_, bytes)| bytes))?;
             // Purged or truncated just now, which the next look tells; or lost, which stays.
             if run.next == began && !run.is_full() && missed.replace(began) == Some(began) {
@@ -270,7 +286,7 @@ impl RaftLogReader<TypeConfig> for Log {
             Bound::Excluded(to) => *to,
             Bound::Unbounded => u64::MAX,
         };
-        self.read(from, to, usize::MAX)
+        self.read(from, to, usize::MAX).await
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
@@ -278,7 +294,7 @@ impl RaftLogReader<TypeConfig> for Log {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read(start, end, REQUEST_BYTES_MAX)
+        self.read(start, end, REQUEST_BYTES_MAX).await
     }
 }
 
@@ -463,27 +479,27 @@ mod tests {
         log.append(entries, IOFlushed::noop()).now_or_never().unwrap().unwrap();
     }
 
-    fn held(log: &Log, from: u64, to: u64) -> Vec<u64> {
-        log.read(from, to, usize::MAX).unwrap().iter().map(|entry| entry.log_id.index).collect()
+    async fn held(log: &Log, from: u64, to: u64) -> Vec<u64> {
+        log.read(from, to, usize::MAX).await.unwrap().iter().map(|entry| entry.log_id.index).collect()
     }
 
     fn first_in_memory(log: &Log) -> u64 {
         log.shared.lock().tail.first().unwrap()
     }
 
-    #[test]
-    fn a_tail_that_goes_on_while_the_disk_is_read_leaves_no_hole() {
+    #[tokio::test]
+    async fn a_tail_that_goes_on_while_the_disk_is_read_leaves_no_hole() {
         let disk = Arc::new(Busy::default());
         let mut log = opened(&disk);
         append(&mut log, 0..=20);
         assert!(first_in_memory(&log) > 0);
         let mut other = log.clone();
         *disk.meanwhile.lock() = Some(Box::new(move || append(&mut other, 21..=40)));
-        assert_eq!(held(&log, 0, 41), (0..=40).collect::<Vec<_>>());
+        assert_eq!(held(&log, 0, 41).await, (0..=40).collect::<Vec<_>>());
     }
 
-    #[test]
-    fn a_log_that_is_purged_while_the_disk_is_read_leaves_no_hole() {
+    #[tokio::test]
+    async fn a_log_that_is_purged_while_the_disk_is_read_leaves_no_hole() {
         let disk = Arc::new(Busy::default());
         let mut log = opened(&disk);
         append(&mut log, 0..=40);
@@ -491,13 +507,13 @@ mod tests {
         *disk.meanwhile.lock() = Some(Box::new(move || {
             other.purge(log_id(35)).now_or_never().unwrap().unwrap();
         }));
-        let read = held(&log, 0, 41);
+        let read = held(&log, 0, 41).await;
         assert!(read.iter().copied().eq(0..read.len() as u64), "{read:?}");
-        assert_eq!(held(&log, 0, 41), (36..=40).collect::<Vec<_>>());
+        assert_eq!(held(&log, 0, 41).await, (36..=40).collect::<Vec<_>>());
     }
 
-    #[test]
-    fn a_log_that_is_cut_off_while_the_disk_is_read_is_no_damage() {
+    #[tokio::test]
+    async fn a_log_that_is_cut_off_while_the_disk_is_read_is_no_damage() {
         let disk = Arc::new(Busy::default());
         let mut log = opened(&disk);
         append(&mut log, 0..=40);
@@ -505,9 +521,9 @@ mod tests {
         *disk.meanwhile.lock() = Some(Box::new(move || {
             other.truncate_after(Some(log_id(9))).now_or_never().unwrap().unwrap();
         }));
-        let read = held(&log, 5, 41);
+        let read = held(&log, 5, 41).await;
         assert!(read.iter().copied().eq(5..5 + read.len() as u64), "{read:?}");
-        assert_eq!(held(&log, 5, 41), [5, 6, 7, 8, 9]);
+        assert_eq!(held(&log, 5, 41).await, [5, 6, 7, 8, 9]);
     }
 
     #[tokio::test]
@@ -516,35 +532,38 @@ mod tests {
         let writer = spawn_task(|| [Duration::ZERO; 2])(Writer::new(disk.clone()));
         let mut log = Log::open(disk.clone(), writer, Checkpoints::default()).unwrap();
         append(&mut log, 0..=40);
-        assert_eq!((held(&log, 0, 41).len(), first_in_memory(&log)), (41, 0));
+        assert_eq!((held(&log, 0, 41).await.len(), first_in_memory(&log), log.written()), (41, 0, 0));
         while first_in_memory(&log) == 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(held(&log, 0, 41), (0..=40).collect::<Vec<_>>());
+        assert_eq!(log.written(), 40);
+        assert_eq!(held(&log, 0, 41).await, (0..=40).collect::<Vec<_>>());
     }
 
-    #[test]
-    fn an_entry_that_is_lost_is_told() {
+    #[tokio::test]
+    async fn an_entry_that_is_lost_is_told() {
         let disk = Arc::new(MemoryDisk::default());
         let mut log = opened(&disk);
         append(&mut log, 0..=40);
         let mut batch = Batch::default();
         batch.delete(log_key(7));
         disk.write(batch, true).unwrap();
-        assert_eq!(held(&log, 0, 7), (0..7).collect::<Vec<_>>());
-        let told = log.read(0, 41, usize::MAX).unwrap_err();
+        assert_eq!(held(&log, 0, 7).await, (0..7).collect::<Vec<_>>());
+        let told = log.read(0, 41, usize::MAX).await.unwrap_err();
         assert!(told.to_string().contains("has lost entry 7"), "{told}");
     }
 
-    #[test]
-    fn a_request_is_cut_where_it_is_full() {
+    #[tokio::test]
+    async fn a_request_is_cut_where_it_is_full() {
         let disk = Arc::new(MemoryDisk::default());
         let mut log = opened(&disk);
         append(&mut log, 0..=40);
-        let read = |from, n_bytes| log.read(from, 41, n_bytes).unwrap().len();
+        let read = async |from, n_bytes| log.read(from, 41, n_bytes).await.unwrap().len();
         // On disk, and in memory.
         for from in [0, first_in_memory(&log)] {
-            assert_eq!([read(from, 1), read(from, 2 * PAYLOAD), read(from, 3 * PAYLOAD)], [1, 1, 2]);
+            for (n_bytes, n) in [(1, 1), (2 * PAYLOAD, 1), (3 * PAYLOAD, 2)] {
+                assert_eq!(read(from, n_bytes).await, n);
+            }
         }
     }
 }

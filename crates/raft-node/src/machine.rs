@@ -301,8 +301,10 @@ impl RaftSnapshotBuilder<TypeConfig> for Checkpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::MemoryDisk;
     use objects::registry;
-    use state::{LeaderId, Op, Txn};
+    use openraft::impls::leader_id_adv::LeaderId;
+    use state::{FEATURE_LEVEL, Op, Txn};
 
     fn state_of(names: &[&str]) -> State {
         let mut state = State::new();
@@ -311,7 +313,7 @@ mod tests {
             Op::Create { key: Key::new(registry::NODE, "", name), object: objects::record::encode(&object) }
         };
         let txn = Txn { ops: names.iter().map(object).collect(), ..Txn::default() };
-        state.apply(LeaderId::default(), &txn);
+        state.apply(state::LeaderId::default(), &txn);
         state
     }
 
@@ -328,5 +330,27 @@ mod tests {
         assert_eq!(told(&[], &["a", "b"]), "+a +b ");
         assert_eq!(told(&["a", "c", "e"], &["b", "c", "d"]), "-a +b +c +d -e ");
         assert_eq!(told(&["a"], &[]), "-a ");
+    }
+
+    /// The rows of the older one over those of the newer would be a mixture of the two.
+    #[tokio::test]
+    async fn a_checkpoint_that_ends_after_a_newer_snapshot_was_installed_writes_nothing() {
+        let disk = Arc::new(MemoryDisk::default());
+        let id = |index| LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index };
+        let meta = |index| SnapshotMeta { last_log_id: Some(id(index)), ..SnapshotMeta::default() };
+        let mut machine = Machine::open(disk.clone(), FEATURE_LEVEL).unwrap();
+        machine.install_snapshot(&meta(5), state_of(&["a"])).await.unwrap();
+        let mut older = machine.get_snapshot_builder().await;
+        machine.install_snapshot(&meta(9), state_of(&["a", "b"])).await.unwrap();
+        let built = older.build_snapshot().await.unwrap();
+        assert_eq!(
+            (built.meta, state::snapshot::encode(&built.snapshot)),
+            (meta(9), state::snapshot::encode(&state_of(&["a", "b"])))
+        );
+        let (last, _, state) = Machine::checkpoint_of(&*disk, FEATURE_LEVEL).unwrap();
+        assert_eq!(
+            (last, state::snapshot::encode(&state)),
+            (Some(id(9)), state::snapshot::encode(&state_of(&["a", "b"])))
+        );
     }
 }

@@ -1,14 +1,17 @@
 //! One master's consensus: starts openraft, answers its peers, proposes, reads, changes members.
 
+mod attempt;
+mod beats;
 mod leadership;
 mod levels;
 mod members;
 mod peers;
+mod stall;
 
+pub(crate) use attempt::Attempt;
 pub(crate) use levels::Heard;
 pub use members::LAG_MAX;
 
-use crate::codec;
 use crate::disk::Disk;
 use crate::forward::Forwarder;
 use crate::granted::Granted;
@@ -19,13 +22,13 @@ use crate::network::Network;
 use crate::rounds::Rounds;
 use crate::transport::{Lane, PeerReply, PeerRequest, Transport, TransportError};
 use crate::trim::Trim;
-use crate::types::{Command, LogId, Member, Raft, TypeConfig};
+use crate::types::{Command, LogId, Member, Raft};
 use crate::writer::{Spawn, Writer};
 use async_trait::async_trait;
 use futures::StreamExt;
 use objects::Timestamp;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{ReadPolicy, SnapshotPolicy};
 use parking_lot::Mutex;
 use protos::raft as pb;
@@ -170,7 +173,7 @@ struct Inner {
     next_seq: AtomicU64,
     in_flight: Semaphore,
     leadership: watch::Sender<Leadership>,
-    beats: watch::Sender<BTreeMap<String, u64>>,
+    beats: beats::Beats,
     /// When a leader was last heard; openraft goes on naming one that died while no other is elected.
     heard: Mutex<tokio::time::Instant>,
     log: Log,
@@ -261,7 +264,7 @@ impl Node {
             next_seq: AtomicU64::new(1),
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
             leadership: watch::Sender::new(Leadership::default()),
-            beats: watch::Sender::new(BTreeMap::new()),
+            beats: beats::Beats::default(),
             heard: Mutex::new(tokio::time::Instant::now()),
             log: promises,
             feature_level: options.feature_level,
@@ -274,7 +277,8 @@ impl Node {
         let follow = tokio::spawn(leadership::follow(Arc::downgrade(&inner), Duration::from_millis(max)));
         let keep = tokio::spawn(levels::keep(Arc::downgrade(&inner)));
         let trim = tokio::spawn(keep_within_bounds(inner.log.clone(), inner.raft.clone()));
-        inner.tasks.lock().extend([follow, keep, trim]);
+        let keep_off = tokio::spawn(stall::keep_off(Arc::downgrade(&inner)));
+        inner.tasks.lock().extend([follow, keep, trim, keep_off]);
         Ok(Node(inner))
     }
 
@@ -312,9 +316,9 @@ impl Node {
         self.0.raft.is_initialized().await.map_err(|error| Error::Fatal(error.to_string()))
     }
 
-    /// Wakes with how long each worker has been silent, as reported by a peer that holds sessions.
-    pub fn beats(&self) -> watch::Receiver<BTreeMap<String, u64>> {
-        self.0.beats.subscribe()
+    /// Waits until peers report of the workers whose sessions they hold: when each was last heard. For one reader.
+    pub async fn beats(&self) -> BTreeMap<String, tokio::time::Instant> {
+        self.0.beats.read().await
     }
 
     /// Tells the leader how long the workers of this master's sessions have been silent.
@@ -403,55 +407,6 @@ impl Node {
     }
 }
 
-/// What became of one try at a proposal.
-#[derive(Clone)]
-pub(crate) enum Attempt {
-    Done(Outcome),
-    NotAppended(String),
-    Unknown(String),
-}
-
-impl Attempt {
-    fn too_late() -> Attempt {
-        Attempt::Unknown("the leader did not commit it in time".into())
-    }
-
-    fn of(written: Result<Outcome, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>) -> Attempt {
-        match written {
-            Ok(outcome) => Attempt::Done(outcome),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(why))) => {
-                Attempt::NotAppended(format!("not the leader ({:?})", why.reason))
-            }
-            Err(RaftError::APIError(error)) => Attempt::Unknown(error.to_string()),
-            Err(RaftError::Fatal(error)) => Attempt::Unknown(error.to_string()),
-        }
-    }
-
-    fn to_pb(&self) -> pb::ProposeResponse {
-        let mut response = pb::ProposeResponse::default();
-        match self {
-            Attempt::Done(outcome) => response.outcome = codec::outcome_to_bytes(outcome).into(),
-            Attempt::NotAppended(why) => response.not_leader = why.clone(),
-            Attempt::Unknown(why) => response.unknown = why.clone(),
-        }
-        response
-    }
-
-    /// What a leader answered.
-    pub(crate) fn answered(response: &pb::ProposeResponse) -> Attempt {
-        if !response.not_leader.is_empty() {
-            return Attempt::NotAppended(response.not_leader.clone());
-        }
-        if !response.unknown.is_empty() {
-            return Attempt::Unknown(response.unknown.clone());
-        }
-        match codec::outcome_from_bytes(&response.outcome) {
-            Ok(outcome) => Attempt::Done(outcome),
-            Err(error) => Attempt::Unknown(error.to_string()),
-        }
-    }
-}
-
 impl Inner {
     fn to(&self, node_id: u64) -> pb::To {
         pb::To { cluster_id: self.cluster_id.clone(), node_id }
@@ -514,13 +469,15 @@ impl Inner {
         attempts
     }
 
-    /// The refusal of a leader that has appended so much already that it cannot be committed in time: who is refused at
+    /// The refusal of a leader that has appended so much already that it cannot be written or committed in time: who is refused at
     /// once asks again, and what is not appended twice for it is committed the sooner. Not of its own plans, which are few.
     fn out_of_breath(&self) -> Option<Attempt> {
         let applied = self.machine.applied().borrow().map_or(0, |log_id| log_id.index);
-        (self.log.n_bytes_behind(applied) > BACKLOG_MAX).then(|| {
+        (self.log.n_bytes_open(applied) > BACKLOG_MAX).then(|| {
             let mib = BACKLOG_MAX >> 20;
-            Attempt::NotAppended(format!("the leader has more than {mib} MiB to commit already; ask for less at once"))
+            Attempt::NotAppended(format!(
+                "the leader has more than {mib} MiB to write or to commit already; ask for less at once"
+            ))
         })
     }
 

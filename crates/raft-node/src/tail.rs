@@ -31,6 +31,11 @@ impl Tail {
         (!self.entries.is_empty()).then_some(self.start)
     }
 
+    /// The last entry that is on disk, when any is held that may not be.
+    pub(crate) fn last_written(&self) -> Option<u64> {
+        self.first().map(|first| (first + self.n_written as u64).saturating_sub(1))
+    }
+
     fn end(&self) -> u64 {
         self.start + self.entries.len() as u64
     }

@@ -5,7 +5,7 @@ use crate::log::Log;
 use crate::network::Network;
 use crate::transport::{Lane, PeerReply, PeerRequest, Transport, TransportError};
 use crate::types::{Entry, LogId, Snapshot, SnapshotMeta, TypeConfig, Vote};
-use crate::writer::{Writer, spawn_inline};
+use crate::writer::{Spawn, Writer, spawn_inline, spawn_task};
 use crate::{Changes, Checkpoints, Error, Joiner, Member, Node, Options, Profile, suite};
 use async_trait::async_trait;
 use objects::Timestamp;
@@ -15,9 +15,10 @@ use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
 use parking_lot::Mutex;
+use protos::raft as pb;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 #[test]
@@ -90,7 +91,7 @@ fn what_earlier_processes_wrote_is_trimmed_too() {
             }
         }
         assert!(last_gone > Some(150), "{last_gone:?} of 199");
-        assert!(open_log(&disk, bounds).unwrap().n_bytes_behind(0) < 400);
+        assert!(open_log(&disk, bounds).unwrap().n_bytes_open(0) < 400);
     });
 }
 
@@ -159,6 +160,8 @@ struct Group {
     carried: Mutex<BTreeMap<String, usize>>,
     /// Nothing but votes arrives.
     only_votes: AtomicBool,
+    /// The master whose disk takes nothing, and says nothing.
+    stalled: Arc<AtomicU64>,
 }
 
 /// A new master that others reach, as it says, at this address.
@@ -168,12 +171,17 @@ fn joiner(id: u64, peer_addr: &str) -> Joiner {
     Joiner { id, member, learner: false, replaces: String::new() }
 }
 
+const A_DAY: Duration = Duration::from_secs(86_400);
+
 impl Group {
     /// A group of the first of so many masters.
     async fn founded(n: u64) -> Arc<Group> {
         let group = Arc::new(Group::default());
         for id in 1..=n {
-            let node = boot_in(id, group.clone(), Arc::new(MemoryDisk::default()), 1).await.unwrap();
+            let stalled = group.stalled.clone();
+            let pause = move || if stalled.load(Ordering::Relaxed) == id { A_DAY } else { Duration::ZERO };
+            let writer = spawn_task(move || [pause(), Duration::ZERO]);
+            let node = boot_in(id, group.clone(), Arc::new(MemoryDisk::default()), 1, writer).await.unwrap();
             group.nodes.lock().insert(id.to_string(), node);
         }
         group.node(1).initialize(joiner(1, "1").member).await.unwrap();
@@ -226,7 +234,7 @@ async fn boot(disk: Arc<dyn Disk>) -> Node {
 
 /// A master whose binary knows `feature_level`.
 async fn boot_as(disk: Arc<dyn Disk>, feature_level: u32) -> Result<Node, Error> {
-    boot_in(1, Arc::new(Nowhere), disk, feature_level).await
+    boot_in(1, Arc::new(Nowhere), disk, feature_level, spawn_inline()).await
 }
 
 async fn boot_in(
@@ -234,6 +242,7 @@ async fn boot_in(
     transport: Arc<dyn Transport>,
     disk: Arc<dyn Disk>,
     feature_level: u32,
+    spawn_writer: Spawn,
 ) -> Result<Node, Error> {
     let options = Options {
         cluster_id: "test".into(),
@@ -244,7 +253,7 @@ async fn boot_in(
         seed: node_id,
         disk,
         transport,
-        spawn_writer: spawn_inline(),
+        spawn_writer,
         feature_level,
         clock: Arc::new(|| Timestamp(0)),
     };
@@ -387,4 +396,50 @@ async fn a_joiner_that_cannot_be_reached_does_not_vote() {
     changes.take_in(joiner(2, "2")).await.unwrap();
     let members = group.node(1).status().members;
     assert!(members.iter().all(|m| m.voter && m.lag.is_some()), "{members:?}");
+}
+
+/// On its disk is less than was acknowledged, and who writes more than the others take would fill its memory.
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_disk_takes_nothing_hands_over() {
+    let group = Group::started().await;
+    group.stalled.store(1, Ordering::Relaxed);
+    let store = group.node(1).store();
+    store.propose(state::Txn::default()).await.expect("the other two take it");
+    let mut leadership = group.node(3).store().leadership();
+    let another = |now: &store::Leadership| now.leader.as_ref().is_some_and(|leader| leader != "master-1");
+    tokio::time::timeout(Duration::from_secs(10), leadership.wait_for(another)).await.unwrap().unwrap();
+    group.node(3).store().propose(state::Txn::default()).await.unwrap();
+}
+
+/// A leader counts the answer as word that nobody else can have been elected.
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_is_answered_for_a_busy_disk_until_another_has_been_promised_a_vote() {
+    let group = Group::started().await;
+    let term = leading_term(&group.node(1)).await;
+    let to = || Some(pb::To { cluster_id: "test".into(), node_id: 2 });
+    let vote = |term, node_id, committed| {
+        Some(crate::codec::vote_to_pb(&Vote { leader_id: LeaderId { term, node_id }, committed }))
+    };
+    let heartbeat = || {
+        let append = pb::AppendRequest { to: to(), vote: vote(term, 1, true), heartbeat: true, ..Default::default() };
+        let node = group.node(2);
+        async move {
+            let answer = tokio::time::timeout(Duration::from_secs(1), node.handle(PeerRequest::Append(append))).await;
+            match answer {
+                Ok(Ok(PeerReply::Append(answer))) => Some(answer.result()),
+                _ => None,
+            }
+        }
+    };
+    group.stalled.store(2, Ordering::Relaxed);
+    group.node(1).store().propose(state::Txn::default()).await.unwrap();
+    let success = Some(pb::append_response::Result::Success);
+    assert_eq!(heartbeat().await, success, "the entry before is not written");
+    let last_log_id = Some(crate::codec::log_id_to_pb(&id(1_000_000)));
+    let ask = pb::VoteRequest { to: to(), vote: vote(term + 1, 3, false), last_log_id, leadership_transfer: true };
+    let (node, asked) = (group.node(2), PeerRequest::Vote(ask));
+    let asking = tokio::spawn(async move { node.handle(asked).await });
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_ne!(heartbeat().await, success, "the vote is on its way to the disk, and to who asked for it");
+    assert!(!asking.is_finished());
 }

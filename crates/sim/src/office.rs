@@ -100,12 +100,9 @@ async fn send_beats(node: &Node, liveness: &Liveness) {
 }
 
 async fn take_beats(node: &Node, liveness: &Liveness) {
-    let mut beats = node.beats();
-    while beats.changed().await.is_ok() {
-        let reported = beats.borrow_and_update().clone();
-        liveness.reported(&reported);
+    loop {
+        liveness.reported(node.beats().await);
     }
-    std::future::pending().await
 }
 
 /// Writes down what the pods' network is, as `balsa init` does, once there is a place for it.

@@ -122,7 +122,7 @@ impl Node {
                 PeerReply::ReadIndex(response)
             }
             PeerRequest::Beats(request) => {
-                inner.beats.send_replace(request.silent_ms.into_iter().collect());
+                inner.beats.tell(request.silent_ms);
                 PeerReply::Beats(pb::BeatsResponse {})
             }
             PeerRequest::Greet(_) => PeerReply::Greet(pb::GreetResponse {}),
