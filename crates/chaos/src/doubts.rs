@@ -1,5 +1,6 @@
 //! Doubts: why a run in which nothing was found wrong says nothing all the same.
 
+use crate::agree::disagreements;
 use crate::failover::Failover;
 use crate::lines::{FaultLine, Line, OWN_STATE, Run};
 use crate::scenario::{Fault, Scenario, Target};
@@ -19,6 +20,7 @@ pub(crate) fn doubts(
     why.extend(run.interrupted.as_ref().map(|reason| format!("the run was interrupted: {reason}")));
     why.extend(run.left.as_ref().map(|namespace| format!("namespace {namespace} could not be deleted by the run")));
     why.extend(cut_short(run, faults, lines));
+    why.extend(disagreements(scenario, run, faults, lines));
     for fault in faults {
         why.extend(fault.error.as_ref().map(|error| format!("fault {} went wrong: {error}", fault.planned.n)));
     }
@@ -58,8 +60,12 @@ pub(crate) fn is_healed(run: &Run, faults: &[FaultLine]) -> bool {
 
 /// What was still missing of a whole cluster when its time was over.
 pub(crate) fn unwhole(scenario: &Scenario, run: &Run) -> Option<String> {
-    let missing = run.missing.as_ref()?;
-    Some(format!("not whole {} after everything was healed: {missing}", scenario.limits.converges))
+    let limit = scenario.limits.converges;
+    if let Some(missing) = &run.missing {
+        return Some(format!("not whole {limit} after everything was healed: {missing}"));
+    }
+    let late = run.converged_ms.filter(|ms| *ms > limit.0)?;
+    Some(format!("whole {late} ms after everything was healed, and {limit} are allowed"))
 }
 
 /// Whether the end of the history is not there: what each master itself holds is written last.
@@ -121,11 +127,14 @@ fn unseen(scenario: &Scenario, run: &Run, lines: &[Line], counts: &Counts) -> Ve
     let work = &scenario.workload;
     let nothing = [
         (work.writes > 0 && counts.acknowledged == 0, "no write was acknowledged"),
-        (work.reads > 0 && counts.reads == 0, "no read was answered"),
         (work.writes > 0 && counts.shown == 0, "no watcher was shown anything"),
         (work.pods + work.deployment > 0 && counts.bound == 0, "no pod was bound"),
     ];
     let mut why = named(&nothing);
+    if work.reads > 0 && counts.reads == 0 {
+        let last = run.read_error.as_ref().map_or_else(String::new, |error| format!("; the last failed: {error}"));
+        why.push(format!("no read was answered{last}"));
+    }
     let aims = scenario
         .faults
         .iter()

@@ -3,6 +3,7 @@
 //! Pure. A scenario, a seed and the names of the members fix the schedule; the files of a report fix
 //! the verdict. Who harms members and runs clients is `balsa chaos`; docs/chaos.md is for users.
 
+mod agree;
 mod doubts;
 mod failover;
 pub mod lines;

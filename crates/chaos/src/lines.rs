@@ -110,6 +110,9 @@ pub struct Run {
     pub started: String,
     pub masters: Vec<String>,
     pub workers: Vec<String>,
+    /// What had to be there was made: the faults' times count from here.
+    #[serde(default)]
+    pub begun_us: u64,
     /// No fault begins after this.
     pub over_us: u64,
     /// Requests that were not sent, as too many were under way.
@@ -126,6 +129,9 @@ pub struct Run {
     pub converged_ms: Option<u64>,
     /// Or what was still missing when the patience was over.
     pub missing: Option<String>,
+    /// Why the last read that failed did.
+    #[serde(default)]
+    pub read_error: Option<String>,
     /// The namespace of the run, when it could not be deleted.
     pub left: Option<String>,
     /// Members that ended by themselves, and of no fault: a sentence each.

@@ -14,6 +14,10 @@ const WRITES_WITHIN_MIN: u64 = 4;
 const WATCHERS_MAX: u32 = 100;
 const DEPLOYMENT_MAX: u32 = 1_000;
 const BITS_MAX: u32 = 1_000_000;
+/// Bytes of all keys together: each read and each list shows them all.
+const SHOWN_MAX: u64 = 64 << 20;
+/// Ten years.
+const SECONDS_MAX: u64 = 315_360_000;
 const MASTERS_MAX: usize = 7;
 const WORKERS_MAX: usize = 100;
 
@@ -71,6 +75,16 @@ fn check_workload(work: &Workload) -> Result<(), String> {
     if let Some((field, value, max)) = bounds.iter().find(|(_, value, max)| value > max) {
         return Err(format!("workload.{field}: {value} is more than {max}"));
     }
+    let shown = u64::from(work.keys) * u64::from(work.size);
+    if shown > SHOWN_MAX {
+        return Err(format!(
+            "workload.keys: {} of {} bytes are {} MiB, and every read shows them all: no more than {}",
+            work.keys,
+            work.size,
+            shown >> 20,
+            SHOWN_MAX >> 20
+        ));
+    }
     if work.writes + work.reads + work.pods + work.deployment == 0 {
         return Err("workload: nothing is asked of the cluster; name writes, reads, pods or deployment".into());
     }
@@ -125,6 +139,9 @@ fn check_rule(scenario: &Scenario, i: usize, rule: &Rule) -> Result<(), String> 
     }
     if (rule.fault == Fault::ClockSkew) != rule.seconds.is_some() {
         return Err(format!("faults[{i}].seconds: a clock-skew, and nothing else, says by how many"));
+    }
+    if rule.seconds.is_some_and(|seconds| seconds == 0 || seconds.unsigned_abs() > SECONDS_MAX) {
+        return Err(format!("faults[{i}].seconds: not 0, and at most ten years ({SECONDS_MAX}), either way"));
     }
     if (rule.fault == Fault::BitFlip) != rule.bits.is_some_and(|bits| bits > 0) {
         return Err(format!("faults[{i}].bits: a bit-flip, and nothing else, says how many, at least 1"));
@@ -182,7 +199,9 @@ fn check_target(scenario: &Scenario, i: usize, target: &Target) -> Result<(), St
                 Group::Workers => workers,
             };
             if *any == 0 || *any > there {
-                return Err(format!("faults[{i}].target.any: {any} of {there}"));
+                return Err(format!(
+                    "faults[{i}].target.any: {any} of {there}; at least 1, and no more than there are"
+                ));
             }
         }
     }

@@ -25,7 +25,7 @@ pub struct Scenario {
     #[serde(default)]
     pub workload: Workload,
     /// The invariants judged; all by default.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some")]
     pub invariants: Vec<String>,
     #[serde(default)]
     pub limits: Limits,
@@ -298,6 +298,14 @@ impl Default for Limits {
             failover_p99: None,
             bind_p99: None,
         }
+    }
+}
+
+fn some<'a, D: serde::Deserializer<'a>>(from: D) -> Result<Vec<String>, D::Error> {
+    let named = Vec::<String>::deserialize(from)?;
+    match named.is_empty() {
+        true => Err(serde::de::Error::custom("invariants: name at least one, or leave it out, and all are judged")),
+        false => Ok(named),
     }
 }
 

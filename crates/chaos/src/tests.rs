@@ -43,6 +43,9 @@ fn a_wrong_scenario_is_refused_by_the_field() {
     refused("every: 7s", "every: recovered", "faults: `every: recovered`");
     refused("every: 7s", "evry: 7s", "evry");
     refused("name: kills", "name: kills\ninvariants: [sane]", "invariants");
+    refused("name: kills", "name: kills\ninvariants: []", "name at least one, or leave it out");
+    refused("fault: kill", "fault: clock-skew, seconds: 400000000", "faults[0].seconds");
+    refused("watchers: 1", "watchers: 1, keys: 5000, size: 200000", "workload.keys");
     refused("watchers: 1", "watchers: 0", "workload.watchers");
     refused("target: leader", "target: [leader]", "{any: 2, of: masters} (followers, workers)");
     refused("any: 2", "some: 2", "{any: 2, of: masters} (followers, workers)");

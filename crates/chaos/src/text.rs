@@ -1,5 +1,6 @@
 //! A report as people read it: report.txt, and what `balsa chaos` prints.
 
+use crate::scenario::invariants;
 use crate::verdict::{Report, Verdict};
 
 impl Report {
@@ -25,6 +26,9 @@ impl Report {
             counts.reads,
             counts.shown,
         );
+        if self.judged.len() < invariants().len() {
+            text.push_str(&format!("  judged   no more than {}\n", self.judged.join(", ")));
+        }
         if counts.pods + counts.bound > 0 {
             let (pods, bound, doubles) = (counts.pods, counts.bound, counts.double_binds);
             text.push_str(&format!("  pods     {pods} made by clients, {bound} bound in all, {doubles} doubly\n"));
@@ -55,6 +59,9 @@ impl Report {
                     p.n, p.p50_ms, p.p90_ms, p.p99_ms, p.max_ms
                 ));
             }
+        }
+        if !self.violations.is_empty() {
+            text.push_str("\n  a number after `begun at` is a moment of history.jsonl, in microseconds\n");
         }
         for violation in &self.violations {
             text.push_str(&format!("\nviolated {}: {}\n", violation.invariant, violation.what));

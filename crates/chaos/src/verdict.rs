@@ -3,7 +3,7 @@
 use crate::doubts::{doubts, is_cut, is_healed, unwhole};
 use crate::failover::{Failover, Percentiles, Times, failovers};
 use crate::lines::{FaultLine, Line, Run, WriteEnd, history, hole};
-use crate::scenario::{BINDS, BOUND_ONCE, CONVERGES, SERVES, STAYS_UP, Scenario};
+use crate::scenario::{BINDS, BOUND_ONCE, CONVERGES, SERVES, STAYS_UP, Scenario, invariants};
 use crate::serves::unserved;
 use crate::span::Millis;
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,8 @@ pub struct Report {
     pub scenario: String,
     pub seed: u64,
     pub verdict: Verdict,
+    /// The invariants that were judged; limits are besides.
+    pub judged: Vec<String>,
     pub violations: Vec<Violation>,
     /// Violations beyond those listed.
     pub further: usize,
@@ -151,6 +153,7 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
         scenario: scenario.name.clone(),
         seed: run.seed,
         verdict,
+        judged: invariants().into_iter().filter(|name| scenario.judges(name)).map(String::from).collect(),
         violations,
         further,
         inconclusive,

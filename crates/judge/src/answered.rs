@@ -17,7 +17,9 @@ pub(crate) fn check(history: &History) -> Vec<String> {
         let What::Write(write) = &operation.what else { continue };
         let happened = happened.remove(write.value.as_str()).unwrap_or_default();
         if let Some(why) = evidence.against(operation, write, &happened) {
-            wrong.push(format!("{}: {} {:?} {why}", operation.who, write.value, write.changes));
+            let changes: Vec<String> = write.changes.iter().map(ToString::to_string).collect();
+            let (who, value, invoked) = (&operation.who, &write.value, operation.invoked.0);
+            wrong.push(format!("{who}: {value}, begun at {invoked}, of {} {why}", changes.join(" and ")));
         }
     }
     wrong.extend(happened.into_keys().map(|value| format!("nobody wrote {value:?}, which was applied")));
@@ -92,13 +94,13 @@ impl Evidence<'_> {
                 // done before the last try must have been told.
                 let late = |first: &Moment| write.doubtful && *first > operation.tried;
                 if happened.iter().any(|(_, first)| !late(first)) {
-                    return Some(format!("was told {refusal:?}, and was applied at {revisions:?}"));
+                    return Some(format!("was told {refusal}, and was applied at {revisions:?}"));
                 }
                 // What had been told of before had been applied, even if it is of objects that nobody judges.
                 let first = self.known.before(operation.invoked);
                 let last = self.applied.at(operation.answered).max(first);
                 let due = (first..=last).any(|at| is_due(&self.past, write, refusal, at));
-                (!due).then(|| format!("was told {refusal:?}, which was so at no revision from {first} to {last}"))
+                (!due).then(|| format!("was told {refusal}, which was so at no revision from {first} to {last}"))
             }
         }
     }

@@ -28,7 +28,10 @@ pub(crate) fn check(history: &History) -> Vec<String> {
             Assumed::At(revision) => stood == Some(revision),
             Assumed::Present => stood.is_some(),
         };
-        (!holds).then(|| format!("revision {revision}: {change:?} was applied, where {stood:?} stood"))
+        (!holds).then(|| {
+            let stood = stood.map_or_else(|| "nothing".into(), |stood| format!("revision {stood}"));
+            format!("revision {revision}: {change} was applied, where {stood} stood")
+        })
     });
     wrong.collect()
 }

@@ -136,7 +136,7 @@ impl History {
         let (known_span, known) = self.truth.entry(revision).or_insert_with(|| (span, fact.clone()));
         known_span.latest = known_span.latest.min(span.latest);
         if *known != fact {
-            self.problems.push(format!("{who} tells of {fact:?} at revision {revision}, another of {known:?}"));
+            self.problems.push(format!("{who} tells of {fact} at revision {revision}, another of {known}"));
         }
     }
 

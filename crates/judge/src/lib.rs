@@ -12,6 +12,7 @@ pub mod fenced;
 mod history;
 mod linearizable;
 mod watched;
+mod words;
 
 pub use history::{
     Applied, Assumed, Change, End, Fact, History, Known, Moment, Operation, Past, Refusal, Shown, Sight, Span, What,

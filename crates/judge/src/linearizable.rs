@@ -6,6 +6,7 @@
 //! the whole store, and so of each object.
 
 use crate::history::{History, Known, Past, What};
+use crate::words::differences;
 
 pub(crate) fn check(history: &History) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -20,8 +21,8 @@ pub(crate) fn check(history: &History) -> Vec<String> {
         if stale {
             let (who, invoked) = (&operation.who, operation.invoked.0);
             wrong.push(format!(
-                "{who}: a {what} that began at line {invoked} took effect at revision {position}; \
-                 revision {before} had been told of before"
+                "{who}: a {what} begun at {invoked} took effect at revision {position}; revision {before} had been told \
+                 of before"
             ));
         }
         if let What::Read { at, seen } = &operation.what {
@@ -29,8 +30,8 @@ pub(crate) fn check(history: &History) -> Vec<String> {
             seen.sort_by(|a, b| a.name.cmp(&b.name));
             let truth = past.objects("", *at);
             if seen != truth {
-                let who = &operation.who;
-                wrong.push(format!("{who}: a read at revision {at} saw {seen:?}, where stood {truth:?}"));
+                let (who, invoked, told) = (&operation.who, operation.invoked.0, differences(&seen, &truth));
+                wrong.push(format!("{who}: a read at revision {at}, begun at {invoked}, saw {told}"));
             }
         }
     }

@@ -2,6 +2,7 @@
 //! list in between shows the state at its revision.
 
 use crate::history::{History, Past, Shown};
+use crate::words::differences;
 
 pub(crate) fn check(history: &History) -> Vec<String> {
     history
@@ -27,27 +28,28 @@ fn first_wrong(history: &History, who: &str, shown: &[Shown]) -> Option<String> 
     for item in shown {
         match (item, position) {
             (Shown::Listed { at, seen }, _) => {
-                if position.is_some_and(|position| *at < position) {
-                    return Some(format!("was at revision {position:?} and then listed at {at}"));
+                if let Some(before) = position.filter(|position| at < position) {
+                    return Some(format!("was at revision {before} and then listed at {at}"));
                 }
                 let truth = past.objects(prefix, *at);
                 if *seen != truth {
-                    return Some(format!("was listed {seen:?} at revision {at}, where stood {truth:?}"));
+                    return Some(format!("was listed at revision {at} {}", differences(seen, &truth)));
                 }
                 position = Some(*at);
             }
-            (Shown::Event { .. }, None) => return Some(format!("was shown {item:?} before any list")),
+            (Shown::Event { .. }, None) => return Some(format!("was shown {item} before any list")),
             (Shown::Event { revision, name, value }, Some(before)) => {
                 let due = due_after(before);
                 if due.is_none_or(|(due, fact)| due != *revision || fact.name != *name || fact.value != *value) {
-                    return Some(format!("was shown {item:?} after revision {before}, where {due:?} was due"));
+                    let due = due.map_or_else(|| "nothing".into(), |(due, fact)| format!("{fact} at revision {due}"));
+                    return Some(format!("was shown {item} after revision {before}, where {due} was due"));
                 }
                 position = Some(*revision);
             }
         }
     }
-    let missed = due_after(position.unwrap_or(0))?;
-    Some(format!("was never shown {missed:?}"))
+    let (revision, missed) = due_after(position.unwrap_or(0))?;
+    Some(format!("was never shown {missed} at revision {revision}"))
 }
 
 #[cfg(test)]

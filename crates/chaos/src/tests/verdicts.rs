@@ -1,8 +1,8 @@
 //! Verdicts: a clean history is clean, each planted fault is found, and too little says nothing.
 
 use super::{KILLS, scenario};
-use crate::lines::{FaultLine, Line, Run, Seen, WriteEnd};
-use crate::{Fault, Verdict, schedule, verdict};
+use crate::lines::{FaultLine, Line, OWN_STATE, Run, Seen, WriteEnd};
+use crate::{Fault, Planned, Verdict, schedule, verdict};
 
 fn write(n: u64, end: WriteEnd, revision: Option<u64>) -> Line {
     Line::Write {
@@ -58,7 +58,18 @@ fn clean() -> Vec<Line> {
     }
     lines.push(Line::Pod { name: "p-1".into(), invoked_us: 3_300, answered_us: 4_000, made: true });
     lines.push(bound("worker-1"));
+    lines.extend(names("master", 5).iter().map(|name| state(name, 20, 10)));
     lines
+}
+
+fn names(role: &str, n: usize) -> Vec<String> {
+    (1..=n).map(|i| format!("{role}-{i}")).collect()
+}
+
+/// What a master itself holds in the end.
+fn state(name: &str, revision: u64, value: u64) -> Line {
+    let seen: Seen = [("configmaps/k".into(), (revision, format!("w-{value}")))].into();
+    Line::Listed { who: format!("{OWN_STATE}{name}"), at_us: 60_000_000, revision, seen }
 }
 
 fn fault() -> FaultLine {
@@ -80,7 +91,16 @@ fn fault() -> FaultLine {
 /// A run that came to its end, with a file of so many lines.
 fn whole(lines: &[Line]) -> Run {
     let history_lines = lines.len() as u64;
-    Run { over_us: 11_000, last_write: Some(20), history_lines, fault_lines: 1, ..Run::default() }
+    Run {
+        masters: names("master", 5),
+        workers: names("worker", 2),
+        over_us: 60_000_000,
+        last_write: Some(20),
+        history_lines,
+        fault_lines: 1,
+        converged_ms: Some(20),
+        ..Run::default()
+    }
 }
 
 fn judged(lines: &[Line]) -> crate::Report {
@@ -160,7 +180,14 @@ fn a_pod_that_is_never_bound_is_found() {
 #[test]
 fn failovers_that_nothing_followed_count_against_a_limit() {
     let text = format!("{KILLS}invariants: [watched]\nlimits: {{bindP99: 1s}}\n");
-    let later = FaultLine { begun_us: 8_000, held_us: 8_000, ended_us: 8_100, healed_us: 8_200, ..fault() };
+    let later = FaultLine {
+        planned: Planned { n: 9, ..fault().planned },
+        begun_us: 8_000,
+        held_us: 8_000,
+        ended_us: 8_100,
+        healed_us: 8_200,
+        ..fault()
+    };
     let lines = clean();
     let run = Run { fault_lines: 2, ..whole(&lines) };
     let report = verdict::judge(&scenario(&text), &run, &[fault(), later], &lines);
@@ -174,7 +201,8 @@ fn a_harm_that_nobody_met_concludes_nothing() {
         let mut flip = FaultLine { ended, ..fault() };
         flip.planned.fault = Fault::BitFlip;
         let lines = clean();
-        verdict::judge(&scenario(KILLS), &whole(&lines), &[flip], &lines)
+        let text = KILLS.replace("fault: kill, target: leader", "fault: bit-flip, bits: 9, target: leader");
+        verdict::judge(&scenario(&text), &whole(&lines), &[flip], &lines)
     };
     assert_eq!(of(Some(vec!["master-1".into()])).verdict, Verdict::Clean);
     assert_eq!(of(None).verdict, Verdict::Clean, "not known");
@@ -204,7 +232,9 @@ fn what_a_damaged_master_shows_must_be_so() {
 fn a_gap_in_a_watch_is_found() {
     let mut lines = clean();
     let second = |line: &Line| match line.clone() {
-        Line::Listed { at_us, revision, seen, .. } => Some(Line::Listed { who: "other".into(), at_us, revision, seen }),
+        Line::Listed { who, at_us, revision, seen } if who == "watcher" => {
+            Some(Line::Listed { who: "other".into(), at_us, revision, seen })
+        }
         Line::Shown { at_us, revision, name, value, .. } if revision != 17 => {
             Some(Line::Shown { who: "other".into(), at_us, revision, name, value })
         }
@@ -227,6 +257,13 @@ fn a_deletion_that_nobody_asked_for_is_found() {
     let mut lines = clean();
     let gone =
         Line::Shown { who: "watcher".into(), at_us: 10_800, revision: 21, name: "configmaps/k".into(), value: None };
+    lines.retain(|line| !matches!(line, Line::Listed { who, .. } if who.starts_with(OWN_STATE)));
+    lines.extend(names("master", 5).into_iter().map(|name| Line::Listed {
+        who: format!("{OWN_STATE}{name}"),
+        at_us: 60_000_000,
+        revision: 21,
+        seen: Seen::new(),
+    }));
     lines.push(gone);
     assert_eq!(broken(&lines), ["acknowledged"]);
 }
@@ -237,7 +274,8 @@ fn a_read_staler_than_what_a_watcher_was_shown_is_found() {
     // The writer has not been answered yet.
     lines.retain(|line| *line != write(10, WriteEnd::Applied, Some(20)) && *line != read(10, 20, 10));
     lines.push(write(10, WriteEnd::Unknown, None));
-    assert_eq!(judged(&lines).verdict, Verdict::Clean);
+    let last = |run: &mut Run| run.last_write = Some(19);
+    assert_eq!(judged_as(KILLS, last, &lines).verdict, Verdict::Clean);
     lines.push(read(10, 19, 9));
     assert_eq!(broken(&lines), ["linearizable"]);
 }
@@ -275,18 +313,21 @@ fn too_little_seen_concludes_nothing() {
     };
     assert_eq!(of(&[fault()], &clean(), &|_| {}).verdict, Verdict::Clean);
     doubted(of(&[], &clean(), &|_| {}), "no fault was carried out");
-    doubted(of(&[fault()], &clean()[..1], &|_| {}), "no write was acknowledged");
-    doubted(of(&[fault()], &[], &|_| {}), "0 of 1 watchers");
+    let short = |run: &mut Run| run.over_us = 11_000;
+    doubted(of(&[fault()], &clean()[..1], &short), "no write was acknowledged");
+    doubted(of(&[fault()], &clean()[..1], &short), "no read was answered");
+    doubted(of(&[fault()], &[], &short), "0 of 1 watchers");
     doubted(of(&[fault()], &clean(), &|run| run.interrupted = Some("by the user".into())), "interrupted: by the user");
     doubted(of(&[fault()], &clean(), &|run| run.left = Some("chaos-x".into())), "namespace chaos-x");
     doubted(of(&[fault()], &clean(), &|run| run.last_write = None), "the history is not judged");
     doubted(of(&[fault()], &clean(), &|run| run.history_lines += 1), "history.jsonl has");
     doubted(of(&[fault()], &clean(), &|run| run.fault_lines = 2), "faults.jsonl has 1 lines, and 2 were written");
-    doubted(of(&[fault()], &clean(), &|run| run.masters.push("master-1".into())), "what master-1 itself holds");
+    doubted(of(&[fault()], &clean(), &|run| run.masters.push("master-6".into())), "what master-6 itself holds");
     let list = |who: &str| Line::Listed { who: who.into(), at_us: 12_000_000, revision: 99, seen: Seen::default() };
     let and = |line: Line| clean().into_iter().chain([line]).collect::<Vec<_>>();
     doubted(of(&[fault()], &and(list("late")), &|_| {}), "no watcher tells of the revisions from 20 to 99");
-    let failed = FaultLine { error: Some("no such disk".into()), ..fault() };
+    let failed =
+        FaultLine { planned: Planned { n: 9, ..fault().planned }, error: Some("no such disk".into()), ..fault() };
     doubted(of(&[fault(), failed], &clean(), &|_| {}), "no such disk");
     let gone = |run: &mut Run| run.missing = Some("master-1 does not answer".into());
     assert_eq!(of(&[fault()], &clean(), &gone).verdict, Verdict::Violated);
@@ -302,4 +343,39 @@ fn a_history_that_is_complete_is_judged_whatever_ended_the_run() {
     assert_eq!(judged_as(KILLS, cut, &lines).verdict, Verdict::Violated);
     let unfinished = judged_as(KILLS, |run| run.last_write = None, &lines);
     assert_eq!(unfinished.verdict, Verdict::Inconclusive, "{}", unfinished.text());
+}
+
+#[test]
+fn a_report_that_contradicts_itself_concludes_nothing() {
+    let lines = clean();
+    let of = |changed_run: &dyn Fn(&mut Run), changed_fault: &dyn Fn(&mut FaultLine)| {
+        let (mut run, mut fault) = (whole(&lines), fault());
+        changed_run(&mut run);
+        changed_fault(&mut fault);
+        verdict::judge(&scenario(KILLS), &run, &[fault], &lines)
+    };
+    let doubted = |report: crate::Report, why: &str| {
+        assert_eq!(report.verdict, Verdict::Inconclusive, "{why}");
+        assert!(report.inconclusive.iter().any(|told| told.contains(why)), "{why}: {:?}", report.inconclusive);
+    };
+    let run = |change: &dyn Fn(&mut Run), why: &str| doubted(of(change, &|_| {}), why);
+    run(&|run| run.masters.clear(), "0 different masters in 0");
+    run(&|run| run.masters[1] = "master-1".into(), "4 different masters in 5");
+    run(&|run| run.workers.clear(), "0 different workers");
+    run(&|run| run.converged_ms = None, "neither convergedMs");
+    run(&|run| run.last_write = Some(19), "revision 19 was written last, and the history has 20");
+    run(&|run| run.over_us = 8_000_000, "the run was over after 8s");
+    run(&|run| run.begun_us = 1_000_000, "the run was over after 59s");
+    let fault = |change: &dyn Fn(&mut FaultLine), why: &str| doubted(of(&|_| {}, change), why);
+    fault(&|fault| fault.planned.rule = 9, "no rule 9");
+    fault(&|fault| fault.planned.fault = Fault::Pause, "rule 0 is a kill, not a pause");
+    fault(&|fault| fault.members.clear(), "harmed nobody");
+    fault(&|fault| fault.members[0] = "zz".into(), "\"zz\" is no member");
+    fault(&|fault| fault.leader = Some("zz".into()), "\"zz\", who led");
+    fault(&|fault| fault.majority = false, "majority is false, and 4 of 5");
+    let late = of(&|run| run.converged_ms = Some(99_999_999), &|_| {});
+    assert_eq!((late.verdict, late.violations[0].invariant.as_str()), (Verdict::Violated, "converges"));
+    let twice = [self::fault(), self::fault()];
+    let run = Run { fault_lines: 2, ..whole(&lines) };
+    doubted(verdict::judge(&scenario(KILLS), &run, &twice, &lines), "tells of fault 1 twice");
 }
