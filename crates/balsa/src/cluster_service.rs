@@ -14,6 +14,7 @@ use protos::cluster::certificate_authority_server::CertificateAuthority;
 use protos::cluster::cluster_client::ClusterClient;
 use protos::cluster::cluster_server::Cluster;
 use raft_node::{Changes, Joiner, Member, Node, Refusal};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Request, Response, Status};
@@ -31,6 +32,8 @@ pub(crate) struct ClusterService {
     pub(crate) ca: String,
     pub(crate) credential: Arc<dyn Fn() -> Credential + Send + Sync>,
     pub(crate) changes: Changes,
+    /// Where this master was told to join.
+    pub(crate) join_server: Option<String>,
 }
 
 fn unavailable(error: impl std::fmt::Display) -> Status {
@@ -118,7 +121,10 @@ impl ClusterService {
     /// A client to the leader, when that is another master.
     async fn leader(&self) -> Result<Option<ClusterClient<tonic::transport::Channel>>, Status> {
         let leader = self.members().into_iter().find(|member| member.leader);
-        let leader = leader.ok_or_else(|| Status::unavailable("there is no leader now; try again"))?;
+        let leader = leader.ok_or_else(|| Status::unavailable(
+                "there is no leader: a majority of the masters must be up and reach each other; if it is gone for good, \
+                 see `balsa recover --help`",
+            ))?;
         if leader.name == self.name && leader.id == self.node.id() {
             return Ok(None);
         }
@@ -158,10 +164,12 @@ impl ClusterService {
     async fn leader_of_others(&self) -> Option<String> {
         let (own, term) = (self.node.id(), self.node.status().term);
         let credential = (self.credential)();
-        let others = self.members().into_iter().filter(|member| member.id != own);
-        let asked = others.map(async |member| {
+        let others = self.members().into_iter().filter(|member| member.id != own).map(|member| member.api_addr);
+        // All that this master knew may have been replaced while it was off.
+        let others: BTreeSet<String> = others.chain(self.join_server.clone()).collect();
+        let asked = others.into_iter().map(async |addr| {
             let asking = async {
-                let channel = crate::join::channel(&member.api_addr, Some(&credential), &self.ca).await.ok()?;
+                let channel = crate::join::channel(&addr, Some(&credential), &self.ca).await.ok()?;
                 ClusterClient::new(channel).status(pb::StatusRequest {}).await.ok().map(Response::into_inner)
             };
             tokio::time::timeout(LOOK_MAX, asking).await.ok().flatten()

@@ -27,6 +27,15 @@ pub(crate) struct Identity {
     pub(crate) epoch: u64,
 }
 
+/// identity.json: one that is changed a little would name another master, or another group's storage.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    #[serde(flatten)]
+    identity: Identity,
+    /// Of the identity as JSON.
+    crc32c: Option<u32>,
+}
+
 /// The epoch of the group that `init` makes.
 pub(crate) const FIRST_EPOCH: u64 = 1;
 
@@ -35,6 +44,10 @@ fn first_epoch() -> u64 {
 }
 
 impl Identity {
+    fn crc32c(&self) -> Result<u32> {
+        Ok(crc32c::crc32c(&serde_json::to_vec(self)?))
+    }
+
     /// What masters call their group between themselves: calls that name another are refused.
     pub(crate) fn group(&self) -> String {
         match self.epoch {
@@ -208,7 +221,14 @@ impl DataDir {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             read => read.with_context(|| format!("reading {}", path.display()))?,
         };
-        serde_json::from_str(&text).map(Some).with_context(|| {
+        let sound = |told: Stored| match told.crc32c {
+            // Of a build that did not write it.
+            None => Ok(told.identity),
+            Some(crc) if crc == told.identity.crc32c()? => Ok(told.identity),
+            Some(_) => bail!("its checksum is of something else"),
+        };
+        let identity = serde_json::from_str(&text).map_err(anyhow::Error::from).and_then(sound);
+        identity.map(Some).with_context(|| {
             format!(
                 "{} is damaged: put it back from a copy, or move the folder away and join anew with a token",
                 path.display()
@@ -233,17 +253,26 @@ impl DataDir {
     }
 
     pub(crate) fn save_identity(&self, identity: &Identity) -> Result<()> {
-        self.write("identity.json", &serde_json::to_string(identity)?)
+        let stored = Stored { identity: identity.clone(), crc32c: Some(identity.crc32c()?) };
+        self.write("identity.json", &serde_json::to_string(&stored)?)
+    }
+
+    fn missing(&self, name: &str) -> String {
+        format!(
+            "{} is missing: put it back from a copy, or remove {} and join anew with a token",
+            self.path(name).display(),
+            self.0.display()
+        )
     }
 
     pub(crate) fn ca(&self) -> Result<String> {
-        self.read("ca.crt").with_context(|| format!("{} is missing", self.path("ca.crt").display()))
+        self.read("ca.crt").with_context(|| self.missing("ca.crt"))
     }
 
     pub(crate) fn credential(&self, role: &str) -> Result<Credential> {
         let read = |extension: &str| {
             let name = format!("{role}.{extension}");
-            self.read(&name).with_context(|| format!("{} is missing", self.path(&name).display()))
+            self.read(&name).with_context(|| self.missing(&name))
         };
         Ok(Credential { certificate: read("crt")?, key: read("key")? })
     }
@@ -292,5 +321,23 @@ mod tests {
         assert!(format!("{:#}", dir.hold().unwrap_err()).contains("in use"));
         drop(held);
         dir.hold().unwrap();
+    }
+
+    #[test]
+    fn a_changed_identity_is_damage() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = DataDir::create(home.path()).unwrap();
+        let identity = Identity { cluster_id: "c1".into(), node_id: 7, name: "m".into(), epoch: FIRST_EPOCH };
+        dir.save_identity(&identity).unwrap();
+        let written = dir.read("identity.json").unwrap();
+        let told = |text: &str| {
+            dir.write("identity.json", text).unwrap();
+            dir.identity().map(|found| found.unwrap().node_id).map_err(|error| format!("{error:#}"))
+        };
+        assert_eq!(told(&written), Ok(7));
+        assert!(told(&written.replace("\"node_id\":7", "\"node_id\":8")).unwrap_err().contains("is damaged"));
+        assert!(told(&written.replace("c1", "c3")).unwrap_err().contains("put it back from a copy"));
+        let of_an_older_build = serde_json::to_string(&identity).unwrap();
+        assert_eq!(told(&of_an_older_build), Ok(7));
     }
 }

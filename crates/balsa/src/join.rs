@@ -8,6 +8,7 @@ use pki::token::Token;
 use pki::{Authority, Credential};
 use protos::cluster as pb;
 use protos::cluster::certificate_authority_client::CertificateAuthorityClient;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
@@ -63,6 +64,31 @@ pub(crate) async fn channel(addr: &str, credential: Option<&Credential>, ca: &st
     endpoint.connect().await.with_context(|| format!("connecting to {addr}"))
 }
 
+/// Tries again at once for a while, as when all of a cluster starts, then now and then; says each reason once.
+#[derive(Default)]
+pub(crate) struct Retries {
+    n: u32,
+    told: BTreeSet<String>,
+}
+
+impl Retries {
+    const SOON: Duration = Duration::from_millis(500);
+    const N_SOON: u32 = 40;
+    const LATER: Duration = Duration::from_secs(5);
+
+    pub(crate) fn tell(&mut self, server: &str, error: &anyhow::Error) {
+        let why = format!("{server}: {error:#}");
+        if self.told.insert(why.clone()) {
+            tracing::warn!("cannot join yet, and tries on: {why}");
+        }
+    }
+
+    pub(crate) async fn wait(&mut self) {
+        self.n = self.n.saturating_add(1);
+        tokio::time::sleep(if self.n <= Retries::N_SOON { Retries::SOON } else { Retries::LATER }).await;
+    }
+}
+
 /// A join that will not get better by trying again.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -81,7 +107,12 @@ pub(crate) async fn join(
         let why = format!("the token is for a {}, this is a {}: see `balsa token`", token.role.name(), role.name());
         return Err(Refused(why).into());
     }
-    let ca = pki::tls::fetch_ca(&join.server, &token.ca_digest).await?;
+    let ca = pki::tls::fetch_ca(&join.server, &token.ca_digest).await.map_err(|error| match error {
+        pki::Error::OtherCluster(_) => {
+            Refused(format!("{error}: see join.server and join.token (`balsa token` prints those of a cluster)")).into()
+        }
+        error => anyhow::Error::from(error),
+    })?;
     let (key, csr) = pki::signing_request(name, alt_names)?;
     let mut client = CertificateAuthorityClient::new(channel(&join.server, None, &ca).await?);
     let request = pb::IssueRequest { token: join.token.clone(), name: name.into(), csr, role: String::new() };

@@ -25,7 +25,6 @@ mod worker;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 /// Freed memory goes back to the system after a second, and two arenas serve our few threads: an idle
 /// master stays small.
@@ -100,7 +99,26 @@ enum Command {
 /// The exit code of a `balsa chaos` that came to no verdict: nothing is concluded.
 const INCONCLUSIVE: u8 = 2;
 
-fn main() -> ExitCode {
+fn main() {
+    leave(run());
+}
+
+/// Ends the process without what libraries do at its end: RocksDB would take away what threads of its own, which outlive
+/// `main`, still use, and abort. All that must be on a disk is there.
+fn leave(code: u8) -> ! {
+    use std::io::Write;
+    if std::io::stdout().flush().is_err() {
+        // Whoever read it is gone.
+        eprintln!("error: the end of the output could not be written");
+    }
+    #[expect(unsafe_code, reason = "the one way to end without destructors")]
+    unsafe {
+        nix::libc::_exit(code.into())
+    }
+}
+
+/// Returns the exit code.
+fn run() -> u8 {
     // First of all: a sandbox must cost next to nothing.
     if std::env::args_os().nth(1).is_some_and(|verb| verb == "pause") {
         pause::run();
@@ -118,8 +136,9 @@ fn main() -> ExitCode {
     }));
     let cli = Cli::parse();
     let daemon = matches!(cli.command, Command::Master { .. } | Command::Worker { .. } | Command::Balancer { .. });
-    // openraft warns of every heartbeat to a dead peer; what matters of it reaches our own lines.
-    let default = if daemon { "info,openraft=error" } else { "warn" };
+    // openraft warns of every heartbeat to a dead peer, and tells its own end as an error, also of a planned stop; what
+    // matters of it reaches our own lines.
+    let default = if daemon { "info,openraft=off" } else { "warn" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("BALSA_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
@@ -132,10 +151,10 @@ fn main() -> ExitCode {
         Command::Recover(args) => recover::run(&args),
         Command::Dev(verb) => dev::run(verb),
         Command::Chaos(verb) => match chaos::run(verb) {
-            Ok(code) => return ExitCode::from(code),
+            Ok(code) => return code,
             Err(error) => {
                 eprintln!("error: {error:#}");
-                return ExitCode::from(INCONCLUSIVE);
+                return INCONCLUSIVE;
             }
         },
         Command::User(verb) => verbs::run(*verb),
@@ -144,13 +163,13 @@ fn main() -> ExitCode {
         Command::Balancer { listen, target } => balancer::run(&listen, target),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             if daemon {
                 tracing::error!("{error:#}");
             }
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            1
         }
     }
 }

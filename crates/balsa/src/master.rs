@@ -1,6 +1,6 @@
 //! `balsa master`: wires the rooms of a master together.
 
-use crate::backup;
+use crate::backup::{self, UNBORN};
 use crate::cluster_service::{self, ClusterService};
 use crate::config::{Join, MasterConfig};
 use crate::files::{BOOTSTRAP, Bootstrap, DataDir, Identity, JOINING};
@@ -26,10 +26,10 @@ use protos::cluster::cluster_client::ClusterClient;
 use protos::cluster::cluster_server::ClusterServer;
 use protos::dispatch as pb;
 use raft_disk::RocksDisk;
-use raft_node::{Changes, Disk, Member, Node, Options, RaftService, TonicTransport};
+use raft_node::{Changes, Disk, Failure, Member, Node, Options, RaftService, TonicTransport};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
@@ -42,7 +42,7 @@ const GREET_EVERY: Duration = Duration::from_secs(1);
 const ENDING_MAX: Duration = Duration::from_secs(1);
 /// Written to the Raft disk once this master belongs to a cluster: a folder with an identity but
 /// without this has lost its disk, and must not speak under its old id.
-const JOINED: &[u8] = b"Mjoined";
+pub(crate) const JOINED: &[u8] = b"Mjoined";
 
 /// How a master stands before others on its machine, as `nice` counts: a leader that a build or a pod keeps from
 /// its heartbeats is deposed. Where the kernel groups processes by session (`sched_autogroup`), it counts only
@@ -61,16 +61,9 @@ pub(crate) fn run(path: &Path) -> Result<()> {
     // Consensus has threads of its own: no LIST may delay a heartbeat.
     let raft_runtime = crate::multi_thread("raft", 2)?;
     let api_runtime = crate::multi_thread("api", 2)?;
-    let opened = OnceLock::new();
-    let ended = api_runtime.block_on(serve(config, dir, seat, raft_runtime.handle().clone(), &opened));
+    let ended = api_runtime.block_on(serve(config, dir, seat, raft_runtime.handle().clone()));
     raft_runtime.shutdown_timeout(ENDING_MAX);
     api_runtime.shutdown_timeout(ENDING_MAX);
-    // RocksDB's own threads must not outlive its library: the files are closed before the process ends, however.
-    let is_open = || opened.get().is_some_and(|disk: &Weak<RocksDisk>| disk.strong_count() > 0);
-    let started = std::time::Instant::now();
-    while is_open() && started.elapsed() < ENDING_MAX {
-        std::thread::sleep(Duration::from_millis(1));
-    }
     ended
 }
 
@@ -79,20 +72,29 @@ async fn identity(config: &MasterConfig, dir: &DataDir) -> Result<(Identity, boo
     if let Some(identity) = dir.identity_of(&config.name)? {
         return Ok((identity, false));
     }
+    if let Some(folder) = dir.raft_folders()?.into_iter().find(|folder| folder != UNBORN) {
+        bail!(
+            "{} holds Raft storage ({folder}) and no identity.json: put that back from a copy, or, while the others have \
+             a quorum, remove {} and join again with a token",
+            dir.0.display(),
+            dir.0.display()
+        );
+    }
     let Some(join) = &config.join else {
         bail!(
-            "{} is empty: make a new cluster with `balsa init --config FILE`, or set join.server and join.token \
+            "{} holds no master yet: make a new cluster with `balsa init --config FILE`, or set join.server and join.token \
              (`balsa token` on a running cluster prints them)",
             dir.0.display()
         );
     };
+    let mut retries = join::Retries::default();
     let issued = loop {
         match join::join(dir, join, Role::Master, &config.name, &config.alt_names()).await {
             Ok(issued) => break issued,
             Err(error) if error.is::<join::Refused>() => return Err(error),
-            Err(error) => tracing::info!(server = %join.server, "cannot join yet: {error:#}"),
+            Err(error) => retries.tell(&join.server, &error),
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        retries.wait().await;
     };
     let node_id = stdx::Rng::new(crate::seed()).next_u64() >> 11;
     let (cluster_id, epoch) = (issued.cluster_id, issued.epoch);
@@ -131,13 +133,11 @@ async fn serve(
     dir: DataDir,
     seat: vip::Seat,
     raft_runtime: tokio::runtime::Handle,
-    opened: &OnceLock<Weak<RocksDisk>>,
 ) -> Result<()> {
     let (identity, mut joining) = identity(&config, &dir).await?;
     let ca = dir.ca()?;
     let raft_dir = dir.path(&identity.raft_dir());
     let disk = Arc::new(RocksDisk::open(&raft_dir)?);
-    opened.get_or_init(|| Arc::downgrade(&disk));
     let joined = disk.get(JOINED)?.is_some();
     if joined {
         // A start that ended before it could: with a later disk they would say that it may be empty.
@@ -220,6 +220,7 @@ async fn serve(
         ca: ca.clone(),
         credential: Arc::new(move || credential_dir.credential("master").unwrap_or_else(|_| own_credential.clone())),
         changes: Changes::new(node.clone()),
+        join_server: config.join.as_ref().map(|join| join.server.clone()),
     });
     hub.set_peers(Arc::new(PeerMasters { node: node.clone(), dir: dir.clone() }));
     let health = api_grpc::health::server(&store, stop.clone()).await;
@@ -315,7 +316,6 @@ async fn serve(
     Ok(())
 }
 
-/// Ends once a peer of a later epoch has been met.
 /// Returns when consensus has stopped, or a master of a later epoch was met: what it says then, and what to do.
 async fn cannot_go_on(
     node: &Node,
@@ -324,11 +324,18 @@ async fn cannot_go_on(
     dir: &DataDir,
 ) -> String {
     tokio::select! {
-        why = node.failed() => format!(
-            "consensus stopped: {why}; this master must be started again, and if its disk is damaged (the log says \
-             so): remove {} and join again with a token",
-            dir.0.display()
-        ),
+        failure = node.failed() => match failure {
+            Failure::DiskFull(_) => format!(
+                "{failure}; nothing is lost: free some space (some 100 MB to start with) for {} and start this master \
+                 again",
+                dir.0.display()
+            ),
+            Failure::Other(_) => format!(
+                "{failure}; this master must be started again, and if its disk is damaged (the log says so): remove {} \
+                 and join again with a token",
+                dir.0.display()
+            ),
+        },
         epoch = later_epoch(superseded) => format!(
             "this master is of epoch {} of its cluster, which was replaced by epoch {epoch} (a restore from a backup \
              or `balsa recover`): remove {} and join again with a token",
@@ -368,7 +375,14 @@ fn tls_source(dir: &DataDir, required: bool) -> Result<watch::Receiver<Arc<tokio
         let (mut credential, ca) = (dir.credential("master")?, dir.ca()?);
         // The chain ends in the CA, so that a joining machine can compare it with its token.
         credential.certificate.push_str(&ca);
-        Ok(Arc::new(pki::tls::server(&credential, &ca, required)?))
+        let server = pki::tls::server(&credential, &ca, required).with_context(|| {
+            format!(
+                "master.crt, master.key or ca.crt in {} is damaged: put them back from a copy, or, while the others have \
+                 a quorum, remove the folder and join anew with a token",
+                dir.0.display()
+            )
+        });
+        Ok(Arc::new(server?))
     };
     let (sender, receiver) = watch::channel(load(dir)?);
     let dir = dir.clone();
@@ -380,7 +394,7 @@ fn tls_source(dir: &DataDir, required: bool) -> Result<watch::Receiver<Arc<tokio
             if now != seen {
                 match load(&dir) {
                     Ok(config) => drop(sender.send_replace(config)),
-                    Err(error) => tracing::warn!(%error, "the renewed certificate cannot be used"),
+                    Err(error) => tracing::warn!("the renewed certificate cannot be used: {error:#}"),
                 }
                 seen = now;
             }

@@ -2,13 +2,12 @@
 //! need nothing but this binary.
 
 use crate::output::{self, TableFormat};
-use crate::verbs::{Where, call, cluster};
+use crate::verbs::{Where, call, cluster, objects_client};
 use anyhow::{Context, Result, bail};
 use client::Access;
 use objects::{Kind, Value, ValueExt, json, registry};
 use protos::dispatch::Frame;
 use protos::objects as pb;
-use protos::objects::objects_client::ObjectsClient;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use tokio_stream::StreamExt;
@@ -199,7 +198,7 @@ fn apply_one(scope: &Scope, access: &Access, mut object: Value) -> Result<String
     let place = key(kind, &namespace, &name);
     let present = call(access, async |channel| {
         let request = pb::GetRequest { key: Some(place.clone()), ..Default::default() };
-        match ObjectsClient::new(channel).get(request).await {
+        match objects_client(channel).get(request).await {
             Ok(found) => Ok(found.map(Some)),
             Err(status) if status.code() == tonic::Code::NotFound => Ok(tonic::Response::new(None)),
             Err(status) => Err(status),
@@ -213,7 +212,7 @@ fn apply_one(scope: &Scope, access: &Access, mut object: Value) -> Result<String
                 request_id: request_id(),
                 ..Default::default()
             };
-            let made = call(access, async |channel| ObjectsClient::new(channel).create(request.clone()).await)?;
+            let made = call(access, async |channel| objects_client(channel).create(request.clone()).await)?;
             warn(&made.warnings);
             "created"
         }
@@ -230,7 +229,7 @@ fn apply_one(scope: &Scope, access: &Access, mut object: Value) -> Result<String
                 request_id: request_id(),
                 ..Default::default()
             };
-            let after = call(access, async |channel| ObjectsClient::new(channel).patch(request.clone()).await)?;
+            let after = call(access, async |channel| objects_client(channel).patch(request.clone()).await)?;
             warn(&after.warnings);
             if after.revision == found.revision { "unchanged" } else { "configured" }
         }
@@ -238,16 +237,32 @@ fn apply_one(scope: &Scope, access: &Access, mut object: Value) -> Result<String
     Ok(format!("{}/{name} {done}", kind.singular))
 }
 
+/// Objects asked for at once, as kubectl does.
+const PAGE: u32 = 500;
+
 fn list(access: &Access, kind: &Kind, namespace: &str, selector: &str) -> Result<Vec<Value>> {
-    let request =
-        pb::ListRequest { key: Some(key(kind, namespace, "")), label_selector: selector.into(), ..Default::default() };
-    let list = call(access, async |channel| ObjectsClient::new(channel).list(request.clone()).await)?;
-    list.items.iter().map(|item| Ok(serde_json::from_slice(&item.json)?)).collect()
+    let mut request = pb::ListRequest {
+        key: Some(key(kind, namespace, "")),
+        label_selector: selector.into(),
+        limit: PAGE,
+        ..Default::default()
+    };
+    let mut all = Vec::new();
+    loop {
+        let page = call(access, async |channel| objects_client(channel).list(request.clone()).await)?;
+        for item in &page.items {
+            all.push(serde_json::from_slice(&item.json)?);
+        }
+        if page.r#continue.is_empty() {
+            return Ok(all);
+        }
+        request.r#continue = page.r#continue;
+    }
 }
 
 fn get_one(access: &Access, kind: &Kind, namespace: &str, name: &str) -> Result<Value> {
     let request = pb::GetRequest { key: Some(key(kind, namespace, name)), ..Default::default() };
-    let object = call(access, async |channel| ObjectsClient::new(channel).get(request.clone()).await)?;
+    let object = call(access, async |channel| objects_client(channel).get(request.clone()).await)?;
     Ok(serde_json::from_slice(&object.json)?)
 }
 
@@ -387,7 +402,7 @@ pub(crate) fn delete(scope: &Scope, words: &[String], files: &[PathBuf], grace: 
             request_id: request_id(),
             ..Default::default()
         };
-        call(&access, async |channel| ObjectsClient::new(channel).delete(request.clone()).await)?;
+        call(&access, async |channel| objects_client(channel).delete(request.clone()).await)?;
         println!("{}/{name} deleted", kind.singular);
         Ok(())
     })
@@ -397,7 +412,7 @@ pub(crate) fn logs(scope: &Scope, request: pb::LogsRequest) -> Result<()> {
     let access = scope.at.access()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut client = ObjectsClient::new(cluster(&access).connect().await?);
+        let mut client = objects_client(cluster(&access).connect().await?);
         let request = pb::LogsRequest { namespace: scope.namespace(&access).into(), ..request };
         let mut chunks = client.logs(request).await.map_err(told)?.into_inner();
         while let Some(chunk) = chunks.next().await {
@@ -424,7 +439,7 @@ pub(crate) fn exec(scope: &Scope, pod: &str, container: &str, stdin: bool, comma
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(async {
-        let mut client = ObjectsClient::new(cluster(&access).connect().await?);
+        let mut client = objects_client(cluster(&access).connect().await?);
         let (sender, receiver) = tokio::sync::mpsc::channel(16);
         sender.send(pb::ExecRequest { start: Some(start), frame: None }).await?;
         if stdin {

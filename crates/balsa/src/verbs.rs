@@ -9,6 +9,7 @@ use client::{Access, Client, Patience};
 use objects::{Timestamp, Value, ValueExt, json};
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
+use protos::objects::objects_client::ObjectsClient;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -301,6 +302,11 @@ pub(crate) fn cluster(access: &Access) -> Client {
     Client::with_patience(access.clone(), Patience::once())
 }
 
+/// Takes lists of any length: gRPC's bound of 4 MiB is one for strangers' messages.
+pub(crate) fn objects_client(channel: Channel) -> ObjectsClient<Channel> {
+    ObjectsClient::new(channel).max_decoding_message_size(usize::MAX)
+}
+
 /// Calls the first server that answers. Writes carry a request id.
 pub(crate) fn call<T>(
     access: &Access,
@@ -359,11 +365,10 @@ pub(crate) fn health(access: &Access) -> Result<pb::HealthResponse> {
 
 /// The Nodes, by name.
 pub(crate) fn nodes(access: &Access) -> Result<BTreeMap<String, Value>> {
-    use protos::objects::objects_client::ObjectsClient;
     let key = protos::objects::Key { resource: "nodes".into(), ..Default::default() };
     let list = call(access, async |channel| {
         let request = protos::objects::ListRequest { key: Some(key.clone()), ..Default::default() };
-        ObjectsClient::new(channel).list(request).await
+        objects_client(channel).list(request).await
     })?;
     let named = |item: &protos::objects::Object| {
         let node: Value = serde_json::from_slice(&item.json)?;

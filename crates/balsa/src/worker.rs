@@ -11,7 +11,6 @@ use runtime::containerd::{ContainerdOptions, ContainerdRuntime, Daemon, DaemonOp
 use runtime::{ProcessRuntime, Runtime};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub(crate) fn run(path: &Path) -> Result<()> {
     let config = WorkerConfig::load(path)?;
@@ -24,6 +23,7 @@ async fn enroll(config: &WorkerConfig, dir: &DataDir) -> Result<()> {
     let token = config.token.clone().context(
         "this worker has no certificate yet: set token in its configuration (`balsa token` on a running cluster prints it)",
     )?;
+    let mut retries = join::Retries::default();
     loop {
         for server in &config.masters {
             let via = Join::new(server.clone(), token.clone());
@@ -33,10 +33,10 @@ async fn enroll(config: &WorkerConfig, dir: &DataDir) -> Result<()> {
                     return dir.save_identity(&Identity { cluster_id, node_id: 0, name, epoch });
                 }
                 Err(error) if error.is::<join::Refused>() => return Err(error),
-                Err(error) => tracing::info!(%server, "cannot join yet: {error:#}"),
+                Err(error) => retries.tell(server, &error),
             }
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        retries.wait().await;
     }
 }
 

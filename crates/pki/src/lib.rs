@@ -25,6 +25,9 @@ pub enum Error {
     Make(#[from] rcgen::Error),
     #[error("cannot read a certificate: {0}")]
     Read(String),
+    /// At this address.
+    #[error("{0} belongs to another cluster than the token")]
+    OtherCluster(String),
     #[error("cannot set up TLS")]
     Tls(#[from] rustls::Error),
     #[error("cannot set up client verification: {0}")]

@@ -132,8 +132,7 @@ pub async fn fetch_ca(addr: &str, ca_digest: &str) -> Result<String, Error> {
     let ca = stream.get_ref().1.peer_certificates().and_then(|chain| chain.last());
     let ca = ca.ok_or_else(|| Error::Read("the server shows no certificate".into()))?;
     if crate::token::digest(ca) != ca_digest {
-        let why = format!("{addr} belongs to another cluster than the token: its CA has another digest");
-        return Err(Error::Read(why));
+        return Err(Error::OtherCluster(addr.into()));
     }
     Ok(to_pem(ca))
 }

@@ -240,7 +240,7 @@ const NO_SPACE: &str = "No space left on device";
 
 /// Why RocksDB did not open the files of a folder.
 fn unopened(path: &Path, source: rocksdb::Error) -> OpenError {
-    let is_full = source.kind() == rocksdb::ErrorKind::IOError && source.to_string().contains(NO_SPACE);
+    let is_full = source.to_string().contains(NO_SPACE);
     let path = path.display().to_string();
     if is_full { OpenError::Full { path, source } } else { OpenError::Rocks { path, source } }
 }
@@ -362,6 +362,14 @@ fn is_sound(log: &DB, folder: &Path) -> Result<(), OpenError> {
     let path = folder.display().to_string();
     let synced = mark::read(folder).map_err(|source| OpenError::Io { path: path.clone(), source })?;
     let found = log.latest_sequence_number();
+    if synced.is_none() && found > 0 {
+        tracing::warn!(
+            path,
+            "the mark {} is missing or damaged: that the log's end is there cannot be told",
+            mark::NAME
+        );
+    }
+    let synced = synced.unwrap_or(0);
     if found < synced {
         return Err(OpenError::LostTail { path, synced, found });
     }
@@ -381,6 +389,7 @@ fn failed(error: rocksdb::Error) -> io::Error {
         rocksdb::ErrorKind::Corruption => {
             io::Error::new(io::ErrorKind::InvalidData, format!("the Raft storage is damaged ({error}): {REMEDY}"))
         }
+        _ if error.to_string().contains(NO_SPACE) => io::Error::new(io::ErrorKind::StorageFull, error),
         _ => io::Error::other(error),
     }
 }

@@ -40,11 +40,11 @@ fn decode(bytes: &[u8]) -> Option<u64> {
     (bytes == encode(sequence)).then_some(sequence)
 }
 
-/// The mark of a folder; 0 when there is none, or a damaged one: then nothing is known.
-pub(crate) fn read(folder: &Path) -> io::Result<u64> {
+/// The mark of a folder; none when it is damaged, or was never made: then nothing is known.
+pub(crate) fn read(folder: &Path) -> io::Result<Option<u64>> {
     match std::fs::read(folder.join(NAME)) {
-        Ok(bytes) => Ok(decode(&bytes).unwrap_or(0)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Ok(bytes) => Ok(decode(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -101,16 +101,16 @@ mod tests {
     #[test]
     fn a_mark_rises_and_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(read(dir.path()).unwrap(), 0);
+        assert_eq!(read(dir.path()).unwrap(), None);
         let mark = Mark::open(dir.path(), 3).unwrap();
-        assert_eq!(read(dir.path()).unwrap(), 3);
+        assert_eq!(read(dir.path()).unwrap(), Some(3));
         mark.raise(7).unwrap();
         mark.raise(5).unwrap();
-        assert_eq!(read(dir.path()).unwrap(), 7);
+        assert_eq!(read(dir.path()).unwrap(), Some(7));
         let path = dir.path().join(NAME);
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[3] ^= 1;
         std::fs::write(&path, bytes).unwrap();
-        assert_eq!(read(dir.path()).unwrap(), 0, "a damaged mark says nothing");
+        assert_eq!(read(dir.path()).unwrap(), None, "a damaged mark says nothing");
     }
 }

@@ -7,24 +7,30 @@
 use crate::disk::{Batch, Disk, Origin, Row};
 use bytes::Bytes;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 pub(crate) struct HaltingDisk {
     disk: Arc<dyn Disk>,
-    failed: AtomicBool,
+    /// The first failure.
+    failed: OnceLock<(io::ErrorKind, String)>,
 }
 
 impl HaltingDisk {
     pub(crate) fn new(disk: Arc<dyn Disk>) -> HaltingDisk {
-        HaltingDisk { disk, failed: AtomicBool::new(false) }
+        HaltingDisk { disk, failed: OnceLock::new() }
+    }
+
+    pub(crate) fn failure(&self) -> Option<&(io::ErrorKind, String)> {
+        self.failed.get()
     }
 
     fn unless_failed(&self, write: impl FnOnce(&dyn Disk) -> io::Result<()>) -> io::Result<()> {
-        if self.failed.load(Ordering::Acquire) {
+        if self.failure().is_some() {
             return Err(io::Error::other("an earlier write failed; this master must restart"));
         }
-        write(&*self.disk).inspect_err(|_| self.failed.store(true, Ordering::Release))
+        write(&*self.disk).inspect_err(|error| {
+            self.failed.get_or_init(|| (error.kind(), error.to_string()));
+        })
     }
 }
 
@@ -54,6 +60,7 @@ impl Disk for HaltingDisk {
 mod tests {
     use super::*;
     use crate::disk::MemoryDisk;
+    use std::sync::atomic::Ordering;
 
     /// Has no room for the second write, and again for the third.
     #[derive(Default)]
@@ -98,6 +105,7 @@ mod tests {
         assert_eq!(write(b"1"), Ok(()));
         assert_eq!(write(b"2"), Err("no space left on device".into()));
         assert_eq!(write(b"3"), Err("an earlier write failed; this master must restart".into()));
+        assert_eq!(disk.failure().map(|(kind, _)| *kind), Some(io::ErrorKind::StorageFull));
         assert!(disk.write_rows(Origin::Checkpoint, &mut std::iter::once((b"4".to_vec(), None))).is_err());
         let keys: Vec<Bytes> = disk.scan(b"0", b"9", 9).unwrap().into_iter().map(|(key, _)| key).collect();
         assert_eq!(keys, [Bytes::from_static(b"1")]);

@@ -156,7 +156,18 @@ impl Log {
     /// What is to be done about the log's length when the newest checkpoint has the entries up to `checkpoint`.
     pub(crate) fn trim(&self, checkpoint: Option<u64>) -> Trim {
         let shared = self.shared.lock();
-        let trim = shared.growth.trim(shared.first, checkpoint, self.holds().lowest(shared.first), self.checkpoints);
+        let held = self.holds().lowest(shared.first);
+        let trim = shared.growth.trim(shared.first, checkpoint, held, self.checkpoints);
+        if let (Some(held), Some(upto)) = (held, trim.purge)
+            && upto > held
+        {
+            tracing::warn!(
+                held,
+                upto,
+                "entries go that a master needs after the snapshot it is being sent, as the log is full: it will be sent \
+                 another; fewer writes meanwhile, or a faster network, let it catch up"
+            );
+        }
         if let Some(purge) = trim.purge.filter(|_| trim.is_overdue) {
             self.overdue.fetch_max(purge + 1, Ordering::Relaxed);
         }

@@ -135,6 +135,16 @@ pub enum Error {
     Transport(#[from] TransportError),
 }
 
+/// Why a master cannot go on.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Failure {
+    /// Nothing is lost: with free space it goes on after a start.
+    #[error("the disk is full: {0}")]
+    DiskFull(String),
+    #[error("consensus stopped: {0}")]
+    Other(String),
+}
+
 /// One member as `status` tells of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemberStatus {
@@ -177,6 +187,7 @@ struct Inner {
     /// When a leader was last heard; openraft goes on naming one that died while no other is elected.
     heard: Mutex<tokio::time::Instant>,
     log: Log,
+    disk: Arc<HaltingDisk>,
     feature_level: u32,
     /// Whether it serves: the leader is told of its level from then on.
     serves: AtomicBool,
@@ -230,7 +241,8 @@ impl Node {
             ..openraft::Config::default()
         };
         let config = Arc::new(config.validate().map_err(|error| Error::Fatal(error.to_string()))?);
-        let disk: Arc<dyn Disk> = Arc::new(HaltingDisk::new(options.disk));
+        let halting = Arc::new(HaltingDisk::new(options.disk));
+        let disk: Arc<dyn Disk> = halting.clone();
         let writer = (options.spawn_writer)(Writer::new(disk.clone()));
         let log = Log::open(disk.clone(), writer, options.checkpoints).map_err(Error::Storage)?;
         let machine = Machine::open(disk, options.feature_level).map_err(Error::Storage)?;
@@ -267,6 +279,7 @@ impl Node {
             beats: beats::Beats::default(),
             heard: Mutex::new(tokio::time::Instant::now()),
             log: promises,
+            disk: halting,
             feature_level: options.feature_level,
             serves: AtomicBool::new(false),
             heard_levels,
@@ -334,9 +347,10 @@ impl Node {
     /// Greets all other members on each lane that a change of leaders needs at once: a connection that is there
     /// already spares it a TLS handshake. To be called again and again. A snapshot may wait for its own.
     pub async fn greet_members(&self) {
-        let others = self.status().members.into_iter().filter(|m| m.id != self.0.id);
+        let others: Vec<MemberStatus> = self.status().members.into_iter().filter(|m| m.id != self.0.id).collect();
+        self.0.transport.keep_only(&others.iter().map(|m| m.member.peer_addr.clone()).collect());
         let lanes = [Lane::Replication, Lane::Heartbeat, Lane::Client];
-        let greetings = others.flat_map(|m| lanes.map(|lane| self.greet(lane, m.id, m.member.clone())));
+        let greetings = others.iter().flat_map(|m| lanes.map(|lane| self.greet(lane, m.id, m.member.clone())));
         futures::future::join_all(greetings).await;
     }
 
@@ -382,15 +396,20 @@ impl Node {
     }
 
     /// Waits until consensus has failed for good (a failed sync, a panic) and says why.
-    pub async fn failed(&self) -> String {
+    pub async fn failed(&self) -> Failure {
         let mut refused = self.0.refused.subscribe();
         let refused = async {
             let why = refused.wait_for(Option::is_some).await.map(|why| why.clone());
             why.ok().flatten().unwrap_or_default()
         };
-        tokio::select! {
+        let why = tokio::select! {
             why = refused => why,
             why = self.ended() => why,
+        };
+        match self.0.disk.failure() {
+            Some((std::io::ErrorKind::StorageFull, why)) => Failure::DiskFull(why.clone()),
+            Some((_, why)) => Failure::Other(format!("the disk took no more: {why}")),
+            None => Failure::Other(why),
         }
     }
 

@@ -337,7 +337,7 @@ async fn a_newer_build_raises_the_feature_level_and_an_older_one_stops() {
     node.shutdown().await;
 
     let told = match boot_as(disk.clone(), 1).await {
-        Ok(node) => node.failed().await,
+        Ok(node) => node.failed().await.to_string(),
         Err(error) => format!("{error:?}"),
     };
     assert!(told.contains("feature level 2, and this build knows 1"), "{told}");
@@ -358,7 +358,7 @@ async fn an_older_build_that_is_sent_a_newer_state_stops() {
         data: state::snapshot::encode(&newer).into(),
     };
     assert!(matches!(node.handle(snapshot).await, Err(Error::Refused(_))));
-    assert!(node.failed().await.contains("feature level 2, and this build knows 1"));
+    assert!(node.failed().await.to_string().contains("feature level 2, and this build knows 1"));
 }
 
 /// A log of 4,000 entries halved, step by step, would take nine messages to each.

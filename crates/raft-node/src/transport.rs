@@ -77,6 +77,9 @@ pub trait Transport: Send + Sync + 'static {
         timeout: Duration,
     ) -> Result<PeerReply, TransportError>;
 
+    /// Only those at these addresses are members still.
+    fn keep_only(&self, _addrs: &BTreeSet<String>) {}
+
     /// Appends at a peer, one request after another; answers come in the order of the requests, and an error
     /// is the last. As it stands here each request is a call that waits for the one before; a transport that
     /// keeps their order on the way need not wait. The caller bounds how long it waits for an answer.
@@ -186,6 +189,11 @@ impl TonicTransport {
 
 #[async_trait]
 impl Transport for TonicTransport {
+    fn keep_only(&self, addrs: &BTreeSet<String>) {
+        self.channels.lock().retain(|(addr, _), _| addrs.contains(addr));
+        self.older.lock().retain(|addr| addrs.contains(addr));
+    }
+
     async fn call(
         &self,
         lane: Lane,

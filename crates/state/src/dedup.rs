@@ -12,8 +12,8 @@ pub struct RequestId {
     pub seq: u64,
 }
 
-/// Outcomes kept per proposer. A proposer has at most 1,024 requests in flight (`raft-node`), so a
-/// retry is always inside the window.
+/// Outcomes kept per proposer. A proposer has at most 1,024 requests in flight (`raft-node`), each for five seconds at
+/// most: where more than this many pass one that waits to be tried again, its outcome is told as unknown.
 pub(crate) const WINDOW_MAX: usize = 4096;
 /// Proposers remembered; a master has a new incarnation at every start.
 pub(crate) const INCARNATIONS_MAX: usize = 64;

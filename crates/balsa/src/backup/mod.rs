@@ -8,7 +8,7 @@ pub(crate) use restore::{UNBORN, settle};
 
 use crate::output::Format;
 use crate::verbs::{self, Where};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use objects::{Revision, Timestamp, Value, json, registry};
 use protos::cluster as pb;
@@ -25,7 +25,7 @@ pub(crate) enum Verb {
     /// Writes the whole state, at one revision, to a file that its owner alone can read: it holds every
     /// secret, and the key of the cluster's authority. Needs an administrator's certificate.
     Save {
-        /// - writes to standard output.
+        /// - writes to standard output. An older backup of that name is replaced, once the new one is verified.
         file: PathBuf,
         #[command(flatten)]
         at: Where,
@@ -114,9 +114,25 @@ fn publish(part: &Path, path: &Path) -> Result<Summary> {
     Ok(summary)
 }
 
+/// An older backup of that name gives way to the new one, once that is verified; nothing else does.
+fn refuse_others(file: &Path) -> Result<()> {
+    let what = match std::fs::symlink_metadata(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("looking at {}", file.display())),
+        Ok(found) if found.is_file() => return Ok(()),
+        Ok(found) if found.is_dir() => "a directory",
+        Ok(found) if found.is_symlink() => "a symbolic link",
+        Ok(_) => "a device, a pipe or a socket",
+    };
+    bail!("{} is {what}, which a backup would replace: name a file, or - for standard output", file.display())
+}
+
 fn save(file: &Path, at: &Where, output: Format) -> Result<()> {
-    let access = at.access()?;
     let to_stdout = file == Path::new("-");
+    if !to_stdout {
+        refuse_others(file)?;
+    }
+    let access = at.access()?;
     let part = beside(file);
     let mut out: Box<dyn Write> = match to_stdout {
         true => Box::new(std::io::stdout().lock()),

@@ -117,3 +117,44 @@ pub(crate) fn settle(
     dir.rename(UNBORN, &identity.raft_dir())?;
     dir.save_identity(identity)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::FIRST_EPOCH;
+
+    /// A start reads what the identity names, and refuses the folder when that is not there.
+    #[test]
+    fn interrupted_at_any_step_the_identity_names_storage_that_is_there() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = DataDir::create(home.path()).unwrap();
+        let of = |epoch| Identity { cluster_id: "c".into(), node_id: 1, name: "m".into(), epoch };
+        let named = || dir.identity().unwrap().unwrap();
+        let is_old = |step: &str| {
+            assert_eq!(named().epoch, FIRST_EPOCH, "{step}");
+            assert!(dir.path(&named().raft_dir()).exists(), "{step}");
+        };
+        std::fs::create_dir(dir.path(&of(FIRST_EPOCH).raft_dir())).unwrap();
+        dir.save_identity(&of(FIRST_EPOCH)).unwrap();
+        let settled = |epoch, rest: fn() -> Result<()>| {
+            let disk = Arc::new(RocksDisk::open(&dir.path(UNBORN)).unwrap());
+            settle(&dir, disk, &of(epoch), rest)
+        };
+        settled(5, || bail!("no room for a certificate")).unwrap_err();
+        is_old("without what else must be there");
+        let in_the_way = dir.path(&of(5).raft_dir()).join("in the way");
+        std::fs::create_dir_all(&in_the_way).unwrap();
+        settled(5, || Ok(())).unwrap_err();
+        is_old("without its name");
+        let in_the_way = dir.path("identity.json.new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        settled(6, || Ok(())).unwrap_err();
+        is_old("without an identity");
+        assert!(dir.path(&of(6).raft_dir()).exists() && !dir.path(UNBORN).exists());
+        std::fs::remove_dir(&in_the_way).unwrap();
+        settled(7, || Ok(())).unwrap();
+        assert_eq!(named().epoch, 7);
+        let disk = RocksDisk::open(&dir.path(&named().raft_dir())).unwrap();
+        assert!(disk.get(master::JOINED).unwrap().is_some(), "an empty disk is refused");
+    }
+}

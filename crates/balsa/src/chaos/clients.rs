@@ -1,12 +1,12 @@
 //! The clients that write and read: open loop, so that a cluster that stalls is not asked less.
 
 use super::world::{UNDER_WAY_MAX, World};
+use crate::verbs::objects_client;
 use anyhow::{Result, bail};
 use chaos::lines::{Line, Seen, WriteEnd};
 use objects::{Value, ValueExt, json};
 use parking_lot::Mutex;
 use protos::objects as pb;
-use protos::objects::objects_client::ObjectsClient;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -70,7 +70,7 @@ enum Request {
 
 impl Request {
     async fn send(&self, channel: Channel) -> Result<pb::Object, Status> {
-        let mut client = ObjectsClient::new(channel);
+        let mut client = objects_client(channel);
         let answer = match self {
             Request::Create(request) => client.create(request.clone()).await,
             Request::Update(request) => client.update(request.clone()).await,
@@ -298,13 +298,19 @@ pub(super) async fn readers(world: Arc<World>, stop: watch::Receiver<bool>) {
         let world = world.clone();
         async move {
             let invoked_us = world.recorder.now_us();
-            let mut client = ObjectsClient::new(world.any_master().channel.clone());
+            let mut client = objects_client(world.any_master().channel.clone());
             // A read that fails shows nothing, and so nothing can be wrong with it.
-            if let Ok(Ok(list)) = timeout(TRY_MAX, client.list(list_request(&world, false))).await {
-                let list = list.into_inner();
-                let (revision, seen) = (list.revision, seen(&list.items));
-                let answered_us = world.recorder.now_us();
-                world.recorder.line(&Line::Read { who: "reader".into(), invoked_us, answered_us, revision, seen });
+            match timeout(TRY_MAX, client.list(list_request(&world, false))).await {
+                Ok(Ok(list)) => {
+                    let list = list.into_inner();
+                    let (revision, seen) = (list.revision, seen(&list.items));
+                    let answered_us = world.recorder.now_us();
+                    world.recorder.line(&Line::Read { who: "reader".into(), invoked_us, answered_us, revision, seen });
+                }
+                Ok(Err(status)) => *world.read_error.lock() = Some(status.message().into()),
+                Err(_) => {
+                    *world.read_error.lock() = Some(format!("no answer within {} ms", TRY_MAX.as_millis()));
+                }
             }
         }
     };
@@ -412,7 +418,7 @@ pub(super) async fn missing(world: &World, maps: &Maps) -> Option<String> {
         return None;
     }
     let request = pb::GetRequest { key: Some(world.key("apps", "deployments", "steady")), ..pb::GetRequest::default() };
-    let mut client = ObjectsClient::new(world.any_master().channel.clone());
+    let mut client = objects_client(world.any_master().channel.clone());
     let found = match timeout(TRY_MAX, client.get(request)).await {
         Ok(Ok(found)) => found.into_inner(),
         Ok(Err(status)) => return Some(format!("the Deployment cannot be read: {}", status.message())),

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Instant;
 
 pub(super) struct Folder(PathBuf);
@@ -52,6 +53,7 @@ impl Folder {
         };
         Ok(Recorder {
             started: Instant::now(),
+            began: OnceLock::new(),
             history: create("history.jsonl")?,
             faults: create("faults.jsonl")?,
             standing: Mutex::default(),
@@ -74,6 +76,14 @@ impl Folder {
     /// not take it: that is a warning.
     pub(super) fn judge(&self) -> Result<Report> {
         let named = |name: &str| self.0.join(name).display().to_string();
+        if self.0.join("scenario.yaml").exists() && !self.0.join("run.json").exists() {
+            bail!(
+                "{} is there and {} is not: the run was killed, and is not judged; whatever still stands is in {STANDING}, \
+                 with the commands that heal it",
+                named("scenario.yaml"),
+                named("run.json")
+            );
+        }
         let scenario = Scenario::parse(&self.read("scenario.yaml")?).map_err(anyhow::Error::msg);
         let scenario = scenario.with_context(|| named("scenario.yaml"))?;
         let run: Run = serde_json::from_str(&self.read("run.json")?)
@@ -110,6 +120,7 @@ struct Standing {
 /// Takes down what happens, against one clock.
 pub(super) struct Recorder {
     started: Instant,
+    began: OnceLock<Instant>,
     history: Mutex<Lines>,
     faults: Mutex<Lines>,
     /// The faults that stand, by their number.
@@ -124,8 +135,16 @@ impl Recorder {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
+    /// The scenario begins now: what its clients work on is there. Answers the moment.
+    pub(super) fn begin(&self) -> u64 {
+        let now = Instant::now();
+        let began = *self.began.get_or_init(|| now);
+        u64::try_from((began - self.started).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// So long after the scenario began.
     pub(super) fn at(&self, ms: u64) -> Instant {
-        self.started + std::time::Duration::from_millis(ms)
+        *self.began.get().unwrap_or(&self.started) + std::time::Duration::from_millis(ms)
     }
 
     fn append<T: Serialize>(&self, lines: &Mutex<Lines>, line: &T) {

@@ -63,10 +63,10 @@ pub(crate) enum Verb {
         #[arg(long, requires = "commands", conflicts_with = "dir")]
         kubeconfig: Option<PathBuf>,
         /// How its machines are killed, started, cut: YAML, as docs/chaos.md describes.
-        #[arg(long, requires = "kubeconfig")]
+        #[arg(long, requires = "kubeconfig", conflicts_with = "dir")]
         commands: Option<PathBuf>,
         /// Without it no cluster but a development cluster is harmed.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "dir")]
         allow_production: bool,
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
@@ -253,6 +253,7 @@ impl Plan {
         eprintln!("seed {}: {} faults are planned", self.seed, self.planned.len());
         let played = self.runtime.block_on(self.play(&world, target, &mut run));
         run.unsent = world.unsent.load(Ordering::Relaxed);
+        run.read_error = world.read_error.lock().take();
         run.ended = std::mem::take(&mut *world.ended.lock());
         let (history_lines, fault_lines, unwritten) = world.recorder.finish();
         (run.history_lines, run.fault_lines) = (history_lines, fault_lines);
@@ -300,6 +301,7 @@ impl Plan {
             bail!("not every watcher was served within {} s", FIRST_LIST_MAX.as_secs());
         }
         maps.create(&self.stopped).await?;
+        run.begun_us = world.recorder.begin();
         let (end, ended) = watch::channel(false);
         let mut asking = JoinSet::new();
         asking.spawn(clients::writers(world.clone(), maps.clone(), ended.clone()));

@@ -3,10 +3,10 @@
 
 use super::clients::{self, ASKED, LABEL, list_request, seen};
 use super::world::World;
+use crate::verbs::objects_client;
 use chaos::lines::{DAMAGED, Line, OWN_STATE, Seen};
 use objects::{Value, ValueExt};
 use protos::objects as pb;
-use protos::objects::objects_client::ObjectsClient;
 use protos::objects::watch_event::Type;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ async fn follow(world: &World, resource: &str, i: usize, mut until: watch::Recei
             after_revision: position.unwrap_or(0),
             ..Default::default()
         };
-        let mut client = ObjectsClient::new(master.channel.clone()).max_decoding_message_size(64 << 20);
+        let mut client = objects_client(master.channel.clone());
         let Ok(Ok(stream)) = timeout(OPENING_MAX, client.watch(request)).await else {
             sleep(Duration::from_millis(20)).await;
             continue;
@@ -185,7 +185,7 @@ pub(super) async fn pods(world: Arc<World>, i: usize, until: watch::Receiver<u64
 /// Takes down what a master holds that runs on damaged bytes, if it answers: it may not be anything else than the truth.
 pub(super) async fn damaged_state(world: &World, name: &str) {
     let Some(master) = world.masters.iter().find(|master| master.name == name) else { return };
-    let mut client = ObjectsClient::new(master.channel.clone()).max_decoding_message_size(64 << 20);
+    let mut client = objects_client(master.channel.clone());
     if let Ok(Ok(list)) = timeout(OPENING_MAX, client.list(list_request(world, true))).await {
         let list = list.into_inner();
         let (who, at_us) = (format!("{OWN_STATE}{name}{DAMAGED}"), world.recorder.now_us());
@@ -199,7 +199,7 @@ pub(super) async fn own_states(world: &World, revision: u64, patience: Duration)
     for master in &world.masters {
         let held = timeout(patience, async {
             loop {
-                let mut client = ObjectsClient::new(master.channel.clone()).max_decoding_message_size(64 << 20);
+                let mut client = objects_client(master.channel.clone());
                 if let Ok(Ok(list)) = timeout(OPENING_MAX, client.list(list_request(world, true))).await {
                     let list = list.into_inner();
                     if list.revision >= revision {

@@ -37,6 +37,8 @@ pub(super) struct World {
     pub(super) nonce: String,
     pub(super) namespace: String,
     pub(super) unsent: AtomicU64,
+    /// Why the last read that failed did.
+    pub(super) read_error: Mutex<Option<String>>,
     /// The latest beginning of a write that was acknowledged, and of a pod that was bound.
     pub(super) written: Latest,
     pub(super) bound: Latest,
@@ -152,6 +154,7 @@ impl World {
             masters,
             workers,
             unsent: AtomicU64::new(0),
+            read_error: Mutex::default(),
             written: Latest::default(),
             bound: Latest::default(),
             unbound: Unbound::default(),

@@ -19,6 +19,7 @@ use raft_disk::{OpenError, RocksDisk};
 use raft_node::{Founding, Remains, read_remains};
 use state::backup::epoch_after;
 use state::{View, snapshot};
+use std::collections::BTreeSet;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -83,6 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let others = args.other.iter().map(|path| read_report(path, &identity)).collect::<Result<Vec<_>>>()?;
+    check_names(args, &identity, &remains, &others)?;
     let heard = ask(&dir, &identity, &remains)?;
     let output = args.output;
     tell(output, &identity, &remains, &others, &heard);
@@ -165,6 +167,29 @@ fn read_report(path: &std::path::Path, identity: &Identity) -> Result<Survivor> 
         bail!("--other {}: a survivor of another group ({})", path.display(), report["cluster"]);
     }
     serde_json::from_value(report["survivor"].clone()).with_context(told)
+}
+
+/// A name that is mistyped here is one that nobody looks at.
+fn check_names(args: &Args, identity: &Identity, remains: &Remains, others: &[Survivor]) -> Result<()> {
+    let members: Vec<&str> = remains.members.iter().map(|m| m.member.name.as_str()).collect();
+    for name in &args.gone {
+        if *name == identity.name {
+            bail!("--gone {name}: that is this survivor; name others");
+        }
+        if !members.contains(&name.as_str()) {
+            bail!("--gone {name}: no member is named so; there are {}", members.join(", "));
+        }
+    }
+    let mut seen = BTreeSet::from([identity.node_id]);
+    for (path, other) in args.other.iter().zip(others) {
+        if other.id == identity.node_id {
+            bail!("--other {}: that is this survivor's own report; it is read anyway", path.display());
+        }
+        if !seen.insert(other.id) {
+            bail!("--other {}: {} was given already", path.display(), other.name);
+        }
+    }
+    Ok(())
 }
 
 /// What a member's address says.
