@@ -4,7 +4,7 @@ mod restore;
 pub(crate) mod schedule;
 pub(crate) mod service;
 
-pub(crate) use restore::{UNBORN, settle};
+pub(crate) use restore::{UNBORN, fresh, settle};
 
 use crate::output::Format;
 use crate::verbs::{self, Where};

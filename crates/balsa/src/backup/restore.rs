@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use authz::Role;
 use objects::{Key, Revision, Timestamp, json, registry};
 use pki::{Authority, Credential};
-use raft_disk::RocksDisk;
+use raft_disk::{OpenError, RocksDisk};
 use raft_node::{Disk, Founding};
 use state::backup::{Reader, epoch_after};
 use std::path::Path;
@@ -55,7 +55,7 @@ pub(super) fn run(file: &Path, config: &Path, skip_revisions: u64, output: Forma
         epoch: epoch_after(manifest.epoch, crate::now()),
     };
 
-    let disk = Arc::new(RocksDisk::open(&dir.path(UNBORN))?);
+    let disk = Arc::new(fresh(&dir)?);
     let mut founding = Founding::on(disk.clone());
     let secret_key = Key::new(registry::SECRET, NAMESPACE, NAME);
     let mut secret = None;
@@ -101,6 +101,17 @@ pub(super) fn run(file: &Path, config: &Path, skip_revisions: u64, output: Forma
     println!("  administrator     {}", admin.display());
     println!("  more masters      join with the tokens of before (`balsa token`), on empty data folders");
     Ok(())
+}
+
+/// The storage in the making.
+pub(crate) fn fresh(dir: &DataDir) -> Result<RocksDisk> {
+    RocksDisk::open(&dir.path(UNBORN)).map_err(|error| match error {
+        OpenError::Full { source, .. } => anyhow::Error::from(source).context(format!(
+            "the disk of {} is full: nothing was changed; free some space and run this again",
+            dir.0.display()
+        )),
+        error => error.into(),
+    })
 }
 
 /// Makes a founded disk this folder's: closes it, does what else must be there (`rest`), gives it its name,

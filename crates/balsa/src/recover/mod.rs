@@ -6,7 +6,7 @@
 
 mod verdict;
 
-use crate::backup::{UNBORN, next_revision, settle};
+use crate::backup::{fresh, next_revision, settle};
 use crate::config::MasterConfig;
 use crate::files::{DataDir, Identity};
 use crate::join;
@@ -326,7 +326,7 @@ fn refound(
         ..old.clone()
     };
     dir.sweep(&old.raft_dir())?;
-    let disk = Arc::new(RocksDisk::open(&dir.path(UNBORN))?);
+    let disk = Arc::new(fresh(dir)?);
     let mut founding = Founding::on(disk.clone());
     for record in state.records_after(None) {
         founding.row(&record.key, snapshot::record_bytes(record))?;
