@@ -13,7 +13,7 @@ use protos::cluster as pb;
 use protos::cluster::certificate_authority_server::CertificateAuthority;
 use protos::cluster::cluster_client::ClusterClient;
 use protos::cluster::cluster_server::Cluster;
-use raft_node::{Changes, Joiner, Member, Node, Refusal};
+use raft_node::{Changes, Joiner, Member, NO_LEADER, Node, Refusal};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -121,10 +121,9 @@ impl ClusterService {
     /// A client to the leader, when that is another master.
     async fn leader(&self) -> Result<Option<ClusterClient<tonic::transport::Channel>>, Status> {
         let leader = self.members().into_iter().find(|member| member.leader);
-        let leader = leader.ok_or_else(|| Status::unavailable(
-                "there is no leader: a majority of the masters must be up and reach each other; if it is gone for good, \
-                 see `balsa recover --help`",
-            ))?;
+        let leader = leader.ok_or_else(|| {
+            Status::unavailable(format!("{NO_LEADER}; if it is gone for good, see `balsa recover --help`"))
+        })?;
         if leader.name == self.name && leader.id == self.node.id() {
             return Ok(None);
         }

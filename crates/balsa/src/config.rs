@@ -253,6 +253,19 @@ pub(crate) fn bare_address(field: &str, address: &str) -> Result<String> {
     }
 }
 
+/// Two ports that can be listened on side by side. `fields` are what the user calls them.
+pub(crate) fn check_ports(fields: [&str; 2], [api, peer]: [u16; 2]) -> Result<()> {
+    for (field, port) in fields.iter().zip([api, peer]) {
+        if port == 0 {
+            bail!("{field}: 0 is no port that others could know; name one from 1 to 65535");
+        }
+    }
+    if api == peer {
+        bail!("{}: {peer} is the {} too; name two", fields[1], fields[0]);
+    }
+    Ok(())
+}
+
 /// host:port as sockets and URLs take it: an IPv6 address stands in brackets.
 pub(crate) fn host_port(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
@@ -298,6 +311,7 @@ impl MasterConfig {
         let mut config: MasterConfig = load(path)?;
         check_name(&config.name)?;
         config.address = bare_address("address", &config.address)?;
+        check_ports(["apiPort", "peerPort"], [config.api_port, config.peer_port])?;
         config.join.as_ref().map_or(Ok(()), Join::check)?;
         config.raft_profile()?;
         if !dispatch::addresses::are_networks(&config.pod_network) {

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use pki::Credential;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -27,13 +28,26 @@ pub(crate) struct Identity {
     pub(crate) epoch: u64,
 }
 
-/// identity.json: one that is changed a little would name another master, or another group's storage.
-#[derive(Serialize, Deserialize)]
-struct Stored {
-    #[serde(flatten)]
-    identity: Identity,
-    /// Of the identity as JSON.
-    crc32c: Option<u32>,
+/// Those of identity.json, in their order: also of builds that know more of them.
+type Fields = BTreeMap<String, serde_json::Value>;
+
+/// The field with the checksum of the others. An identity that is changed a little would name another master, or another
+/// group's storage.
+const CRC: &str = "crc32c";
+
+fn crc32c_of(fields: &Fields) -> Result<u32> {
+    Ok(crc32c::crc32c(&serde_json::to_vec(fields)?))
+}
+
+/// What identity.json says, if that is what was written. One of a build that wrote no checksum is taken as it is.
+fn sound(text: &str) -> Result<Identity> {
+    let mut fields: Fields = serde_json::from_str(text)?;
+    if let Some(crc) = fields.remove(CRC)
+        && crc != crc32c_of(&fields)?
+    {
+        bail!("its checksum is of something else");
+    }
+    Ok(serde_json::from_value(serde_json::to_value(fields)?)?)
 }
 
 /// The epoch of the group that `init` makes.
@@ -44,10 +58,6 @@ fn first_epoch() -> u64 {
 }
 
 impl Identity {
-    fn crc32c(&self) -> Result<u32> {
-        Ok(crc32c::crc32c(&serde_json::to_vec(self)?))
-    }
-
     /// What masters call their group between themselves: calls that name another are refused.
     pub(crate) fn group(&self) -> String {
         match self.epoch {
@@ -221,14 +231,7 @@ impl DataDir {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             read => read.with_context(|| format!("reading {}", path.display()))?,
         };
-        let sound = |told: Stored| match told.crc32c {
-            // Of a build that did not write it.
-            None => Ok(told.identity),
-            Some(crc) if crc == told.identity.crc32c()? => Ok(told.identity),
-            Some(_) => bail!("its checksum is of something else"),
-        };
-        let identity = serde_json::from_str(&text).map_err(anyhow::Error::from).and_then(sound);
-        identity.map(Some).with_context(|| {
+        sound(&text).map(Some).with_context(|| {
             format!(
                 "{} is damaged: put it back from a copy, or move the folder away and join anew with a token",
                 path.display()
@@ -253,8 +256,9 @@ impl DataDir {
     }
 
     pub(crate) fn save_identity(&self, identity: &Identity) -> Result<()> {
-        let stored = Stored { identity: identity.clone(), crc32c: Some(identity.crc32c()?) };
-        self.write("identity.json", &serde_json::to_string(&stored)?)
+        let mut fields: Fields = serde_json::from_value(serde_json::to_value(identity)?)?;
+        fields.insert(CRC.into(), crc32c_of(&fields)?.into());
+        self.write("identity.json", &serde_json::to_string(&fields)?)
     }
 
     fn missing(&self, name: &str) -> String {
@@ -339,5 +343,9 @@ mod tests {
         assert!(told(&written.replace("c1", "c3")).unwrap_err().contains("put it back from a copy"));
         let of_an_older_build = serde_json::to_string(&identity).unwrap();
         assert_eq!(told(&of_an_older_build), Ok(7));
+        let mut newer: Fields = serde_json::from_str(&of_an_older_build).unwrap();
+        newer.insert("zone".into(), "a".into());
+        newer.insert(CRC.into(), crc32c_of(&newer).unwrap().into());
+        assert_eq!(told(&serde_json::to_string(&newer).unwrap()), Ok(7));
     }
 }

@@ -79,7 +79,7 @@ impl Retries {
     pub(crate) fn tell(&mut self, server: &str, error: &anyhow::Error) {
         let why = format!("{server}: {error:#}");
         if self.told.insert(why.clone()) {
-            tracing::warn!("cannot join yet, and tries on: {why}");
+            tracing::warn!(why, "cannot join yet; tries on");
         }
     }
 

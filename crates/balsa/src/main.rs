@@ -107,10 +107,9 @@ fn main() {
 /// `main`, still use, and abort. All that must be on a disk is there.
 fn leave(code: u8) -> ! {
     use std::io::Write;
-    if std::io::stdout().flush().is_err() {
-        // Whoever read it is gone.
-        eprintln!("error: the end of the output could not be written");
-    }
+    // Whoever read it may be gone: then there is nobody to tell, either.
+    let is_written = std::io::stdout().flush().is_ok();
+    let code = if is_written { code } else { code.max(1) };
     #[expect(unsafe_code, reason = "the one way to end without destructors")]
     unsafe {
         nix::libc::_exit(code.into())

@@ -74,8 +74,9 @@ async fn identity(config: &MasterConfig, dir: &DataDir) -> Result<(Identity, boo
     }
     if let Some(folder) = dir.raft_folders()?.into_iter().find(|folder| folder != UNBORN) {
         bail!(
-            "{} holds Raft storage ({folder}) and no identity.json: put that back from a copy, or, while the others have \
-             a quorum, remove {} and join again with a token",
+            "{} holds Raft storage ({folder}) and no identity.json: if a restore was interrupted here, remove {folder} and \
+             run it again; else put identity.json back from a copy, or, while the others have a quorum, remove {} and \
+             join again with a token",
             dir.0.display(),
             dir.0.display()
         );
@@ -394,7 +395,7 @@ fn tls_source(dir: &DataDir, required: bool) -> Result<watch::Receiver<Arc<tokio
             if now != seen {
                 match load(&dir) {
                     Ok(config) => drop(sender.send_replace(config)),
-                    Err(error) => tracing::warn!("the renewed certificate cannot be used: {error:#}"),
+                    Err(error) => tracing::warn!(why = format!("{error:#}"), "the renewed certificate cannot be used"),
                 }
                 seen = now;
             }

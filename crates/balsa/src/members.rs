@@ -95,6 +95,10 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
         Verb::Add { name, address, api_port, peer_port, data_dir, learner, replaces, at } => {
             config::check_name(&name)?;
             let address = config::bare_address("--address", &address)?;
+            config::check_ports(["--api-port", "--peer-port"], [api_port, peer_port])?;
+            if !data_dir.is_absolute() {
+                bail!("--data-dir {}: name it from / on, as a service's working folder is another", data_dir.display());
+            }
             if learner && !replaces.is_empty() {
                 bail!(
                     "--learner: it takes nobody's place yet; leave out --replaces, and say `balsa members replace \

@@ -237,27 +237,11 @@ fn apply_one(scope: &Scope, access: &Access, mut object: Value) -> Result<String
     Ok(format!("{}/{name} {done}", kind.singular))
 }
 
-/// Objects asked for at once, as kubectl does.
-const PAGE: u32 = 500;
-
 fn list(access: &Access, kind: &Kind, namespace: &str, selector: &str) -> Result<Vec<Value>> {
-    let mut request = pb::ListRequest {
-        key: Some(key(kind, namespace, "")),
-        label_selector: selector.into(),
-        limit: PAGE,
-        ..Default::default()
-    };
-    let mut all = Vec::new();
-    loop {
-        let page = call(access, async |channel| objects_client(channel).list(request.clone()).await)?;
-        for item in &page.items {
-            all.push(serde_json::from_slice(&item.json)?);
-        }
-        if page.r#continue.is_empty() {
-            return Ok(all);
-        }
-        request.r#continue = page.r#continue;
-    }
+    let request =
+        pb::ListRequest { key: Some(key(kind, namespace, "")), label_selector: selector.into(), ..Default::default() };
+    let list = call(access, async |channel| objects_client(channel).list(request.clone()).await)?;
+    list.items.iter().map(|item| Ok(serde_json::from_slice(&item.json)?)).collect()
 }
 
 fn get_one(access: &Access, kind: &Kind, namespace: &str, name: &str) -> Result<Value> {

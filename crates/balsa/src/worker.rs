@@ -25,6 +25,7 @@ async fn enroll(config: &WorkerConfig, dir: &DataDir) -> Result<()> {
     )?;
     let mut retries = join::Retries::default();
     loop {
+        let mut refusals = Vec::new();
         for server in &config.masters {
             let via = Join::new(server.clone(), token.clone());
             match join::join(dir, &via, Role::Worker, &config.name, &[]).await {
@@ -32,9 +33,17 @@ async fn enroll(config: &WorkerConfig, dir: &DataDir) -> Result<()> {
                     let (cluster_id, name, epoch) = (issued.cluster_id, config.name.clone(), issued.epoch);
                     return dir.save_identity(&Identity { cluster_id, node_id: 0, name, epoch });
                 }
-                Err(error) if error.is::<join::Refused>() => return Err(error),
-                Err(error) => retries.tell(server, &error),
+                Err(error) => {
+                    retries.tell(server, &error);
+                    refusals.extend(error.is::<join::Refused>().then_some(error));
+                }
             }
+        }
+        // One address may be another's by now.
+        if refusals.len() == config.masters.len()
+            && let Some(refusal) = refusals.pop()
+        {
+            return Err(refusal);
         }
         retries.wait().await;
     }

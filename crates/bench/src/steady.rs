@@ -46,6 +46,8 @@ impl Options {
 /// Between two looks at the term, which counts the elections in between.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const TELL_EVERY: Duration = Duration::from_secs(60);
+/// So often is the term looked up again after the run, when nobody tells it.
+const LAST_LOOKS: usize = 10;
 /// Of all writes; who leads must also serve, and without a load there is nothing to be steady under.
 const FAILED_MAX: f64 = 0.01;
 /// A command that ends sooner takes no processor worth speaking of, or fails.
@@ -140,7 +142,16 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
             eprintln!("   {seconds:>6} s of {}  {n_changes} leader changes", measured.as_secs());
         }
     };
-    let last = balsa.term().await?;
+    let mut last = balsa.term().await;
+    for _ in 0..LAST_LOOKS {
+        if last.is_ok() {
+            break;
+        }
+        n_missed += 1;
+        tokio::time::sleep(LOOK_EVERY).await;
+        last = balsa.term().await;
+    }
+    let last = last.context("the term after the run cannot be looked up")?;
     if last.0 > now.0 {
         n_changes += last.0 - now.0;
         changes.push((started.elapsed().as_secs(), last.0));

@@ -6,6 +6,8 @@ use crate::schedule::Start;
 use crate::span::Millis;
 use std::collections::BTreeSet;
 
+const MOMENTS_US: u64 = 1_000_000;
+
 /// What of run.json and faults.jsonl contradicts the scenario, the history, or itself.
 pub(crate) fn disagreements(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line]) -> Vec<String> {
     let mut why = members(scenario, run);
@@ -81,10 +83,11 @@ fn of_fault(scenario: &Scenario, run: &Run, faults: &[FaultLine], fault: &FaultL
     if fault.begun_us > run.over_us {
         return Some("it began when the run was over".into());
     }
-    let is_alone = faults
-        .iter()
-        .filter(|other| other.planned.n != planned.n)
-        .all(|other| other.error.is_none() && (other.healed_us < fault.begun_us || other.begun_us > fault.healed_us));
+    // Who is harmed is looked up some moments before a fault begins, and known to be no more some after another's end.
+    let is_alone = faults.iter().filter(|other| other.planned.n != planned.n).all(|other| {
+        other.error.is_none()
+            && (other.healed_us + MOMENTS_US < fault.begun_us || other.begun_us > fault.healed_us + MOMENTS_US)
+    });
     let n_whole = run.masters.iter().filter(|name| !fault.members.contains(name)).count();
     let majority = n_whole > run.masters.len() / 2;
     (is_alone && fault.majority != majority)

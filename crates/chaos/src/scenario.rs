@@ -25,7 +25,7 @@ pub struct Scenario {
     #[serde(default)]
     pub workload: Workload,
     /// The invariants judged; all by default.
-    #[serde(default, deserialize_with = "some")]
+    #[serde(default, deserialize_with = "at_least_one")]
     pub invariants: Vec<String>,
     #[serde(default)]
     pub limits: Limits,
@@ -301,7 +301,7 @@ impl Default for Limits {
     }
 }
 
-fn some<'a, D: serde::Deserializer<'a>>(from: D) -> Result<Vec<String>, D::Error> {
+fn at_least_one<'a, D: serde::Deserializer<'a>>(from: D) -> Result<Vec<String>, D::Error> {
     let named = Vec::<String>::deserialize(from)?;
     match named.is_empty() {
         true => Err(serde::de::Error::custom("invariants: name at least one, or leave it out, and all are judged")),

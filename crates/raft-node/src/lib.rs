@@ -33,7 +33,7 @@ pub use changes::{Changes, Joiner, Refusal, end_changes};
 pub use codec::{outcome_from_bytes, txn_to_bytes};
 pub use disk::{Batch, Disk, DiskError, MemoryDisk, Origin, REMEDY, ROWS_START, Row, SINGLES_START};
 pub use found::Founding;
-pub use node::{Checkpoints, Error, Failure, LAG_MAX, MemberStatus, Node, Options, Profile, Status};
+pub use node::{Checkpoints, Error, Failure, LAG_MAX, MemberStatus, NO_LEADER, Node, Options, Profile, Status};
 pub use remains::{Reach, Remains, read_remains};
 pub use server::{GROUP, RaftService};
 pub use transport::{Lane, PeerReply, PeerRequest, TonicTransport, Transport, TransportError};

@@ -390,8 +390,15 @@ impl Node {
 
     pub async fn shutdown(&self) {
         self.0.tasks.lock().drain(..).for_each(|task| task.abort());
-        if let Err(error) = self.0.raft.shutdown().await {
-            tracing::warn!(%error, "consensus did not stop cleanly");
+        // A core that waits for a disk which takes nothing waits for ever. openraft's own waiting is not cut short: who
+        // else asks for the core's end would panic.
+        let raft = self.0.raft.clone();
+        let ending = tokio::spawn(async move { raft.shutdown().await });
+        match tokio::time::timeout(SHUTDOWN_MAX, ending).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "consensus did not stop cleanly"),
+            Ok(Err(error)) => tracing::warn!(%error, "consensus did not stop cleanly"),
+            Err(_) => tracing::warn!("consensus waits for the disk, and is left behind"),
         }
     }
 
@@ -567,9 +574,12 @@ impl Inner {
     }
 }
 
+/// What whoever asks is told while nobody leads.
+pub const NO_LEADER: &str = "there is no leader; a majority of the masters must be up and reach each other";
+/// openraft has this long to end.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 /// One try is given up after this, so that a leader that died with our request does not hold it for
 /// the whole deadline: the next leader answers the retry.
-const NO_LEADER: &str = "there is no leader; a majority of the masters must be up and reach each other";
 pub(crate) const TRY: Duration = Duration::from_millis(600);
 
 #[async_trait]

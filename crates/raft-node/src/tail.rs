@@ -31,6 +31,8 @@ impl Tail {
         (!self.entries.is_empty()).then_some(self.start)
     }
 
+    // Invariant: entries reach the disk in their order, and a truncation before those that replace what it cut; so the
+    // newest that is told as written tells of all before it.
     /// The last entry that is on disk, when any is held that may not be.
     pub(crate) fn last_written(&self) -> Option<u64> {
         self.first().map(|first| (first + self.n_written as u64).saturating_sub(1))

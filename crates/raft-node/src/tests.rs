@@ -171,7 +171,7 @@ fn joiner(id: u64, peer_addr: &str) -> Joiner {
     Joiner { id, member, learner: false, replaces: String::new() }
 }
 
-const A_DAY: Duration = Duration::from_secs(86_400);
+const STALL: Duration = Duration::from_secs(60);
 
 impl Group {
     /// A group of the first of so many masters.
@@ -179,7 +179,7 @@ impl Group {
         let group = Arc::new(Group::default());
         for id in 1..=n {
             let stalled = group.stalled.clone();
-            let pause = move || if stalled.load(Ordering::Relaxed) == id { A_DAY } else { Duration::ZERO };
+            let pause = move || if stalled.load(Ordering::Relaxed) == id { STALL } else { Duration::ZERO };
             let writer = spawn_task(move || [pause(), Duration::ZERO]);
             let node = boot_in(id, group.clone(), Arc::new(MemoryDisk::default()), 1, writer).await.unwrap();
             group.nodes.lock().insert(id.to_string(), node);
@@ -409,6 +409,23 @@ async fn a_leader_whose_disk_takes_nothing_hands_over() {
     let another = |now: &store::Leadership| now.leader.as_ref().is_some_and(|leader| leader != "master-1");
     tokio::time::timeout(Duration::from_secs(10), leadership.wait_for(another)).await.unwrap().unwrap();
     group.node(3).store().propose(state::Txn::default()).await.unwrap();
+    assert!(store.read().await.is_err(), "its core waits for the disk");
+    group.stalled.store(0, Ordering::Relaxed);
+    let mut leadership = store.leadership();
+    tokio::time::timeout(2 * STALL, leadership.wait_for(another)).await.unwrap().unwrap();
+    store.read().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_master_whose_disk_takes_nothing_ends_when_it_is_told_to() {
+    let group = Group::started().await;
+    group.stalled.store(1, Ordering::Relaxed);
+    group.node(1).store().propose(state::Txn::default()).await.unwrap();
+    // Until its core waits for the disk.
+    while group.node(1).store().read().await.is_ok() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    tokio::time::timeout(STALL / 2, group.node(1).shutdown()).await.expect("it does not wait with it");
 }
 
 /// A leader counts the answer as word that nobody else can have been elected.

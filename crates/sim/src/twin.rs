@@ -102,7 +102,7 @@ impl Twin {
             | Twin::SwappingWatch => 2,
             Twin::Forgetful | Twin::Crowding => 3,
             Twin::DeafWatch => 5,
-            Twin::Unfenced => 8,
+            Twin::Unfenced => 7,
             Twin::Silent => 15,
             Twin::Masking => 73,
             Twin::LyingDisk

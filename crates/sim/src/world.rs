@@ -216,7 +216,7 @@ async fn torment(cluster: &Arc<Cluster>, rng: &mut Rng, until: Instant, counts: 
                 cluster.network.stall(i, Instant::now() + back_in);
             }
             Fault::SlowDisk => {
-                cluster.set_slow(i, pick(rng, &[50, 500, 2_000]));
+                cluster.set_slow(i, pick(rng, &[50, 500, 8_000]));
                 repairs.spawn(later(cluster.clone(), back_in, move |cluster| cluster.set_slow(i, 0)));
             }
             Fault::FullDisk => {

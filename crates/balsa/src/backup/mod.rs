@@ -114,12 +114,17 @@ fn publish(part: &Path, path: &Path) -> Result<Summary> {
     Ok(summary)
 }
 
-/// An older backup of that name gives way to the new one, once that is verified; nothing else does.
+/// An older backup of that name gives way to the new one, once that is verified, and an empty file; nothing else does.
 fn refuse_others(file: &Path) -> Result<()> {
     let what = match std::fs::symlink_metadata(file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error).with_context(|| format!("looking at {}", file.display())),
-        Ok(found) if found.is_file() => return Ok(()),
+        Ok(found) if found.is_file() && found.len() == 0 => return Ok(()),
+        Ok(found) if found.is_file() => match open(file).map(Reader::open) {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(_)) => "a file, and no backup",
+            Err(error) => return Err(error),
+        },
         Ok(found) if found.is_dir() => "a directory",
         Ok(found) if found.is_symlink() => "a symbolic link",
         Ok(_) => "a device, a pipe or a socket",

@@ -78,8 +78,8 @@ impl Folder {
         let named = |name: &str| self.0.join(name).display().to_string();
         if self.0.join("scenario.yaml").exists() && !self.0.join("run.json").exists() {
             bail!(
-                "{} is there and {} is not: the run was killed, and is not judged; whatever still stands is in {STANDING}, \
-                 with the commands that heal it",
+                "{} is there and {} is not: the run did not come to its end, and is not judged; what may still stand is in \
+                 {STANDING}, with the commands that heal it",
                 named("scenario.yaml"),
                 named("run.json")
             );

@@ -314,9 +314,9 @@ impl Plan {
             self.rest_of_the_time(world).await;
         }
         run.over_us = world.recorder.now_us();
-        let began = Instant::now();
         // What is down then does not converge; and it is told why.
         run.interrupted = faults.start_ended().await.err();
+        let began = Instant::now();
         let whole = timeout(Duration::from_millis(world.scenario.limits.converges.0), converge(world, &maps)).await;
         match whole {
             Ok(()) => run.converged_ms = u64::try_from(began.elapsed().as_millis()).ok(),

@@ -40,6 +40,11 @@ fn each(names: &[String], one: impl Fn(&str) -> Result<()>) -> Result<()> {
 /// What is cut off is written down in one file.
 static CUTTING: Mutex<()> = Mutex::new(());
 
+/// Whether these last words tell of storage: they hold what `Failure` and `OpenError` say.
+fn ended_of_storage(last_words: &str) -> bool {
+    ["consensus stopped", "the disk is full", "Raft storage"].iter().any(|why| last_words.contains(why))
+}
+
 impl Target {
     /// Refuses, before anything starts, what cannot be done here.
     pub(super) fn check(&self, scenario: &Scenario, masters: &[String]) -> Result<()> {
@@ -89,7 +94,7 @@ impl Target {
         cluster.reap();
         for name in names.iter().filter(|name| !cluster.runs(name)) {
             let last_words = cluster.log_tail(name);
-            if may_end(name) && ["consensus stopped", "Raft storage"].iter().any(|why| last_words.contains(why)) {
+            if may_end(name) && ended_of_storage(&last_words) {
                 eprintln!("{name} had ended of its storage: started");
             } else {
                 eprintln!("{name} had ended by itself: started");
@@ -313,4 +318,27 @@ fn freeze(disks: &[Disk]) -> Result<()> {
 /// Thaws each, whatever comes of the others; tells the first that failed.
 fn thaw(disks: &[Disk]) -> Result<()> {
     disks.iter().map(Disk::thaw).fold(Ok(()), Result::and)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft_disk::OpenError;
+    use raft_node::Failure;
+
+    #[test]
+    fn whoever_ends_of_storage_is_known_by_the_last_words() {
+        let (path, why) = (String::from("/d"), String::from("x"));
+        let io = || std::io::Error::other("x");
+        let told = [
+            Failure::DiskFull(why.clone()).to_string(),
+            Failure::Other(why.clone()).to_string(),
+            OpenError::Damaged { path: path.clone(), why }.to_string(),
+            OpenError::LostTail { path: path.clone(), synced: 2, found: 1 }.to_string(),
+            OpenError::Earlier { path: path.clone() }.to_string(),
+            OpenError::Io { path, source: io() }.to_string(),
+        ];
+        told.iter().for_each(|words| assert!(ended_of_storage(words), "{words}"));
+        assert!(!ended_of_storage("killed"));
+    }
 }

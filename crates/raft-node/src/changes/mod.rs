@@ -217,7 +217,11 @@ impl Changes {
         let named = |name: &str| status.members.iter().filter(|m| is_named(m, name)).max_by_key(|m| m.voter);
         let target = match to {
             "" => voters().min_by_key(|m| m.lag.unwrap_or(u64::MAX)),
-            name => Some(named(name).ok_or_else(|| Refusal::NotFound(format!("no member is named {name:?}")))?),
+            name => Some(named(name).ok_or_else(|| {
+                let mut there: Vec<&str> = status.members.iter().map(|m| m.member.name.as_str()).collect();
+                there.sort_unstable();
+                Refusal::NotFound(format!("no member is named {name:?}; there are {}", there.join(", ")))
+            })?),
         };
         let target = target.ok_or_else(|| Refusal::Refused("there is no other voter to hand over to".into()))?;
         let name = &target.member.name;

@@ -52,7 +52,7 @@ pub(crate) enum No {
 }
 
 fn names<'a>(seats: impl Iterator<Item = &'a Seat>) -> String {
-    seats.map(|seat| seat.name.as_str()).collect::<Vec<_>>().join(", ")
+    seats.map(|seat| seat.name.as_str()).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ")
 }
 
 /// The member of that name or id. A lost disk leaves two of one name behind: then the one that `fits` is meant, and

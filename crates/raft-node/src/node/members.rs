@@ -213,13 +213,18 @@ impl Node {
         call.await.is_ok()
     }
 
+    /// Who may lead instead of this leader: the nearest log first.
+    pub(super) fn successors(&self) -> Vec<MemberStatus> {
+        let mut successors: Vec<MemberStatus> =
+            self.status().members.into_iter().filter(|m| m.voter && m.id != self.0.id).collect();
+        successors.sort_by_key(|m| m.lag.unwrap_or(u64::MAX));
+        successors
+    }
+
     /// Hands leadership to the follower whose log is nearest, before a planned stop; to the next one
     /// when that does not take it. Does nothing on a follower.
     pub async fn hand_over(&self) {
-        let mut candidates: Vec<MemberStatus> =
-            self.status().members.into_iter().filter(|m| m.voter && m.id != self.0.id).collect();
-        candidates.sort_by_key(|m| m.lag.unwrap_or(u64::MAX));
-        for candidate in candidates.iter().take(2) {
+        for candidate in self.successors().iter().take(2) {
             match self.hand_over_to(candidate.id).await {
                 Ok(()) | Err(Error::NotLeader) => return,
                 Err(error) => tracing::warn!(to = %candidate.member.name, %error, "leadership was not taken over"),
@@ -227,9 +232,9 @@ impl Node {
         }
     }
 
-    /// Hands leadership to a voter; returns once it is known to lead. A follower far behind is
-    /// refused: it could not take over in time, and nobody would lead meanwhile.
-    pub(crate) async fn hand_over_to(&self, id: u64) -> Result<(), Error> {
+    /// Asks a voter to take leadership over. A follower far behind is refused: it could not in time, and nobody would
+    /// lead meanwhile.
+    pub(super) async fn offer_leadership(&self, id: u64) -> Result<MemberStatus, Error> {
         let status = self.status();
         if status.leader != Some(self.0.id) {
             return Err(Error::NotLeader);
@@ -239,8 +244,13 @@ impl Node {
         if let Some(lag) = target.lag.filter(|lag| *lag > LAG_MAX) {
             return Err(Error::Refused(format!("{} is {lag} entries behind", target.member.name)));
         }
-        let fatal = |error: &dyn std::fmt::Display| Error::Fatal(error.to_string());
-        self.0.raft.trigger().transfer_leader(id).await.map_err(|error| fatal(&error))?;
+        self.0.raft.trigger().transfer_leader(id).await.map_err(|error| Error::Fatal(error.to_string()))?;
+        Ok(target.clone())
+    }
+
+    /// Hands leadership to a voter, as `offer_leadership` does; returns once it is known to lead.
+    pub(crate) async fn hand_over_to(&self, id: u64) -> Result<(), Error> {
+        let target = self.offer_leadership(id).await?;
         let me = self.0.id;
         let wait = self.0.raft.wait(Some(TAKEOVER_MAX));
         match wait.metrics(|m| m.current_leader.is_some_and(|l| l != me), "hand over").await {

@@ -27,24 +27,32 @@ impl Stall {
     }
 }
 
-/// Looks at the disk again and again while the master runs.
+/// Looks at the disk again and again while the master runs. Leadership is offered, to one after the other: that it was
+/// taken this master cannot know, whose core waits for the disk with its vote for the new leader.
 pub(super) async fn keep_off(inner: Weak<Inner>) {
     let mut stall = Stall { written: 0, since: Instant::now() };
+    let mut n_offers = 0;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let Some(inner) = inner.upgrade() else { return };
         let node = Node(inner);
         let applied = node.status().applied_index;
         let is_over = stall.is_over(node.0.log.written(), applied, Instant::now());
-        if is_over && node.0.leadership.borrow().active.is_some() {
-            tracing::error!(
-                seconds = STALL_MAX.as_secs(),
-                written = stall.written,
-                applied,
-                "the disk takes nothing any more: another master is to lead; look at the disk, or at what holds it up"
-            );
-            node.hand_over().await;
+        if !is_over || node.0.leadership.borrow().active.is_none() {
+            n_offers = if is_over { n_offers } else { 0 };
+            continue;
         }
+        if n_offers == 0 {
+            let (seconds, written) = (STALL_MAX.as_secs(), stall.written);
+            tracing::error!(seconds, written, applied, "the disk takes nothing any more: another master is to lead");
+        }
+        let successors = node.successors();
+        if let Some(successor) = successors.get(n_offers % successors.len().max(1))
+            && let Err(error) = node.offer_leadership(successor.id).await
+        {
+            tracing::warn!(to = %successor.member.name, %error, "leadership could not be offered");
+        }
+        n_offers += 1;
     }
 }
 
