@@ -101,8 +101,9 @@ fn kill_leader(cluster: &Cluster, written: &Mutex<Written>, with_kubectl: Option
     Cost { write_gap, kubectl: spent }
 }
 
+/// The smallest that `percent` of a hundred do not exceed.
 fn percentile(sorted: &[Duration], percent: usize) -> Duration {
-    sorted[(sorted.len() - 1) * percent / 100]
+    sorted[(sorted.len() * percent).div_ceil(100).max(1) - 1]
 }
 
 fn report(what: &str, costs: &[Cost], n_written: usize) {

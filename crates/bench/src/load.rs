@@ -144,12 +144,13 @@ async fn drive<C: Client>(mut client: C, phase: Arc<AtomicU8>) -> Seen {
     }
 }
 
-/// The median and the 99th percentile of microseconds, in milliseconds; 0 of nothing.
+/// The median and the 99th percentile of microseconds, in milliseconds; 0 of nothing. The p-th is the smallest value that
+/// p of a hundred do not exceed.
 pub(crate) fn percentiles(micros: &mut [u32]) -> (f64, f64) {
     micros.sort_unstable();
-    let at = |share: usize| {
-        let index = (micros.len() * share / 100).min(micros.len().saturating_sub(1));
-        micros.get(index).map_or(0.0, |us| f64::from(*us) / 1000.0)
+    let at = |percent: usize| {
+        let rank = (micros.len() * percent).div_ceil(100).max(1);
+        micros.get(rank - 1).map_or(0.0, |us| f64::from(*us) / 1000.0)
     };
     (at(50), at(99))
 }
@@ -194,6 +195,6 @@ mod tests {
         assert_eq!(percentiles(&mut []), (0.0, 0.0));
         assert_eq!(percentiles(&mut [7000]), (7.0, 7.0));
         let mut hundred: Vec<u32> = (1..=100).rev().map(|ms| ms * 1000).collect();
-        assert_eq!(percentiles(&mut hundred), (51.0, 100.0));
+        assert_eq!(percentiles(&mut hundred), (50.0, 99.0));
     }
 }

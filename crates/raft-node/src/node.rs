@@ -394,9 +394,8 @@ impl Node {
         // else asks for the core's end would panic.
         let raft = self.0.raft.clone();
         let ending = tokio::spawn(async move { raft.shutdown().await });
-        match tokio::time::timeout(SHUTDOWN_MAX, ending).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "consensus did not stop cleanly"),
+        match tokio::time::timeout(SHUTDOWN_MAX, ending).await.map(Result::flatten) {
+            Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "consensus did not stop cleanly"),
             Err(_) => tracing::warn!("consensus waits for the disk, and is left behind"),
         }
