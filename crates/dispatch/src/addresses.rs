@@ -95,16 +95,20 @@ fn split(text: &str) -> Vec<String> {
     text.split(',').map(|part| part.trim().to_string()).filter(|part| !part.is_empty()).collect()
 }
 
+pub(crate) fn map_key() -> Key {
+    Key::new(registry::CONFIG_MAP, NAMESPACE, NAME)
+}
+
 /// The networks of all pods, as stored.
 pub(crate) fn cluster_cidrs(view: &View) -> Vec<String> {
-    let record = view.get(&Key::new(registry::CONFIG_MAP, NAMESPACE, NAME));
+    let record = view.get(&map_key());
     record.map(|record| split(record.value().at("data").text(CLUSTER_CIDRS))).unwrap_or_default()
 }
 
 /// Gives the node its piece of the pod network, unless it has one.
 pub(crate) async fn ensure(front: &Front, name: &str) -> Result<(), Status> {
     let unavailable = |error: store::Error| Status::unavailable(error.to_string());
-    let (node_key, map_key) = (Key::new(registry::NODE, "", name), Key::new(registry::CONFIG_MAP, NAMESPACE, NAME));
+    let (node_key, map_key) = (Key::new(registry::NODE, "", name), map_key());
     let mut view = front.store.view();
     for _ in 0..RACES_MAX {
         let (Some(node), Some(map)) = (view.get(&node_key), view.get(&map_key)) else {

@@ -13,7 +13,7 @@ const RACES_MAX: usize = 10;
 /// On a Node: the start of its worker that it tells of (`Hello.boot_id`).
 pub const BOOT_ID: &str = "balsa.dev/boot-id";
 /// Which report a pod's status came from: the worker's boot id and the report's number.
-const OBSERVATION: &str = "balsa.dev/observation";
+pub(crate) const OBSERVATION: &str = "balsa.dev/observation";
 
 /// What a worker sends becomes part of an object that everybody reads: its fields must have their types.
 fn parse(what: &str, schema: &str, bytes: &[u8]) -> Result<Value, Status> {

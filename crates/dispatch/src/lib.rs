@@ -2,16 +2,21 @@
 //! exec streams.
 
 pub mod addresses;
+mod assigned;
 mod intake;
 mod liveness;
+mod networks;
 mod relay;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub use intake::BOOT_ID;
 pub use liveness::Liveness;
 pub use relay::{RelayService, ask};
 pub use session::DispatchService;
 
+use crate::networks::Networks;
 use api::WorkerCall;
 use async_trait::async_trait;
 use front::workers::{FRAMES_MAX, Frame, WorkerStream, Workers};
@@ -19,6 +24,7 @@ use objects::Status;
 use parking_lot::Mutex;
 use protos::dispatch as pb;
 use protos::dispatch::to_worker;
+use state::View;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,6 +51,7 @@ pub struct Hub {
     waiting: Mutex<BTreeMap<String, (String, oneshot::Sender<WorkerStream>)>>,
     next: AtomicU64,
     pub liveness: Arc<Liveness>,
+    networks: Mutex<networks::Newest>,
     peers: Mutex<Option<Arc<dyn Peers>>>,
 }
 
@@ -55,12 +62,18 @@ impl Hub {
             waiting: Mutex::default(),
             next: AtomicU64::new(1),
             liveness,
+            networks: Mutex::default(),
             peers: Mutex::default(),
         })
     }
 
     pub fn set_peers(&self, peers: Arc<dyn Peers>) {
         *self.peers.lock() = Some(peers);
+    }
+
+    /// The pod networks as of `view`, or newer.
+    pub(crate) fn networks(&self, view: &View) -> Arc<Networks> {
+        self.networks.lock().as_of(view)
     }
 
     /// Registers a session, replacing an older one of the same node.
@@ -132,30 +145,5 @@ impl Workers for Hub {
             return stream;
         }
         Err(Status::unavailable(format!("node {} has no session with any master that answers", call.node)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_stream_is_opened_by_the_worker_that_was_asked() {
-        let hub = Hub::new(Arc::default());
-        let (down, mut asked) = mpsc::channel(DOWN_MAX);
-        hub.register("w1", down);
-        let opening = tokio::spawn({
-            let hub = hub.clone();
-            async move { hub.open_here("w1", pb::OpenStream::default()).await }
-        });
-        let message = asked.recv().await.unwrap().unwrap().message;
-        let Some(to_worker::Message::OpenStream(open)) = message else { panic!("{message:?}") };
-        assert!(hub.opened("w2", &open.id).is_none(), "another worker was asked");
-        let (mut from_client, _to_client) = hub.opened("w1", &open.id).unwrap();
-        let stream = opening.await.unwrap().unwrap().unwrap();
-        let frame = Frame { channel: 1, data: "x".into() };
-        stream.to_worker.send(frame.clone()).await.unwrap();
-        assert_eq!(from_client.recv().await, Some(frame));
-        assert!(hub.opened("w1", &open.id).is_none(), "it is opened once");
     }
 }

@@ -1,16 +1,18 @@
 //! A worker's session: assignments down, reports up.
 
+use crate::assigned::{Assigned, Due};
+use crate::networks::Networks;
 use crate::{DOWN_MAX, Down, Hub, intake};
 use front::Front;
 use front::listen::Caller;
 use front::workers::Frame;
 use futures::{Stream, StreamExt};
-use objects::{Key, Record, Value, ValueExt, registry};
+use objects::{Key, registry};
 use protos::dispatch as pb;
 use protos::dispatch::dispatch_server::{Dispatch, DispatchServer};
 use protos::dispatch::{from_worker, to_worker};
 use state::View;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,7 +80,7 @@ impl DispatchService {
         tokio::spawn(async move {
             tokio::select! {
                 () = take_in(&front, &hub, &node, &hello.boot_id, incoming, &down) => {}
-                () = send_assignments(&front, epoch, &node, &down) => {}
+                () = send_assignments(&front, &hub, epoch, &node, &down) => {}
                 () = down.closed() => {}
                 () = front.store.leaderless() => tracing::info!(%node, "no leader: the session is ended so that the worker moves"),
             }
@@ -203,86 +205,27 @@ async fn take_in(
     }
 }
 
-/// The ConfigMaps and Secrets a pod refers to, as they are.
-fn references(view: &View, pod: &Value) -> Vec<Arc<Record>> {
-    let namespace = pod.text("metadata.namespace");
-    let mut keys = Vec::new();
-    let mut add = |kind, name: &str| {
-        if !name.is_empty() {
-            keys.push(Key::new(kind, namespace, name));
-        }
-    };
-    let spec = pod.at("spec");
-    for container in spec.items("containers").iter().chain(spec.items("initContainers")) {
-        for variable in container.items("env") {
-            add(registry::CONFIG_MAP, variable.text("valueFrom.configMapKeyRef.name"));
-            add(registry::SECRET, variable.text("valueFrom.secretKeyRef.name"));
-        }
-        for from in container.items("envFrom") {
-            add(registry::CONFIG_MAP, from.text("configMapRef.name"));
-            add(registry::SECRET, from.text("secretRef.name"));
-        }
-    }
-    for volume in spec.items("volumes") {
-        for source in std::iter::once(volume).chain(volume.items("projected.sources")) {
-            add(registry::CONFIG_MAP, source.text("configMap.name"));
-            add(registry::SECRET, source.text("secret.secretName"));
-            add(registry::SECRET, source.text("secret.name"));
-        }
-    }
-    keys.sort();
-    keys.dedup();
-    keys.iter().filter_map(|key| view.get(key)).cloned().collect()
-}
-
-/// What the worker has been sent of a pod: everything but its status, which is the worker's own.
-fn fingerprint(pod: &Value, objects: &[Arc<Record>]) -> String {
-    let revisions: Vec<String> =
-        objects.iter().map(|record| format!("{}@{}", record.key, record.header.revision)).collect();
-    format!(
-        "{}{}{}{}{}",
-        pod.at("spec"),
-        pod.at("metadata.deletionTimestamp"),
-        pod.at("metadata.labels"),
-        pod.at("metadata.annotations"),
-        revisions.join(",")
-    )
-}
-
-async fn send_assignments(front: &Front, epoch: u64, node: &str, down: &Down) {
+async fn send_assignments(front: &Front, hub: &Hub, epoch: u64, node: &str, down: &Down) {
     let mut pods = front.store.watch(registry::POD);
     let mut maps = front.store.watch(registry::CONFIG_MAP);
     let mut secrets = front.store.watch(registry::SECRET);
     let mut nodes = front.store.watch(registry::NODE);
     // The opening set is the truth as of now: without a quorum none is sent.
     let Ok(mut view) = front.store.read().await else { return };
-    let mut sent: BTreeMap<String, String> = BTreeMap::new();
-    let mut peers_sent: Option<pb::Peers> = None;
+    let own = Key::new(registry::NODE, "", node);
+    let uid = |view: &View| view.get(&own).map(|record| record.header.uid.clone());
+    let registered = uid(&view);
+    let mut assigned = Assigned::new(node);
+    let mut told: Option<Arc<Networks>> = None;
     let mut complete = true;
     loop {
         // The session's hello had stored the Node. Whoever deletes it while its worker lives sees it come
-        // back, registered anew, with the worker's next session: it is not in a limbo of its own.
-        if view.get(&Key::new(registry::NODE, "", node)).is_none() {
+        // back, registered anew, with the worker's next session: it is not in a limbo of its own. One that is there again
+        // at the next look is another, without the pod network that a session's beginning gives.
+        if registered.is_none() || uid(&view) != registered {
             return tracing::info!(%node, "its Node was deleted: the session is ended so that the worker registers again");
         }
-        let mut changed = Vec::new();
-        let mut present = Vec::new();
-        for record in view.pods_of_node(node) {
-            let pod = record.value();
-            let objects = references(&view, &pod);
-            let uid = record.header.uid.to_string();
-            let print = fingerprint(&pod, &objects);
-            present.push(uid.clone());
-            if sent.get(&uid) != Some(&print) {
-                sent.insert(uid, print);
-                changed.push(pb::Assignment {
-                    pod: record.json.clone(),
-                    objects: objects.iter().map(|object| object.json.clone()).collect(),
-                });
-            }
-        }
-        let removed: Vec<String> = sent.keys().filter(|uid| !present.contains(uid)).cloned().collect();
-        removed.iter().for_each(|uid| drop(sent.remove(uid)));
+        let Due { changed, removed } = assigned.due(&view);
         if complete || !changed.is_empty() || !removed.is_empty() {
             let revision = view.revision().0;
             let node_labels = labels(&view, node);
@@ -293,13 +236,15 @@ async fn send_assignments(front: &Front, epoch: u64, node: &str, down: &Down) {
             }
             complete = false;
         }
-        let peers = peers(&view, node);
-        if peers_sent.as_ref() != Some(&peers) {
-            let message = to_worker::Message::Peers(peers.clone());
-            if down.send(Ok(pb::ToWorker { message: Some(message) })).await.is_err() {
-                return;
+        let networks = hub.networks(&view);
+        if !told.as_ref().is_some_and(|told| Arc::ptr_eq(told, &networks)) {
+            if let Some(peers) = networks.told_to(node) {
+                let message = to_worker::Message::Peers(peers);
+                if down.send(Ok(pb::ToWorker { message: Some(message) })).await.is_err() {
+                    return;
+                }
             }
-            peers_sent = Some(peers);
+            told = Some(networks);
         }
         let changed = tokio::select! {
             changed = pods.changed() => changed,
@@ -319,21 +264,4 @@ fn labels(view: &View, node: &str) -> HashMap<String, String> {
     let record = view.get(&Key::new(registry::NODE, "", node));
     let labels = record.into_iter().flat_map(|record| &record.header.labels);
     labels.map(|(key, value)| (key.to_string(), value.to_string())).collect()
-}
-
-/// The pod networks of this node and of the others.
-fn peers(view: &View, own: &str) -> pb::Peers {
-    let mut all = pb::Peers { cluster_pod_cidrs: crate::addresses::cluster_cidrs(view), ..pb::Peers::default() };
-    for record in view.list(registry::NODE, "", None) {
-        let node = record.value();
-        let cidrs = node.items("spec.podCIDRs").iter().filter_map(Value::as_str).map(ToString::to_string).collect();
-        if record.key.name == own {
-            all.own_pod_cidrs = cidrs;
-            continue;
-        }
-        let addresses = node.items("status.addresses");
-        let address = addresses.iter().find(|a| a.text("type") == "InternalIP").map_or("", |a| a.text("address"));
-        all.peers.push(pb::Peer { node: record.key.name.to_string(), address: address.into(), pod_cidrs: cidrs });
-    }
-    all
 }

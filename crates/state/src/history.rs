@@ -126,17 +126,19 @@ impl History {
     }
 
     /// The events of a kind after `revision`, oldest first; `None` when some have been dropped.
-    pub(crate) fn after(&self, kind: KindId, revision: Revision) -> Option<Vec<Arc<Event>>> {
+    pub(crate) fn after(&self, kind: KindId, revision: Revision) -> Option<impl Iterator<Item = &Arc<Event>>> {
         if revision < self.floor(kind) {
             return None;
         }
-        let Some(Kept { events, .. }) = self.by_kind.get(&kind) else { return Some(Vec::new()) };
-        let start = events.binary_search_by(|event| match event.revision <= revision {
-            true => std::cmp::Ordering::Less,
-            false => std::cmp::Ordering::Greater,
+        let kept = self.by_kind.get(&kind).map(|Kept { events, .. }| {
+            let start = events.binary_search_by(|event| match event.revision <= revision {
+                true => std::cmp::Ordering::Less,
+                false => std::cmp::Ordering::Greater,
+            });
+            let start = start.unwrap_or_else(|start| start);
+            // A focus goes to `start` at once; skipping an iterator there would visit all before it.
+            events.focus().narrow(start..).into_iter()
         });
-        let start = start.unwrap_or_else(|start| start);
-        // A focus goes to `start` at once; skipping an iterator there would visit all before it.
-        Some(events.focus().narrow(start..).into_iter().cloned().collect())
+        Some(kept.into_iter().flatten())
     }
 }

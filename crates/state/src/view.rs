@@ -78,6 +78,20 @@ impl View {
 
     /// The events of a kind after `revision`, oldest first.
     pub fn events_after(&self, kind: KindId, revision: Revision) -> Result<Vec<Arc<Event>>, ListError> {
+        Ok(self.after(kind, revision)?.cloned().collect())
+    }
+
+    /// Whether any event of a kind after `revision` is `wanted`.
+    pub fn any_after(
+        &self,
+        kind: KindId,
+        revision: Revision,
+        wanted: impl Fn(&Event) -> bool,
+    ) -> Result<bool, ListError> {
+        Ok(self.after(kind, revision)?.any(|event| wanted(event)))
+    }
+
+    fn after(&self, kind: KindId, revision: Revision) -> Result<impl Iterator<Item = &Arc<Event>>, ListError> {
         if revision > self.0.revision {
             return Err(ListError::Future { asked: revision, current: self.0.revision });
         }
