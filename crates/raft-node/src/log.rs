@@ -540,7 +540,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_written_yet_stays_in_memory() {
         let disk = Arc::new(MemoryDisk::default());
-        let writer = spawn_task(|| [Duration::ZERO; 2])(Writer::new(disk.clone()));
+        let writer = spawn_task(|| [Duration::ZERO; 2].map(tokio::time::sleep))(Writer::new(disk.clone()));
         let mut log = Log::open(disk.clone(), writer, Checkpoints::default()).unwrap();
         append(&mut log, 0..=40);
         assert_eq!((held(&log, 0, 41).await.len(), first_in_memory(&log), log.written()), (41, 0, 0));

@@ -180,7 +180,7 @@ impl Group {
         for id in 1..=n {
             let stalled = group.stalled.clone();
             let pause = move || if stalled.load(Ordering::Relaxed) == id { STALL } else { Duration::ZERO };
-            let writer = spawn_task(move || [pause(), Duration::ZERO]);
+            let writer = spawn_task(move || [pause(), Duration::ZERO].map(tokio::time::sleep));
             let node = boot_in(id, group.clone(), Arc::new(MemoryDisk::default()), 1, writer).await.unwrap();
             group.nodes.lock().insert(id.to_string(), node);
         }

@@ -6,7 +6,6 @@
 use crate::disk::{Batch, Disk};
 use std::io;
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
 use tokio::sync::mpsc as task_mpsc;
 
 /// Bytes written under one sync, at most: 4 MiB keeps one group near 10 ms on a 500 MB/s disk.
@@ -128,9 +127,9 @@ fn drain(disk: &dyn Disk, jobs: &mpsc::Receiver<Job>) {
     }
 }
 
-/// Simulation: a task that groups as the thread does. `pauses` draws, for each group, how long it
-/// waits before it is written and how long before its submitters are told.
-pub fn spawn_task(mut pauses: impl FnMut() -> [Duration; 2] + Send + 'static) -> Spawn {
+/// Simulation: a task that groups as the thread does. `pauses` draws, for each group, what is waited for before it is
+/// written, and what before its submitters are told.
+pub fn spawn_task<F: Future<Output = ()> + Send>(mut pauses: impl FnMut() -> [F; 2] + Send + 'static) -> Spawn {
     Box::new(|writer| {
         let (queue, mut jobs) = task_mpsc::unbounded_channel::<Job>();
         tokio::spawn(async move {
@@ -143,9 +142,9 @@ pub fn spawn_task(mut pauses: impl FnMut() -> [Duration; 2] + Send + 'static) ->
                 let Some(first) = first else { return };
                 let [before, after] = pauses();
                 let group = gather(first, &mut carried, || jobs.try_recv().ok());
-                tokio::time::sleep(before).await;
+                before.await;
                 let (waiting, result) = write(&*writer.disk, group);
-                tokio::time::sleep(after).await;
+                after.await;
                 answer(waiting, &result);
             }
         });

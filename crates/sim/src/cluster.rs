@@ -44,7 +44,7 @@ pub(crate) struct Cluster {
     started: Instant,
     disk_ms_max: Arc<AtomicU64>,
     /// Everything has been healed.
-    calm: AtomicBool,
+    calm: watch::Sender<bool>,
     rng: Mutex<Rng>,
     masters: Vec<Mutex<Master>>,
 }
@@ -114,6 +114,18 @@ fn newest_events(view: &View, kind: KindId, told: Revision) -> Vec<Arc<Event>> {
     }
 }
 
+/// A part of a sync, as drawn now. One that hangs when everything is healed ends then: seconds later its master would
+/// hand over, in the midst of what is judged.
+fn on_disk(pause: Duration, mut calm: watch::Receiver<bool>) -> impl Future<Output = ()> + Send {
+    let is_calm = *calm.borrow();
+    async move {
+        match is_calm {
+            true => sleep(pause).await,
+            false => drop(timeout(pause, calm.wait_for(|calm| *calm)).await),
+        }
+    }
+}
+
 pub(crate) fn label(i: usize) -> String {
     format!("master-{i}")
 }
@@ -150,7 +162,7 @@ impl Cluster {
             problems: Mutex::default(),
             started: Instant::now(),
             disk_ms_max: Arc::default(),
-            calm: AtomicBool::new(false),
+            calm: watch::Sender::new(false),
             rng: Mutex::new(rng),
             masters,
         })
@@ -166,15 +178,15 @@ impl Cluster {
 
     /// How many of a thousand calls of a runtime fail, and how many ms one takes, at most.
     pub(crate) fn runtime_luck(&self) -> (u64, u64) {
-        match self.calm.load(Relaxed) {
+        match *self.calm.borrow() {
             true => (0, 20),
             false => (self.mix.runtime_fails, self.mix.runtime_ms_max),
         }
     }
 
-    /// No fault from here on: weather, disks, points and runtimes.
+    /// No fault from here on: weather, disks, points and runtimes. Syncs that hang end.
     pub(crate) fn calm_down(&self) {
-        self.calm.store(true, Relaxed);
+        self.calm.send_replace(true);
         self.network.points.arm(false);
         self.network.set_weather(Weather { delay_ms_max: 2, ..Weather::default() });
         self.set_disk_ms_max(2);
@@ -267,11 +279,11 @@ impl Cluster {
         let life = watch::Sender::new(false);
         let (mut rng, pause_ms_max, slow_ms_max) =
             (self.fork_rng(), self.disk_ms_max.clone(), master.slow_ms_max.clone());
-        let network = self.network.clone();
+        let (network, calm) = (self.network.clone(), self.calm.subscribe());
         let pauses = move || {
             let most = pause_ms_max.load(Relaxed) + slow_ms_max.load(Relaxed);
             let [before, after] = [(); 2].map(|()| Duration::from_millis(rng.below(most + 1)));
-            [before + network.stalled_for(i), after]
+            [before + network.stalled_for(i), after].map(|pause| on_disk(pause, calm.clone()))
         };
         let options = Options {
             cluster_id: "sim".into(),

@@ -8,7 +8,7 @@
 //! what happens; `--catch` plants each fault of `twin.rs`. `mix.rs` says what can go wrong, `points.rs` where power can be lost, the files of
 //! `judge` and `invariants/` what must hold all the same, `twin.rs` how we know that they would notice.
 //!
-//! What is replayed: everything. A run is a process of its own with one thread; time is tokio's
+//! What is replayed: everything. A run is one thread in a process of its own; time is tokio's
 //! paused clock; every draw comes from the seed, the ones inside openraft through its runtime port, the
 //! ones inside tokio and of the standard library's hash maps through `entropy.rs`. A test holds the traces of
 //! two runs of one seed against each other. What is not simulated: gRPC and TLS, log and exec streams,
@@ -74,6 +74,9 @@ pub struct Report {
     pub wrong: Vec<String>,
 }
 
+/// Bytes; as much as a first thread has.
+const STACK: usize = 8 << 20;
+
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Plays one seed. Once in a process: what is left of one run would show in the next.
@@ -82,10 +85,13 @@ pub fn play(options: Options) -> Report {
         eprintln!("{panic}");
         PANICS.lock().push(panic.to_string());
     }));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let runtime = runtime.expect("a runtime of one thread needs nothing that could be missing");
-    let mut report = runtime.block_on(world::play(options));
-    drop(runtime);
+    // Hash maps draw their keys thread by thread: those the caller has made, as for a log, would shift the seed's.
+    let played = std::thread::Builder::new().name("seed".into()).stack_size(STACK).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.expect("a runtime of one thread needs nothing that could be missing").block_on(world::play(options))
+    });
+    let played = played.expect("the operating system can start a thread");
+    let mut report = played.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     drop(std::panic::take_hook());
     report.wrong.extend(PANICS.lock().drain(..).map(|panic| format!("panic: {panic}")));
     report

@@ -17,10 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use stdx::Rng;
 use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// A late message takes up to this: several election timeouts, so that it can arrive in a later term.
-const LATE_MS_MAX: u64 = 2_000;
+pub(crate) const LATE_MS_MAX: u64 = 2_000;
 
 /// Nobody tells a caller of a loss, until its connection's pings stay unanswered (`TonicTransport`
 /// pings every second and waits for two).
@@ -31,6 +31,8 @@ pub(crate) struct Network {
     pub(crate) points: Arc<Points>,
     /// Takes a master's power.
     trip: Box<dyn Fn(usize) -> bool + Send + Sync>,
+    /// Nothing comes into or out of a master before then.
+    stalled: watch::Sender<BTreeMap<usize, Instant>>,
     inner: Mutex<Inner>,
 }
 
@@ -41,8 +43,6 @@ struct Inner {
     cut: BTreeMap<(usize, usize), u32>,
     /// (worker, master): how many cuts lie between them.
     away: BTreeMap<(usize, usize), u32>,
-    /// Nothing comes into or out of a master before then.
-    stalled: BTreeMap<usize, Instant>,
     /// By master; `None` while it is down.
     hosts: Vec<Option<Host>>,
 }
@@ -87,8 +87,8 @@ impl Network {
     ) -> Arc<Network> {
         let hosts = vec![None; n_masters];
         let (cut, away, stalled) = Default::default();
-        let inner = Inner { rng, weather: Weather::default(), cut, away, stalled, hosts };
-        Arc::new(Network { trace, points, trip: Box::new(trip), inner: Mutex::new(inner) })
+        let inner = Inner { rng, weather: Weather::default(), cut, away, hosts };
+        Arc::new(Network { trace, points, trip: Box::new(trip), stalled, inner: Mutex::new(inner) })
     }
 
     pub(crate) fn join(&self, master: usize, host: Host) {
@@ -140,19 +140,24 @@ impl Network {
 
     /// Holds everything that goes into or out of a master until then.
     pub(crate) fn stall(&self, master: usize, until: Instant) {
-        self.inner.lock().stalled.insert(master, until);
+        self.stalled.send_modify(|stalled| _ = stalled.insert(master, until));
     }
 
     /// How long a master is held still.
     pub(crate) fn stalled_for(&self, master: usize) -> Duration {
-        let until = self.inner.lock().stalled.get(&master).copied();
+        let until = self.stalled.borrow().get(&master).copied();
         until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
     }
 
+    /// Waits until a master is held still no more, also when that is ended before its time.
     pub(crate) async fn thaw(&self, master: usize) {
-        let left = self.stalled_for(master);
-        if !left.is_zero() {
-            sleep_until(Instant::now() + left).await;
+        let mut stalled = self.stalled.subscribe();
+        loop {
+            let left = self.stalled_for(master);
+            if left.is_zero() {
+                return;
+            }
+            drop(timeout(left, stalled.changed()).await);
         }
     }
 

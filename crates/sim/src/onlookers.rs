@@ -43,7 +43,7 @@ pub(crate) async fn watch(
             None => {
                 let mut list = request(Verb::List, registry::POD, "");
                 list.options.label_selector = selector.clone();
-                match call(&cluster, i, list).await {
+                match call(&cluster, i, list, ()).await {
                     Asked::Answered(Ok(Answer::Reply(Reply::List(list)))) => list.revision.0,
                     Asked::Answered(_) | Asked::Lost | Asked::Down => {
                         sleep(Duration::from_millis(100)).await;
@@ -57,7 +57,7 @@ pub(crate) async fn watch(
         ask.options.label_selector = selector;
         ask.options.resource_version = Some(from);
         ask.options.allow_bookmarks = true;
-        let (mut watch, view) = match call(&cluster, i, ask).await {
+        let (mut watch, view) = match call(&cluster, i, ask, ()).await {
             Asked::Answered(Ok(Answer::Watch(watch, view))) => (watch, view),
             Asked::Answered(Err(status)) if status.code == 410 => {
                 position = None;

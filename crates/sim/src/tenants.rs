@@ -3,7 +3,7 @@
 
 use crate::cluster::{Asked, Cluster};
 use crate::mix::pick;
-use crate::network::Host;
+use crate::network::{Host, LATE_MS_MAX};
 use crate::workers::{DEDICATED, ZONE, ZONES};
 use api::{Patch, Request, Verb};
 use authz::Identity;
@@ -32,9 +32,18 @@ pub(crate) fn request(verb: Verb, kind: KindId, name: &str) -> Request {
     request
 }
 
-/// Has a master answer a request.
-pub(crate) async fn call(cluster: &Arc<Cluster>, i: usize, request: Request) -> Asked<Result<Answer, Status>> {
+/// Has a master answer a request. `held` is dropped when no master works on it any more.
+pub(crate) async fn call<H>(
+    cluster: &Arc<Cluster>,
+    i: usize,
+    request: Request,
+    held: H,
+) -> Asked<Result<Answer, Status>>
+where
+    H: Send + 'static,
+{
     let call = move |host: Host| async move {
+        let _held = held;
         match &host.office {
             Some(office) => office.front.call(&request).await,
             None => Err(Status::unavailable("there is no front")),
@@ -73,6 +82,8 @@ pub(crate) struct Tenant {
     tolerates: bool,
     n_rolls: u64,
     n_pods: u64,
+    /// Held by each request that a master's front may still work on.
+    asked: Arc<()>,
 }
 
 impl Tenant {
@@ -100,6 +111,7 @@ impl Tenant {
             tolerates: has_places && rng.chance(1, 2),
             n_rolls: 0,
             n_pods: 0,
+            asked: Arc::default(),
             rng,
         }
     }
@@ -256,7 +268,7 @@ impl Tenant {
     async fn ask(&mut self, request: Request) -> bool {
         let i = self.any_master();
         let what = format!("{} {} {}", request.verb.name(), request.served.kind.plural, request.object_name());
-        let answer = call(&self.cluster, i, request).await;
+        let answer = call(&self.cluster, i, request, self.asked.clone()).await;
         let (told, done) = match answer {
             Asked::Answered(Ok(_)) => ("yes".to_string(), true),
             Asked::Answered(Err(status)) => {
@@ -271,10 +283,23 @@ impl Tenant {
 
     async fn settle(&mut self) {
         let deadline = Instant::now() + self.cluster.mix.patience(crate::world::HEAL_MAX) + SETTLE_MAX;
+        if timeout_at(deadline, self.nothing_under_way()).await.is_err() {
+            let what = format!("a master works on a request of {} {SETTLE_MAX:?} after healing", self.name);
+            return self.cluster.problem("heard", what);
+        }
         if timeout_at(deadline, self.leave_what_fits()).await.is_err() {
             let what = format!("{} was not heard within {SETTLE_MAX:?} of healing", self.name);
             self.cluster.problem("heard", what);
         }
+    }
+
+    /// What was given up as lost may still be done, and would come after what is asked for now: in a front that works
+    /// on, or in a message to the leader that comes late.
+    async fn nothing_under_way(&self) {
+        while Arc::strong_count(&self.asked) > 1 {
+            sleep(RETRY).await;
+        }
+        sleep(Duration::from_millis(LATE_MS_MAX)).await;
     }
 
     /// Two replicas at most, no bare pods, and none that were taken out of their set.

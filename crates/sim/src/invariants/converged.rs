@@ -44,7 +44,10 @@ pub(crate) fn missing(view: &View, n_workers: usize) -> Vec<String> {
         let running = pod.text("status.phase") == "Running" && condition(&pod, "Ready") == "True";
         if !running || record.header.deletion.is_some() {
             let (phase, leaves) = (pod.text("status.phase"), record.header.deletion.is_some());
-            missing.push(format!("{} is {phase}, ready {}, leaves {leaves}", record.key, condition(&pod, "Ready")));
+            let placed = pod.items("status.conditions").iter().find(|c| c.text("type") == "PodScheduled");
+            let why = placed.map_or("", |condition| condition.text("message"));
+            let ready = condition(&pod, "Ready");
+            missing.push(format!("{} is {phase}, ready {ready}, leaves {leaves}: {why:?}", record.key));
         }
     }
     missing
