@@ -50,6 +50,10 @@ const IN_FLIGHT_MAX: usize = 1024;
 /// much that waits meanwhile. On a disk of 5 MB/s they take as long as a proposal waits.
 const BACKLOG_MAX: u64 = 8 << 20;
 
+/// How long replication waits, try by try, before it tries a peer again that is gone; as openraft's `Config` writes it,
+/// which goes on up to a second unless it is told where to end. A peer that is back lacks more with every wait.
+pub(crate) const BACKOFF: &str = "20ms 50ms 100ms 200ms ..200ms";
+
 /// Entries between checkpoints, and entries kept behind one for followers that lag: so many, and no more than of so many
 /// bytes. Some more are kept now and then, to be removed together (`trim.rs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,7 +241,7 @@ impl Node {
             // so that it would serve reads older than writes it has acknowledged.
             enable_leader_restore: Some(false),
             quorum_loss_probe_interval: Some(2 * max),
-            backoff: "20ms 50ms 100ms 200ms 500ms".into(),
+            backoff: BACKOFF.into(),
             ..openraft::Config::default()
         };
         let config = Arc::new(config.validate().map_err(|error| Error::Fatal(error.to_string()))?);

@@ -460,3 +460,11 @@ async fn a_heartbeat_is_answered_for_a_busy_disk_until_another_has_been_promised
     assert_ne!(heartbeat().await, success, "the vote is on its way to the disk, and to who asked for it");
     assert!(!asking.is_finished());
 }
+
+#[test]
+fn a_peer_that_is_back_waits_200_ms_at_most() {
+    let config = openraft::Config { backoff: crate::node::BACKOFF.into(), ..openraft::Config::default() };
+    let waits: Vec<u128> = config.build_backoff().take(50).map(|wait| wait.as_millis()).collect();
+    assert_eq!(waits[..5], [20, 50, 100, 200, 200]);
+    assert!(waits.iter().all(|wait| *wait <= 200));
+}
