@@ -69,7 +69,12 @@ impl Faults {
     /// Waits until the cluster is whole; what it is not in time is judged in the end.
     async fn recovered(&self) {
         let whole = async {
-            while self.world.missing().await.is_some() {
+            let mut told = String::new();
+            while let Some(missing) = self.world.missing().await {
+                if told != missing {
+                    tracing::debug!(missing, "not whole yet");
+                }
+                told = missing;
                 sleep(POLL).await;
             }
         };

@@ -256,7 +256,7 @@ impl Cluster {
         }
         disk::mount(self, name)?;
         let dir = self.node_dir(name);
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log"))?;
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path(name))?;
         let program = std::env::current_exe()?;
         let mut command = match self.topology.mode {
             Mode::Loopback => Command::new(program),
@@ -292,9 +292,27 @@ impl Cluster {
         Ok(Started::Anew)
     }
 
+    /// Whether a member has come as far as its work: a server as far as its port, a worker as far as its runtime.
+    pub(super) fn is_at_work(&self, name: &str) -> bool {
+        let listens = |port| self.process(name).is_some_and(|process| process.listens_at(port));
+        match name {
+            BALANCER => listens(self.topology.common_port()),
+            name if name.starts_with("master-") => listens(self.topology.ports(name).0),
+            worker => self.data(worker).read(BOOT_ID).is_some(),
+        }
+    }
+
+    pub(super) fn is_cut_off(&self, name: &str) -> bool {
+        self.cuts().unwrap_or_default().iter().flatten().any(|cut| cut == name)
+    }
+
+    pub(super) fn log_path(&self, name: &str) -> PathBuf {
+        self.node_dir(name).join("log")
+    }
+
     /// The last lines of a member's log, for an error that explains itself.
     pub(crate) fn log_tail(&self, name: &str) -> String {
-        let text = std::fs::read_to_string(self.node_dir(name).join("log")).unwrap_or_default();
+        let text = std::fs::read_to_string(self.log_path(name)).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(5)..].join("\n")
     }

@@ -19,12 +19,15 @@ use crate::{kubeconfig, verbs};
 use anyhow::{Result, bail};
 use clap::Subcommand;
 pub(crate) use cluster::Cluster;
-use cluster::Started;
+use cluster::{Started, wait_for};
 use lock::Lock;
 use nix::sys::signal::Signal;
 use objects::{Value, ValueExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// `start` waits so long for a member to be at work. One that has yet to join may take longer.
+const AT_WORK_MAX: Duration = Duration::from_secs(15);
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -66,7 +69,7 @@ pub(crate) enum Verb {
         #[arg(long, default_value = ".balsa")]
         dir: PathBuf,
     },
-    /// Starts a member that is down, or resumes one that is paused.
+    /// Starts a member that is down and waits until it is at work, or resumes one that is paused.
     Start {
         name: String,
         #[arg(long, default_value = ".balsa")]
@@ -181,17 +184,23 @@ fn send(dir: &Path, name: &str, signal: Signal) -> Result<()> {
 
 fn start(cluster: &Cluster, name: &str) -> Result<()> {
     cluster.check_name(name)?;
-    let _lock = Lock::take(&cluster.dir, lock::BRIEF)?;
-    match cluster.start(name)? {
+    let lock = Lock::take(&cluster.dir, lock::BRIEF)?;
+    let started = cluster.start(name)?;
+    drop(lock);
+    match started {
         Started::RunsAlready => println!("{name} runs already"),
         Started::Resumed => println!("{name} was paused: resumed"),
         Started::Anew => {
-            // A member that refuses to start says so at once.
-            std::thread::sleep(Duration::from_millis(300));
-            if cluster.process(name).is_none() {
-                bail!("{name} ended at once; the last lines of its log:\n{}", cluster.log_tail(name));
+            // What a member refuses to start for, it finds mostly before that: it ends, and its log tells why.
+            let has_ended = || cluster.process(name).is_none();
+            let waited = wait_for(name, AT_WORK_MAX, || Ok(has_ended() || cluster.is_at_work(name)));
+            if has_ended() {
+                bail!("{name} has ended; the last lines of its log:\n{}", cluster.log_tail(name));
             }
-            println!("{name}: started");
+            match waited {
+                Ok(()) => println!("{name}: started"),
+                Err(_) => println!("{name}: started; it is not at work yet, see {}", cluster.log_path(name).display()),
+            }
         }
     }
     Ok(())

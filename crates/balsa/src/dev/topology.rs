@@ -132,9 +132,17 @@ impl Topology {
 
     /// host:port that outlives any master.
     pub(crate) fn common(&self) -> String {
+        let port = self.common_port();
         match self.mode {
-            Mode::Namespaces => format!("{}:{API_PORT}", self.vip()),
-            Mode::Loopback => format!("127.0.0.1:{}", self.port_base()),
+            Mode::Namespaces => format!("{}:{port}", self.vip()),
+            Mode::Loopback => format!("127.0.0.1:{port}"),
+        }
+    }
+
+    pub(super) fn common_port(&self) -> u16 {
+        match self.mode {
+            Mode::Namespaces => API_PORT,
+            Mode::Loopback => self.port_base(),
         }
     }
 
