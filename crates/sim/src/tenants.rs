@@ -32,16 +32,13 @@ pub(crate) fn request(verb: Verb, kind: KindId, name: &str) -> Request {
     request
 }
 
-/// Has a master answer a request. `held` is dropped when no master works on it any more.
-pub(crate) async fn call<H>(
+/// Has a master answer a request. `held` is dropped when its front works on it no more.
+pub(crate) async fn call(
     cluster: &Arc<Cluster>,
     i: usize,
     request: Request,
-    held: H,
-) -> Asked<Result<Answer, Status>>
-where
-    H: Send + 'static,
-{
+    held: impl Send + 'static,
+) -> Asked<Result<Answer, Status>> {
     let call = move |host: Host| async move {
         let _held = held;
         match &host.office {

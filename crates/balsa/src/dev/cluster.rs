@@ -302,10 +302,6 @@ impl Cluster {
         }
     }
 
-    pub(super) fn is_cut_off(&self, name: &str) -> bool {
-        self.cuts().unwrap_or_default().iter().flatten().any(|cut| cut == name)
-    }
-
     pub(super) fn log_path(&self, name: &str) -> PathBuf {
         self.node_dir(name).join("log")
     }

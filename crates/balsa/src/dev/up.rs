@@ -204,8 +204,9 @@ struct Unready {
 
 /// What is not ready of the cluster right now; all that was true before is looked at again.
 fn first_unready(cluster: &Cluster, names: &[String], access: &Access) -> Result<(), Unready> {
+    let cuts = cluster.cuts().unwrap_or_default();
     for name in names {
-        if let Some(why) = readiness::hindrance(cluster.activity(name), cluster.is_cut_off(name)) {
+        if let Some(why) = readiness::hindrance(cluster.activity(name), cuts.iter().flatten().any(|cut| cut == name)) {
             return Err(Unready { name: name.clone(), why: why.into(), for_good: true });
         }
     }
