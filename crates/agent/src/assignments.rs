@@ -1,17 +1,16 @@
-//! What this worker is told to run: heard from the masters, admitted, and kept on disk for a restart
-//! without them.
+//! What this worker is told to run: heard from the masters, admitted, and kept (`kept`) for a restart without them.
 
+use crate::kept::{self, Kept};
 use crate::{Shared, epoch, events, node, pod, volumes};
 use objects::{Value, ValueExt};
 use protos::dispatch as pb;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::watch;
 
 /// What a pod is to be, and what it refers to.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Assignment {
     pub(crate) pod: Value,
     pub(crate) objects: Vec<Value>,
@@ -33,86 +32,58 @@ impl Assignment {
 }
 
 impl Shared {
-    fn assignments_path(&self) -> PathBuf {
-        self.options.dir.join("assignments.json")
-    }
-
-    /// Keeps the assignments for a restart without masters.
-    pub(crate) fn save(&self) {
+    /// Keeps what is known of a pod, or that nothing is any more.
+    pub(crate) fn save(&self, uid: &str) {
         let _saving = self.saving.lock();
-        let pods: Vec<Value> = self
-            .pods
-            .lock()
-            .values()
-            .map(|sender| {
-                let a = sender.borrow();
-                json!({"pod": a.pod, "objects": a.objects, "removed": a.removed, "stopped": a.stopped})
-            })
-            .collect();
-        let (epoch, revision) = *self.newest.lock();
-        let text = json!({"epoch": epoch, "revision": revision, "pods": pods}).to_string();
-        // Of pods' Secrets, too.
-        let own = runtime::files::Owned { mode: 0o600, group: None };
-        if let Err(error) = runtime::files::replace_as(&self.assignments_path(), text, own) {
-            tracing::warn!(%error, "the assignments could not be kept on disk");
+        let known = self.pods.lock().get(uid).cloned();
+        let dir = &self.options.dir;
+        let saved = match known {
+            Some(sender) => kept::put(dir, &sender.borrow()),
+            None => kept::remove(dir, uid),
+        };
+        if let Err(error) = saved {
+            tracing::warn!(%error, pod = uid, "an assignment could not be kept on disk");
         }
     }
-}
 
-/// Reads what `save` wrote: (epoch, revision), and the assignments.
-fn parse_saved(bytes: &[u8]) -> Result<((u64, u64), Vec<Assignment>), String> {
-    let saved: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    let number = |field: &str| saved.at(field).as_u64().ok_or_else(|| format!("{field} is missing"));
-    let newest = (number("epoch")?, number("revision")?);
-    let pods = saved.at("pods").as_array().ok_or("pods are missing")?;
-    let assignment = |item: &Value| {
-        let assignment = Assignment {
-            pod: item.at("pod").clone(),
-            objects: item.items("objects").to_vec(),
-            removed: item.at("removed") == true,
-            stopped: item.at("stopped") == true,
-        };
-        if assignment.uid().is_empty() { Err("a pod has no uid".to_string()) } else { Ok(assignment) }
-    };
-    Ok((newest, pods.iter().map(assignment).collect::<Result<_, _>>()?))
+    fn save_newest(&self) {
+        let _saving = self.saving.lock();
+        let newest = *self.newest.lock();
+        if let Err(error) = kept::put_newest(&self.options.dir, newest) {
+            tracing::warn!(%error, "how new the assignments are could not be kept on disk");
+        }
+    }
 }
 
 /// Goes on with what an earlier worker here was told. Where that cannot be read, what runs is left alone
-/// until the masters say what is to run, and the file is put aside for a look.
+/// until the masters say what is to run.
 pub(crate) fn resume(shared: &Arc<Shared>) {
-    let kept = epoch::kept(&shared.options.dir).unwrap_or_else(|why| {
+    let obeyed = epoch::kept(&shared.options.dir).unwrap_or_else(|why| {
         tracing::error!(%why, "the epoch kept on disk is damaged; going by that of the assignments");
         None
     });
-    *shared.newest.lock() = epoch::newest(kept, (0, 0));
-    let path = shared.assignments_path();
-    let read = match std::fs::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-        read => read.map_err(|error| error.to_string()),
-    };
-    match read.and_then(|bytes| parse_saved(&bytes)) {
-        Ok((saved, assignments)) => {
-            *shared.newest.lock() = epoch::newest(kept, saved);
-            assignments.into_iter().for_each(|assignment| assign(shared, assignment));
-        }
-        Err(why) => {
-            let aside = path.with_extension("json.damaged");
-            let kept = match std::fs::rename(&path, &aside) {
-                Ok(()) => format!("it is kept as {}", aside.display()),
-                Err(error) => format!("it could not be put aside: {error}"),
-            };
-            tracing::error!(%why, kept, "the assignments on disk are damaged; waiting for the masters' list");
-            let message = format!(
-                "The list of pods kept on disk is damaged ({why}); {kept}. Pods that run are left alone until a \
-                 master tells what is to run here"
-            );
-            events::about_node(shared, ("Warning", "AssignmentsDamaged", &message));
-        }
+    let Kept { newest, assignments, damaged } = kept::read(&shared.options.dir);
+    *shared.newest.lock() = epoch::newest(obeyed, newest);
+    for why in damaged {
+        tracing::error!(%why, "what was kept of an assignment is damaged; waiting for the masters' list");
+        let message = format!(
+            "What was kept on disk of an assignment is damaged: {why}. What runs of it is left alone until a master \
+             tells what is to run here"
+        );
+        events::about_node(shared, ("Warning", "AssignmentsDamaged", &message));
     }
+    assignments.into_iter().for_each(|assignment| take(shared, assignment));
+}
+
+/// Takes an assignment, and keeps it.
+fn assign(shared: &Arc<Shared>, assignment: Assignment) {
+    let uid = assignment.uid();
+    take(shared, assignment);
+    shared.save(&uid);
 }
 
 /// Starts the task of a pod, or tells it the news. A new pod is admitted, or failed, here.
-fn assign(shared: &Arc<Shared>, mut assignment: Assignment) {
+fn take(shared: &Arc<Shared>, mut assignment: Assignment) {
     let uid = assignment.uid();
     let mut pods = shared.pods.lock();
     if let Some(sender) = pods.get(&uid) {
@@ -154,7 +125,7 @@ fn assign(shared: &Arc<Shared>, mut assignment: Assignment) {
     tokio::spawn(async move {
         pod::live(&shared, receiver).await;
         shared.pods.lock().remove(&uid);
-        shared.save();
+        shared.save(&uid);
     });
 }
 
@@ -238,13 +209,14 @@ pub(crate) async fn accept(shared: &Arc<Shared>, message: pb::Assignments) {
         if let Some(sender) = shared.pods.lock().get(&uid) {
             sender.send_modify(|assignment| assignment.removed = true);
         }
+        shared.save(&uid);
     }
     assignments.into_iter().for_each(|assignment| assign(shared, assignment));
     if whole {
         remove_strays(shared).await;
         remove_leavings(shared);
     }
-    shared.save();
+    shared.save_newest();
 }
 
 /// Sandboxes that belong to no assigned pod: left by a pod that went while we were away.
@@ -300,14 +272,5 @@ mod tests {
         assert_eq!(heard.present, ["young", "old", "half"]);
         assert_eq!(heard.assignments.iter().map(Assignment::uid).collect::<Vec<_>>(), ["old", "young"]);
         assert_eq!(heard.damaged.len(), 3, "{:?}", heard.damaged);
-    }
-
-    #[test]
-    fn a_damaged_file_is_not_an_empty_one() {
-        for damaged in ["", "{", "[]", r#"{"pods": []}"#, r#"{"epoch": 1, "revision": 2, "pods": [{"pod": {}}]}"#] {
-            assert!(parse_saved(damaged.as_bytes()).is_err(), "{damaged}");
-        }
-        let (newest, pods) = parse_saved(br#"{"epoch": 1, "revision": 2, "pods": []}"#).unwrap();
-        assert_eq!((newest, pods.len()), ((1, 2), 0));
     }
 }

@@ -10,6 +10,7 @@ mod events;
 mod hook;
 mod http_get;
 mod images;
+mod kept;
 mod last_words;
 mod logs;
 mod masters;
@@ -86,7 +87,7 @@ pub(crate) struct Shared {
     pub(crate) n_events: AtomicU64,
     pub(crate) peers: watch::Sender<pb::Peers>,
     pub(crate) health: watch::Sender<Option<String>>,
-    /// Held while the assignments are written, so that an older set never lands on a newer one.
+    /// Held while an assignment is written, so that an older one never lands on a newer one.
     saving: Mutex<()>,
     /// Held from asking the runtime to publishing its answer: an answer from before an action must not
     /// overwrite one from after it, or the action would be done twice.

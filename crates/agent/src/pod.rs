@@ -92,6 +92,20 @@ pub(crate) struct Task<'a> {
     asked: JoinSet<()>,
 }
 
+/// Of all that the runtime has, what is of one pod.
+fn own(uid: &str, list: &[SandboxInfo]) -> Vec<SandboxInfo> {
+    list.iter().filter(|sandbox| sandbox.uid == uid).cloned().collect()
+}
+
+/// Returns once the runtime has something else of the pod than what was seen: news of one pod are none to the others.
+async fn news(uid: &str, seen: &[SandboxInfo], worlds: &mut watch::Receiver<Arc<Vec<SandboxInfo>>>) {
+    let is_news = |list: &Arc<Vec<SandboxInfo>>| !list.iter().filter(|sandbox| sandbox.uid == uid).eq(seen);
+    if worlds.wait_for(is_news).await.is_err() {
+        // The worker is stopping, which ends this task by its assignments.
+        std::future::pending().await
+    }
+}
+
 /// Lives a pod from its assignment until it is gone.
 pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Assignment>) {
     let assignment = assigned.borrow_and_update().clone();
@@ -106,7 +120,7 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
     let mut task = Task {
         shared,
         assignment,
-        uid,
+        uid: uid.clone(),
         memory: Memory::default(),
         sequence: 0,
         reported: None,
@@ -125,8 +139,8 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
     };
     let mut worlds = shared.worlds.subscribe();
     loop {
-        let list = worlds.borrow_and_update().clone();
-        let world = task.world(&list).await;
+        let seen = own(&uid, &worlds.borrow_and_update());
+        let world = task.world(&seen).await;
         let removed = task.assignment.removed;
         let address = &shared.options.node.address;
         let step = podlife::step(&task.assignment.pod, removed, &world, &mut task.memory, shared.now(), address);
@@ -170,7 +184,7 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
         };
         let wake = tokio::select! {
             changed = assigned.changed() => if changed.is_ok() { Wake::Assigned } else { Wake::Ended },
-            _ = worlds.changed() => Wake::World,
+            () = news(&uid, &seen, &mut worlds) => Wake::World,
             () = timer => Wake::Timer,
             Some((container, id, kind, answer)) = answered.recv() => Wake::Answered(container, id, kind, answer),
             Some(hooked) = hooks.recv() => Wake::Hooked(hooked),
@@ -227,10 +241,9 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
 }
 
 impl Task<'_> {
-    /// What the runtime has of this pod, with what its ended containers said last.
-    async fn world(&mut self, list: &[SandboxInfo]) -> World {
-        let mine = || list.iter().filter(|sandbox| sandbox.uid == self.uid);
-        let newest = mine().max_by_key(|sandbox| sandbox.attempt);
+    /// What the runtime has of this pod, its sandboxes, with what its ended containers said last.
+    async fn world(&mut self, sandboxes: &[SandboxInfo]) -> World {
+        let newest = sandboxes.iter().max_by_key(|sandbox| sandbox.attempt);
         let containers = newest.map_or(&[][..], |sandbox| sandbox.containers.as_slice());
         let mut world = World {
             sandbox: newest.map(|sandbox| Sandbox {
@@ -340,7 +353,7 @@ impl Task<'_> {
                 false
             });
         }
-        self.shared.save();
+        self.shared.save(&self.uid);
     }
 
     /// Brings the files of ConfigMaps, Secrets and the pod's own metadata up to date under running
@@ -491,5 +504,36 @@ impl Task<'_> {
         if let Err(error) = result {
             tracing::warn!(pod = %self.uid, %error, "{what} failed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    #[test]
+    fn news_of_another_pod_are_none() {
+        let sandbox = |uid: &str, ready| SandboxInfo {
+            id: format!("{uid}-0"),
+            uid: uid.into(),
+            name: uid.into(),
+            namespace: "default".into(),
+            attempt: 0,
+            ready,
+            ips: Vec::new(),
+            containers: Vec::new(),
+        };
+        let told = watch::Sender::new(Arc::new(vec![sandbox("a", true), sandbox("b", true)]));
+        let mut worlds = told.subscribe();
+        let seen = own("a", &worlds.borrow());
+        assert_eq!(seen, [sandbox("a", true)]);
+        told.send_replace(Arc::new(vec![sandbox("a", true), sandbox("b", false)]));
+        assert_eq!(news("a", &seen, &mut worlds).now_or_never(), None);
+        // What came between two looks counts, too.
+        told.send_replace(Arc::new(vec![sandbox("a", false), sandbox("b", false)]));
+        assert_eq!(news("a", &seen, &mut worlds).now_or_never(), Some(()));
+        told.send_replace(Arc::new(vec![sandbox("b", false)]));
+        assert_eq!(news("a", &seen, &mut worlds).now_or_never(), Some(()));
     }
 }

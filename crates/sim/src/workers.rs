@@ -15,7 +15,8 @@ use parking_lot::Mutex;
 use protos::dispatch as pb;
 use protos::dispatch::{from_worker, to_worker};
 use runtime::SandboxInfo;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -36,8 +37,9 @@ pub(crate) const ZONES: [&str; 2] = ["a", "b"];
 pub(crate) const DEDICATED: &str = "sim/dedicated";
 /// The node with that taint, where there are so many: three are left for everybody, in both zones.
 const DEDICATED_WORKER: usize = 3;
-/// What a worker keeps for its next boot.
-const KEPT_FILES: [&str; 2] = ["assignments.json", "epoch"];
+/// What a worker keeps for its next boot: files, and a folder of files.
+const KEPT_FILES: [&str; 2] = ["newest.json", "epoch"];
+const KEPT_FOLDER: &str = "assignments";
 /// Messages in each direction of a session.
 const MESSAGES_MAX: usize = 64;
 
@@ -61,6 +63,21 @@ pub(crate) fn label(worker: usize) -> String {
 /// Files of this run. The process is the run's own.
 pub(crate) fn folder() -> PathBuf {
     std::env::temp_dir().join(format!("balsa-sim-{}", std::process::id()))
+}
+
+/// Copies what a worker kept to the folder of its next boot.
+fn carry_over(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(to.join(KEPT_FOLDER))?;
+    let mut names: Vec<PathBuf> = KEPT_FILES.iter().map(PathBuf::from).collect();
+    if from.join(KEPT_FOLDER).exists() {
+        for entry in std::fs::read_dir(from.join(KEPT_FOLDER))? {
+            names.push(Path::new(KEPT_FOLDER).join(entry?.file_name()));
+        }
+    }
+    for name in names.iter().filter(|name| from.join(name).exists()) {
+        std::fs::copy(from.join(name), to.join(name))?;
+    }
+    Ok(())
 }
 
 impl Workers {
@@ -147,13 +164,7 @@ impl Workers {
         // What is left of an earlier boot still holds its folder: each has its own, and begins with what the
         // last one kept of its masters.
         let dir = |boot: u64| folder().join(label(worker)).join(boot.to_string());
-        let kept = std::fs::create_dir_all(dir(boot)).and_then(|()| {
-            KEPT_FILES.iter().try_for_each(|name| {
-                let (from, to) = (dir(boot - 1).join(name), dir(boot).join(name));
-                if from.exists() { std::fs::copy(from, to).map(drop) } else { Ok(()) }
-            })
-        });
-        if let Err(error) = kept {
+        if let Err(error) = carry_over(&dir(boot - 1), &dir(boot)) {
             return cluster.problem("folder", format!("{} has no folder: {error}", label(worker)));
         }
         cluster.trace.note(format_args!("{} starts, boot {boot}", label(worker)));
