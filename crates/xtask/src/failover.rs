@@ -9,7 +9,7 @@ use std::process::Command;
 
 const HELP: &str = "\
 cargo xtask bench failover [--kills N] [--others N] [--report DIR] [-o json]
-  --kills N     leaders killed with -9 (1000, about 45 min)
+  --kills N     leaders killed with -9 (1000, about 35 min)
   --others N    leaders frozen, cut off, and stopped as planned, each (100)
   --report DIR  keeps the reports of `balsa chaos` there
 Fails when a target of the design is missed, when fewer faults than asked for
@@ -61,7 +61,7 @@ fn scenario(fault: &str, times: u32) -> String {
 fn run(fault: &str, times: u32, dir: &Path) -> Result<Value> {
     let (file, report) = (dir.join(format!("{fault}.yaml")), dir.join(fault));
     std::fs::write(&file, scenario(fault, times))?;
-    eprintln!("== {times} x {fault} of the leader (about {} min)", 1 + times / 22);
+    eprintln!("== {times} x {fault} of the leader (about {} min)", 1 + times / 30);
     let output = Command::new(binary())
         .args(["chaos", "run"])
         .arg(&file)
