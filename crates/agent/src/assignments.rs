@@ -9,8 +9,9 @@ use serde_json::json;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// What a pod is to be, and what it refers to.
+/// What a pod is to be, and what it refers to. Kept on disk under these names.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Assignment {
     pub(crate) pod: Value,
     pub(crate) objects: Vec<Value>,
@@ -35,22 +36,14 @@ impl Shared {
     /// Keeps what is known of a pod, or that nothing is any more.
     pub(crate) fn save(&self, uid: &str) {
         let _saving = self.saving.lock();
-        let known = self.pods.lock().get(uid).cloned();
+        let known = self.pods.lock().get(uid).map(|sender| sender.borrow().clone());
         let dir = &self.options.dir;
         let saved = match known {
-            Some(sender) => kept::put(dir, &sender.borrow()),
+            Some(assignment) => kept::put(dir, &assignment),
             None => kept::remove(dir, uid),
         };
         if let Err(error) = saved {
             tracing::warn!(%error, pod = uid, "an assignment could not be kept on disk");
-        }
-    }
-
-    fn save_newest(&self) {
-        let _saving = self.saving.lock();
-        let newest = *self.newest.lock();
-        if let Err(error) = kept::put_newest(&self.options.dir, newest) {
-            tracing::warn!(%error, "how new the assignments are could not be kept on disk");
         }
     }
 }
@@ -58,42 +51,51 @@ impl Shared {
 /// Goes on with what an earlier worker here was told. Where that cannot be read, what runs is left alone
 /// until the masters say what is to run.
 pub(crate) fn resume(shared: &Arc<Shared>) {
-    let obeyed = epoch::kept(&shared.options.dir).unwrap_or_else(|why| {
-        tracing::error!(%why, "the epoch kept on disk is damaged; going by that of the assignments");
+    let epoch = epoch::kept(&shared.options.dir).unwrap_or_else(|why| {
+        tracing::error!(%why, "the epoch kept on disk is damaged; the first master that answers is obeyed");
         None
     });
-    let Kept { newest, assignments, damaged } = kept::read(&shared.options.dir);
-    *shared.newest.lock() = epoch::newest(obeyed, newest);
-    for why in damaged {
-        tracing::error!(%why, "what was kept of an assignment is damaged; waiting for the masters' list");
+    shared.newest.lock().0 = epoch.unwrap_or(0);
+    let Kept { assignments, damaged } = kept::read(&shared.options.dir);
+    if !damaged.is_empty() {
+        let why = damaged.join("; ");
+        tracing::error!(why, "what was kept of pods is damaged; waiting for the masters' list");
         let message = format!(
-            "What was kept on disk of an assignment is damaged: {why}. What runs of it is left alone until a master \
-             tells what is to run here"
+            "What was kept of pods on disk is damaged: {why}. What runs of them is left alone until a master tells \
+             what is to run here"
         );
         events::about_node(shared, ("Warning", "AssignmentsDamaged", &message));
     }
-    assignments.into_iter().for_each(|assignment| take(shared, assignment));
+    for assignment in assignments {
+        take(shared, assignment);
+    }
 }
 
 /// Takes an assignment, and keeps it.
 fn assign(shared: &Arc<Shared>, assignment: Assignment) {
     let uid = assignment.uid();
-    take(shared, assignment);
-    shared.save(&uid);
+    if take(shared, assignment) {
+        shared.save(&uid);
+    }
 }
 
-/// Starts the task of a pod, or tells it the news. A new pod is admitted, or failed, here.
-fn take(shared: &Arc<Shared>, mut assignment: Assignment) {
+/// Starts the task of a pod, or tells it the news, if it is any. A new pod is admitted, or failed, here.
+fn take(shared: &Arc<Shared>, mut assignment: Assignment) -> bool {
     let uid = assignment.uid();
     let mut pods = shared.pods.lock();
     if let Some(sender) = pods.get(&uid) {
-        sender.send_modify(|known| {
-            // What was observed here is newer than what the cluster has of it.
-            assignment.pod.set("status", known.pod.at("status").clone());
+        return sender.send_if_modified(|known| {
+            // What was observed here is newer than what the cluster has of it, and each report makes a revision.
+            for field in ["status", "metadata.resourceVersion"] {
+                assignment.pod.set(field, known.pod.at(field).clone());
+            }
             assignment.stopped = known.stopped;
-            *known = assignment;
+            let is_news = *known != assignment;
+            if is_news {
+                *known = assignment;
+            }
+            is_news
         });
-        return;
     }
     if !assignment.removed && !podlife::is_admitted(&assignment.pod) {
         let others: Vec<Value> = pods
@@ -127,6 +129,7 @@ fn take(shared: &Arc<Shared>, mut assignment: Assignment) {
         shared.pods.lock().remove(&uid);
         shared.save(&uid);
     });
+    true
 }
 
 /// What a message says, as far as it can be read.
@@ -216,7 +219,6 @@ pub(crate) async fn accept(shared: &Arc<Shared>, message: pb::Assignments) {
         remove_strays(shared).await;
         remove_leavings(shared);
     }
-    shared.save_newest();
 }
 
 /// Sandboxes that belong to no assigned pod: left by a pod that went while we were away.
@@ -236,16 +238,19 @@ async fn remove_strays(shared: &Arc<Shared>) {
     }
 }
 
-/// Volumes and logs of pods that nobody knows any more: of one whose clean-up was cut short, say.
+/// Volumes, logs and files of pods that nobody knows any more: of one whose clean-up was cut short, say.
 fn remove_leavings(shared: &Shared) {
-    for dir in [pod::volumes_dir(shared), pod::logs_dir(shared)] {
+    for dir in [pod::volumes_dir(shared), pod::logs_dir(shared), kept::folder(&shared.options.dir)] {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            let uid = entry.file_name().to_string_lossy().into_owned();
-            if shared.pods.lock().contains_key(&uid) {
+            let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+            // A uid has no dots; a file that is damaged, or half written, has more of them.
+            let uid = name.trim_start_matches('.').split('.').next().unwrap_or_default();
+            if shared.pods.lock().contains_key(uid) {
                 continue;
             }
-            if let Err(error) = volumes::remove(&entry.path()) {
-                tracing::warn!(%error, path = %entry.path().display(), "what a pod left could not be removed");
+            let removed = if path.is_dir() { volumes::remove(&path) } else { std::fs::remove_file(&path) };
+            if let Err(error) = removed {
+                tracing::warn!(%error, path = %path.display(), "what a pod left could not be removed");
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The epoch of the masters that this worker last obeyed, in a file of its own: when the assignments are
-//! damaged, it must still not listen to masters that a restore has replaced.
+//! The epoch of the masters that this worker last obeyed: after a restart, too, it must not listen to masters that a
+//! restore has replaced. Of revisions it needs none: a session opens with the truth as of then.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,25 +26,9 @@ pub(crate) fn kept(dir: &Path) -> Result<Option<u64>, String> {
     }
 }
 
-/// The (epoch, revision) to go on from: what the assignments say, unless a later epoch was kept, of which
-/// nothing is known yet.
-pub(crate) fn newest(kept: Option<u64>, assignments: (u64, u64)) -> (u64, u64) {
-    assignments.max((kept.unwrap_or(0), 0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_later_epoch_counts() {
-        assert_eq!(newest(None, (2, 70)), (2, 70));
-        assert_eq!(newest(Some(2), (2, 70)), (2, 70));
-        assert_eq!(newest(Some(3), (2, 70)), (3, 0));
-        assert_eq!(newest(Some(1), (2, 70)), (2, 70));
-        // Damaged assignments say nothing.
-        assert_eq!(newest(Some(3), (0, 0)), (3, 0));
-    }
 
     #[test]
     fn what_is_kept_is_read_back_and_what_is_damaged_is_told() {

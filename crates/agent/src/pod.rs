@@ -93,17 +93,15 @@ pub(crate) struct Task<'a> {
 }
 
 /// Of all that the runtime has, what is of one pod.
-fn own(uid: &str, list: &[SandboxInfo]) -> Vec<SandboxInfo> {
-    list.iter().filter(|sandbox| sandbox.uid == uid).cloned().collect()
+fn own<'a>(uid: &'a str, list: &'a [SandboxInfo]) -> impl Iterator<Item = &'a SandboxInfo> {
+    list.iter().filter(move |sandbox| sandbox.uid == uid)
 }
 
 /// Returns once the runtime has something else of the pod than what was seen: news of one pod are none to the others.
 async fn news(uid: &str, seen: &[SandboxInfo], worlds: &mut watch::Receiver<Arc<Vec<SandboxInfo>>>) {
-    let is_news = |list: &Arc<Vec<SandboxInfo>>| !list.iter().filter(|sandbox| sandbox.uid == uid).eq(seen);
-    if worlds.wait_for(is_news).await.is_err() {
-        // The worker is stopping, which ends this task by its assignments.
-        std::future::pending().await
-    }
+    let is_news = |list: &Arc<Vec<SandboxInfo>>| !own(uid, list).eq(seen);
+    // It cannot be over: who waits holds the sender, in `Shared`.
+    drop(worlds.wait_for(is_news).await);
 }
 
 /// Lives a pod from its assignment until it is gone.
@@ -120,7 +118,7 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
     let mut task = Task {
         shared,
         assignment,
-        uid: uid.clone(),
+        uid,
         memory: Memory::default(),
         sequence: 0,
         reported: None,
@@ -139,7 +137,7 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
     };
     let mut worlds = shared.worlds.subscribe();
     loop {
-        let seen = own(&uid, &worlds.borrow_and_update());
+        let seen: Vec<SandboxInfo> = own(&task.uid, &worlds.borrow_and_update()).cloned().collect();
         let world = task.world(&seen).await;
         let removed = task.assignment.removed;
         let address = &shared.options.node.address;
@@ -184,7 +182,7 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
         };
         let wake = tokio::select! {
             changed = assigned.changed() => if changed.is_ok() { Wake::Assigned } else { Wake::Ended },
-            () = news(&uid, &seen, &mut worlds) => Wake::World,
+            () = news(&task.uid, &seen, &mut worlds) => Wake::World,
             () = timer => Wake::Timer,
             Some((container, id, kind, answer)) = answered.recv() => Wake::Answered(container, id, kind, answer),
             Some(hooked) = hooks.recv() => Wake::Hooked(hooked),
@@ -526,7 +524,7 @@ mod tests {
         };
         let told = watch::Sender::new(Arc::new(vec![sandbox("a", true), sandbox("b", true)]));
         let mut worlds = told.subscribe();
-        let seen = own("a", &worlds.borrow());
+        let seen: Vec<SandboxInfo> = own("a", &worlds.borrow()).cloned().collect();
         assert_eq!(seen, [sandbox("a", true)]);
         told.send_replace(Arc::new(vec![sandbox("a", true), sandbox("b", false)]));
         assert_eq!(news("a", &seen, &mut worlds).now_or_never(), None);

@@ -37,8 +37,8 @@ pub(crate) const ZONES: [&str; 2] = ["a", "b"];
 pub(crate) const DEDICATED: &str = "sim/dedicated";
 /// The node with that taint, where there are so many: three are left for everybody, in both zones.
 const DEDICATED_WORKER: usize = 3;
-/// What a worker keeps for its next boot: files, and a folder of files.
-const KEPT_FILES: [&str; 2] = ["newest.json", "epoch"];
+/// What a worker keeps for its next boot: a file that is synced, and a folder of files that are not.
+const KEPT_FILE: &str = "epoch";
 const KEPT_FOLDER: &str = "assignments";
 /// Messages in each direction of a session.
 const MESSAGES_MAX: usize = 64;
@@ -52,6 +52,8 @@ pub(crate) struct Workers {
 struct Worker {
     machine: Arc<Machine>,
     n_boots: u64,
+    /// Its machine started again since its last boot.
+    lost_power: bool,
     /// Sends true when the boot ends; `None` while it is down.
     life: Option<watch::Sender<bool>>,
 }
@@ -65,24 +67,30 @@ pub(crate) fn folder() -> PathBuf {
     std::env::temp_dir().join(format!("balsa-sim-{}", std::process::id()))
 }
 
-/// Copies what a worker kept to the folder of its next boot.
-fn carry_over(from: &Path, to: &Path) -> io::Result<()> {
+/// Copies what a worker kept to the folder of its next boot. A power loss leaves some of what was not synced empty.
+fn carry_over(from: &Path, to: &Path, mut power_loss: Option<&mut Rng>) -> io::Result<()> {
     std::fs::create_dir_all(to.join(KEPT_FOLDER))?;
-    let mut names: Vec<PathBuf> = KEPT_FILES.iter().map(PathBuf::from).collect();
-    if from.join(KEPT_FOLDER).exists() {
-        for entry in std::fs::read_dir(from.join(KEPT_FOLDER))? {
-            names.push(Path::new(KEPT_FOLDER).join(entry?.file_name()));
-        }
+    if from.join(KEPT_FILE).exists() {
+        std::fs::copy(from.join(KEPT_FILE), to.join(KEPT_FILE))?;
     }
-    for name in names.iter().filter(|name| from.join(name).exists()) {
-        std::fs::copy(from.join(name), to.join(name))?;
+    let mut names = match from.join(KEPT_FOLDER).exists() {
+        true => std::fs::read_dir(from.join(KEPT_FOLDER))?.collect::<io::Result<Vec<_>>>()?,
+        false => Vec::new(),
+    };
+    names.sort_by_key(|entry| entry.file_name());
+    for entry in names {
+        let to = to.join(KEPT_FOLDER).join(entry.file_name());
+        match power_loss.as_mut().is_some_and(|rng| rng.chance(3, 10)) {
+            true => std::fs::write(to, "")?,
+            false => drop(std::fs::copy(entry.path(), to)?),
+        }
     }
     Ok(())
 }
 
 impl Workers {
     pub(crate) fn new(mix: &Mix, cluster: Weak<Cluster>) -> Workers {
-        let worker = |_| Mutex::new(Worker { machine: Arc::default(), n_boots: 0, life: None });
+        let worker = |_| Mutex::new(Worker { machine: Arc::default(), n_boots: 0, lost_power: false, life: None });
         Workers { cluster, workers: (0..mix.n_workers).map(worker).collect(), started: Instant::now() }
     }
 
@@ -138,7 +146,9 @@ impl Workers {
     /// The machine starts again; its worker is down until `start`.
     pub(crate) fn reboot(&self, worker: usize) -> bool {
         let was_up = self.crash(worker);
-        self.workers[worker].lock().machine.reboot();
+        let mut worker = self.workers[worker].lock();
+        worker.machine.reboot();
+        worker.lost_power = true;
         was_up
     }
 
@@ -150,7 +160,7 @@ impl Workers {
     /// Starts a worker that is down.
     pub(crate) fn start(&self, worker: usize) {
         let Some(cluster) = self.cluster.upgrade() else { return };
-        let (life, boot, machine) = {
+        let (life, boot, lost_power, machine) = {
             let mut state = self.workers[worker].lock();
             if state.life.is_some() {
                 return;
@@ -159,16 +169,16 @@ impl Workers {
             let ended = life.subscribe();
             state.life = Some(life);
             state.n_boots += 1;
-            (ended, state.n_boots, state.machine.clone())
+            (ended, state.n_boots, std::mem::take(&mut state.lost_power), state.machine.clone())
         };
         // What is left of an earlier boot still holds its folder: each has its own, and begins with what the
         // last one kept of its masters.
         let dir = |boot: u64| folder().join(label(worker)).join(boot.to_string());
-        if let Err(error) = carry_over(&dir(boot - 1), &dir(boot)) {
+        let mut rng = cluster.fork_rng();
+        if let Err(error) = carry_over(&dir(boot - 1), &dir(boot), lost_power.then_some(&mut rng)) {
             return cluster.problem("folder", format!("{} has no folder: {error}", label(worker)));
         }
         cluster.trace.note(format_args!("{} starts, boot {boot}", label(worker)));
-        let mut rng = cluster.fork_rng();
         let hollow = Hollow {
             machine,
             cluster: self.cluster.clone(),
