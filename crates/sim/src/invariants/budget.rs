@@ -71,6 +71,7 @@ pub(super) fn check(chronicle: &Chronicle) -> Vec<String> {
     let mut needs: BTreeMap<Key, Lately> = BTreeMap::new();
     let mut available: BTreeMap<Key, Lately> = BTreeMap::new();
     let mut wanted: BTreeMap<Key, Lately> = BTreeMap::new();
+    let mut owned: BTreeMap<Key, Lately> = BTreeMap::new();
     Replay::of(chronicle).each(|replay, now_ms, event| {
         let Some(record) = &event.new else { return };
         let (new, old) = (record.value(), event.old.as_ref().map(|old| old.value()).unwrap_or_default());
@@ -78,8 +79,11 @@ pub(super) fn check(chronicle: &Chronicle) -> Vec<String> {
             mosts.entry(event.key.clone()).or_default().now(now_ms, most(&new));
             needs.entry(event.key.clone()).or_default().now(now_ms, needed(&new));
         }
-        if event.key.kind == registry::POD && event.old.is_none() {
-            wrong.extend(too_many_pods(replay, record, &wanted, now_ms));
+        if event.key.kind == registry::POD {
+            owned.entry(event.key.clone()).or_default().now(now_ms, i64::from(is_owned(replay, record)));
+            if event.old.is_none() {
+                wrong.extend(too_many_pods(replay, record, (&wanted, &owned), now_ms));
+            }
         }
         if event.key.kind != registry::REPLICA_SET {
             return;
@@ -131,25 +135,34 @@ pub(super) fn check(chronicle: &Chronicle) -> Vec<String> {
     wrong
 }
 
-/// A set makes no more pods than it was asked for lately.
-fn too_many_pods(replay: &Replay, pod: &Arc<Record>, wanted: &BTreeMap<Key, Lately>, now_ms: u64) -> Option<String> {
+/// Whether a pod is its set's: one whose label was changed is not any more, before it is let go.
+fn is_owned(replay: &Replay, pod: &Record) -> bool {
+    let Some(owner) = pod.header.controller().filter(|owner| owner.kind == "ReplicaSet") else { return false };
+    let key = Key::new(registry::REPLICA_SET, &pod.key.namespace, &owner.name);
+    let Some(set) = replay.objects.get(&key).filter(|set| set.header.uid == owner.uid) else { return false };
+    let selector = set.value().at("spec.selector.matchLabels").as_object().cloned().unwrap_or_default();
+    selector
+        .iter()
+        .all(|(key, value)| pod.header.labels.get(key.as_str()).map(|label| label.as_str()) == value.as_str())
+}
+
+/// A set makes no more pods than it was asked for lately, beside those that were its all the while.
+fn too_many_pods(
+    replay: &Replay,
+    pod: &Arc<Record>,
+    (wanted, owned): (&BTreeMap<Key, Lately>, &BTreeMap<Key, Lately>),
+    now_ms: u64,
+) -> Option<String> {
     let owner = pod.header.controller().filter(|owner| owner.kind == "ReplicaSet")?;
     let key = Key::new(registry::REPLICA_SET, &pod.key.namespace, &owner.name);
     let most = wanted.get(&key)?.values(now_ms).max().unwrap_or(0);
-    let set = replay.objects.get(&key)?.value();
-    let selector = set.at("spec.selector.matchLabels").as_object().cloned().unwrap_or_default();
-    // One whose label was changed is no pod of its any more, before it is let go.
-    let matches = |other: &Record| {
-        selector
-            .iter()
-            .all(|(key, value)| other.header.labels.get(key.as_str()).map(|label| label.as_str()) == value.as_str())
-    };
-    let is_own =
-        |other: &&Arc<Record>| other.header.controller().is_some_and(|own| own.uid == owner.uid) && matches(other);
     let counts = |other: &&Arc<Record>| {
-        other.header.deletion.is_none() && !matches!(other.header.phase.as_deref(), Some("Succeeded" | "Failed"))
+        other.header.controller().is_some_and(|own| own.uid == owner.uid)
+            && owned.get(&other.key).is_some_and(|lately| lately.values(now_ms).min() == Some(1))
+            && other.header.deletion.is_none()
+            && !matches!(other.header.phase.as_deref(), Some("Succeeded" | "Failed"))
     };
-    let n = replay.list(registry::POD).filter(is_own).filter(counts).count() as i64;
+    let n = replay.list(registry::POD).filter(counts).count() as i64;
     (n > most).then(|| format!("{}: with it {key} has {n} pods of {most}", pod.key))
 }
 
@@ -222,6 +235,14 @@ mod tests {
         assert_eq!(check(&start().put(registry::POD, labelled("b", "x")).chronicle).len(), 1);
         let loose = start().put(registry::POD, labelled("a", "loose"));
         assert_eq!(check(&loose.put(registry::POD, labelled("b", "x")).chronicle).len(), 0, "another's no more");
+        // Put back behind the set's back, before so many others did something.
+        let back = |n: i64| {
+            let back = start().put(registry::POD, labelled("a", "loose")).put(registry::POD, labelled("a", "x"));
+            let other = |n: i64| set("other", n, 0, 1);
+            let later = (0..n).fold(back, |f, n| f.soon(400).put(registry::REPLICA_SET, other(n)));
+            check(&later.soon(400).put(registry::POD, labelled("b", "x")).chronicle).len()
+        };
+        assert_eq!((back(1), back(10)), (0, 1));
     }
 
     #[test]
