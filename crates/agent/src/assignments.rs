@@ -79,7 +79,8 @@ fn assign(shared: &Arc<Shared>, assignment: Assignment) {
     }
 }
 
-/// Starts the task of a pod, or tells it the news, if it is any. A new pod is admitted, or failed, here.
+/// Starts the task of a pod, or tells it the news; returns whether there was any. A new pod is admitted, or failed,
+/// here.
 fn take(shared: &Arc<Shared>, mut assignment: Assignment) -> bool {
     let uid = assignment.uid();
     let mut pods = shared.pods.lock();

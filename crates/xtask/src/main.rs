@@ -46,7 +46,7 @@ cargo xtask bench steady    writes for an hour beside --beside COMMAND, such as
                             a build, with an election timing (--profile): the
                             leader must not change
 cargo xtask bench failover [--kills N] [--others N] [--report DIR] [-o json]
-                            N leaders killed with -9 (1000, about 45 min), and
+                            N leaders killed with -9 (1000, about 35 min), and
                             frozen, cut off and stopped (100 each) under 500
                             writes/s: ms until writes and binds go on; fails
                             when a target is missed

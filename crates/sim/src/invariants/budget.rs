@@ -135,11 +135,16 @@ pub(super) fn check(chronicle: &Chronicle) -> Vec<String> {
     wrong
 }
 
+/// The set that a pod names as its own, and that set's uid.
+fn set_of(pod: &Record) -> Option<(Key, &str)> {
+    let owner = pod.header.controller().filter(|owner| owner.kind == "ReplicaSet")?;
+    Some((Key::new(registry::REPLICA_SET, &pod.key.namespace, &owner.name), &owner.uid))
+}
+
 /// Whether a pod is its set's: one whose label was changed is not any more, before it is let go.
 fn is_owned(replay: &Replay, pod: &Record) -> bool {
-    let Some(owner) = pod.header.controller().filter(|owner| owner.kind == "ReplicaSet") else { return false };
-    let key = Key::new(registry::REPLICA_SET, &pod.key.namespace, &owner.name);
-    let Some(set) = replay.objects.get(&key).filter(|set| set.header.uid == owner.uid) else { return false };
+    let Some((key, uid)) = set_of(pod) else { return false };
+    let Some(set) = replay.objects.get(&key).filter(|set| set.header.uid == uid) else { return false };
     let selector = set.value().at("spec.selector.matchLabels").as_object().cloned().unwrap_or_default();
     selector
         .iter()
@@ -153,11 +158,10 @@ fn too_many_pods(
     (wanted, owned): (&BTreeMap<Key, Lately>, &BTreeMap<Key, Lately>),
     now_ms: u64,
 ) -> Option<String> {
-    let owner = pod.header.controller().filter(|owner| owner.kind == "ReplicaSet")?;
-    let key = Key::new(registry::REPLICA_SET, &pod.key.namespace, &owner.name);
+    let (key, uid) = set_of(pod)?;
     let most = wanted.get(&key)?.values(now_ms).max().unwrap_or(0);
     let counts = |other: &&Arc<Record>| {
-        other.header.controller().is_some_and(|own| own.uid == owner.uid)
+        other.header.controller().is_some_and(|own| own.uid == uid)
             && owned.get(&other.key).is_some_and(|lately| lately.values(now_ms).min() == Some(1))
             && other.header.deletion.is_none()
             && !matches!(other.header.phase.as_deref(), Some("Succeeded" | "Failed"))
