@@ -6,7 +6,7 @@ use crate::process::{Server, free_ports};
 use crate::proposer::{Batched, Keys, Raw};
 use crate::slow_link::SlowLink;
 use crate::watch::Watcher;
-use crate::wire::Access;
+use crate::wire::{Access, Connection};
 use anyhow::{Context, Result, bail};
 use objects::json;
 use pki::Credential;
@@ -18,7 +18,6 @@ use protos::raft;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use tonic::transport::Channel;
 
 /// How long a group may take until all three vote.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -310,7 +309,7 @@ fn config_map(name: &str) -> pb::Key {
 }
 
 pub(crate) struct Admitted {
-    client: ObjectsClient<Channel>,
+    client: ObjectsClient<Connection>,
     names: Vec<String>,
     next: usize,
     n_bytes: usize,
@@ -321,7 +320,7 @@ impl Client for Admitted {
         let (lap, at) = (self.next / self.names.len(), self.next % self.names.len());
         self.next += 1;
         let name = &self.names[at];
-        let json = body::object(body::NAMESPACE, name, self.n_bytes).to_string().into();
+        let json = body::object(body::NAMESPACE, name, self.n_bytes);
         let request = pb::WriteRequest { key: Some(config_map(name)), json, ..Default::default() };
         match lap {
             0 => self.client.create(request).await?,
@@ -332,7 +331,7 @@ impl Client for Admitted {
 }
 
 pub(crate) struct Get {
-    client: ObjectsClient<Channel>,
+    client: ObjectsClient<Connection>,
     key: pb::Key,
 }
 

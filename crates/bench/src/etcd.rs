@@ -7,7 +7,7 @@ use crate::body;
 use crate::load::{self, Client, Fill};
 use crate::process::{Server, free_ports};
 use crate::watch::Watcher;
-use crate::wire::Access;
+use crate::wire::{Access, Connection};
 use anyhow::{Context, Result, bail};
 use authz::Role;
 use std::path::Path;
@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use tokio_stream::StreamExt;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::Channel;
 use tonic_prost::ProstCodec;
 
 const PREFIX: &str = "/registry/configmaps/default/";
@@ -126,12 +125,12 @@ struct Header {
     member_id: u64,
 }
 
-async fn unary<Q, A>(channel: &Channel, path: &'static str, request: Q) -> Result<A>
+async fn unary<Q, A>(connection: &Connection, path: &'static str, request: Q) -> Result<A>
 where
     Q: prost::Message + 'static,
     A: prost::Message + Default + 'static,
 {
-    let mut grpc = Grpc::new(channel.clone());
+    let mut grpc = Grpc::new(connection.clone());
     grpc.ready().await?;
     let codec = ProstCodec::<Q, A>::default();
     let answer = grpc.unary(tonic::Request::new(request), PathAndQuery::from_static(path), codec).await?;
@@ -210,8 +209,12 @@ impl Etcd {
     /// Clients that put one key at a time. Their keys are there.
     pub(crate) async fn writers(&self, cell: &str, n: usize, n_bytes: usize) -> Result<Vec<Put>> {
         let pool = self.access.pool(&self.leader, n).await?;
-        let put =
-            |i: usize| Put { channel: pool[i % pool.len()].clone(), names: crate::names(cell, i, n), next: 0, n_bytes };
+        let put = |i: usize| Put {
+            connection: pool[i % pool.len()].clone(),
+            names: crate::names(cell, i, n),
+            next: 0,
+            n_bytes,
+        };
         load::filled((0..n).map(put).collect()).await.with_context(|| format!("putting the keys of {cell}"))
     }
 
@@ -224,7 +227,7 @@ impl Etcd {
     pub(crate) async fn readers(&self, cell: &str, n: usize) -> Result<Vec<Range>> {
         let pool = self.access.pool(&self.leader, n).await?;
         let range = |i: usize| Range {
-            channel: pool[i % pool.len()].clone(),
+            connection: pool[i % pool.len()].clone(),
             key: format!("{PREFIX}{}", crate::names(cell, i, n)[0]).into(),
         };
         Ok((0..n).map(range).collect())
@@ -267,8 +270,8 @@ async fn wait_for_leader(servers: &mut [Server], access: &Access, ports: &[u16])
 async fn find_leader(access: &Access, ports: &[u16]) -> Result<String> {
     for port in ports {
         let addr = format!("127.0.0.1:{port}");
-        let channel = access.connect(&addr).await?;
-        let status: StatusResponse = unary(&channel, "/etcdserverpb.Maintenance/Status", StatusRequest {}).await?;
+        let connection = access.connect(&addr).await?;
+        let status: StatusResponse = unary(&connection, "/etcdserverpb.Maintenance/Status", StatusRequest {}).await?;
         if status.leader != 0 && status.header.is_some_and(|header| header.member_id == status.leader) {
             return Ok(addr);
         }
@@ -278,7 +281,7 @@ async fn find_leader(access: &Access, ports: &[u16]) -> Result<String> {
 
 /// Puts its own keys in turn.
 pub(crate) struct Put {
-    channel: Channel,
+    connection: Connection,
     names: Vec<String>,
     next: usize,
     n_bytes: usize,
@@ -288,15 +291,15 @@ impl Put {
     fn request(&mut self) -> PutRequest {
         let name = &self.names[self.next % self.names.len()];
         self.next += 1;
-        let value = body::object(body::NAMESPACE, name, self.n_bytes).to_string();
-        PutRequest { key: format!("{PREFIX}{name}").into(), value: value.into() }
+        let value = body::object(body::NAMESPACE, name, self.n_bytes);
+        PutRequest { key: format!("{PREFIX}{name}").into(), value }
     }
 
     /// The next `n` in one transaction, which may not put a key twice.
     async fn many(&mut self, n: usize) -> Result<u64> {
         let n = n.min(self.names.len());
         let success = (0..n).map(|_| RequestOp { put: Some(self.request()) }).collect();
-        let answer: TxnResponse = unary(&self.channel, "/etcdserverpb.KV/Txn", TxnRequest { success }).await?;
+        let answer: TxnResponse = unary(&self.connection, "/etcdserverpb.KV/Txn", TxnRequest { success }).await?;
         if !answer.succeeded || answer.responses.len() != n {
             bail!("{} answers to a transaction of {n} puts", answer.responses.len());
         }
@@ -316,7 +319,7 @@ impl Fill for Put {
 impl Client for Put {
     async fn once(&mut self) -> Result<u64> {
         let request = self.request();
-        let _: PutResponse = unary(&self.channel, "/etcdserverpb.KV/Put", request).await?;
+        let _: PutResponse = unary(&self.connection, "/etcdserverpb.KV/Put", request).await?;
         Ok(1)
     }
 }
@@ -335,14 +338,14 @@ impl Client for Batched {
 
 /// Reads one key, linearizably.
 pub(crate) struct Range {
-    channel: Channel,
+    connection: Connection,
     key: prost::bytes::Bytes,
 }
 
 impl Client for Range {
     async fn once(&mut self) -> Result<u64> {
         let request = RangeRequest { key: self.key.clone() };
-        let answer: RangeResponse = unary(&self.channel, "/etcdserverpb.KV/Range", request).await?;
+        let answer: RangeResponse = unary(&self.connection, "/etcdserverpb.KV/Range", request).await?;
         match answer.kvs.len() {
             1 => Ok(1),
             n => bail!("{n} values of one key"),

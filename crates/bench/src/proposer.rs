@@ -2,8 +2,9 @@
 
 use crate::body;
 use crate::load::{Client, Fill};
+use crate::wire::Connection;
 use anyhow::{Result, bail};
-use objects::{Key, Revision, record, registry};
+use objects::{Key, Revision, registry};
 use protos::raft;
 use protos::raft::raft_client::RaftClient;
 use raft_node::{outcome_from_bytes, txn_to_bytes};
@@ -11,7 +12,6 @@ use state::{Op, Outcome, RequestId, Txn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tonic::transport::Channel;
 
 /// A proposal that is refused is repeated for this long, as a master's is; then the leader has most likely changed.
 const REPEATED_FOR: Duration = Duration::from_secs(2);
@@ -44,7 +44,7 @@ impl Keys {
         let at = self.next % self.keys.len();
         self.next += 1;
         let (key, known) = &self.keys[at];
-        let (key, object) = (key.clone(), record::encode(&body::object(&key.namespace, &key.name, n_bytes)));
+        let (key, object) = (key.clone(), body::object(&key.namespace, &key.name, n_bytes));
         (
             at,
             match known {
@@ -69,7 +69,7 @@ impl Keys {
 
 /// Of one client, one transaction to a request.
 pub(crate) struct Raw {
-    client: RaftClient<Channel>,
+    client: RaftClient<Connection>,
     to: raft::To,
     ids: Arc<Ids>,
     keys: Keys,
@@ -80,7 +80,7 @@ pub(crate) struct Raw {
 
 impl Raw {
     /// One for each set of keys, with `n_ops` writes in a transaction.
-    pub(crate) fn all(pool: &[Channel], to: &raft::To, keys: Vec<Keys>, n_bytes: usize, n_ops: usize) -> Vec<Raw> {
+    pub(crate) fn all(pool: &[Connection], to: &raft::To, keys: Vec<Keys>, n_bytes: usize, n_ops: usize) -> Vec<Raw> {
         let ids = Arc::new(Ids { incarnation: body::nanos(), next: AtomicU64::new(1) });
         let raw = |(i, keys): (usize, Keys)| Raw {
             client: RaftClient::new(pool[i % pool.len()].clone()),

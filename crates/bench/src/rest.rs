@@ -2,11 +2,7 @@
 
 use crate::wire::Access;
 use anyhow::{Context, Result, bail};
-use rustls_pki_types::ServerName;
-use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 /// The end of a list's JSON, of its last chunk, and of the answer.
 const END: &[u8] = b"]}\r\n0\r\n\r\n";
@@ -14,10 +10,7 @@ const OK: &[u8] = b"HTTP/1.1 200 ";
 
 /// Lists `path` whole and returns how many bytes that was.
 pub(crate) async fn list(access: &Access, addr: &str, path: &str) -> Result<usize> {
-    let config = pki::tls::client(&access.credential, &access.ca)?;
-    let stream = TcpStream::connect(addr).await.with_context(|| format!("connecting to {addr}"))?;
-    let name = ServerName::try_from("localhost")?;
-    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    let mut stream = access.tls(addr, "http/1.1").await.with_context(|| format!("connecting to {addr}"))?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let (mut buffer, mut n_bytes) = (vec![0; 256 << 10], 0);
