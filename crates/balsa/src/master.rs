@@ -57,14 +57,12 @@ pub(crate) fn run(path: &Path) -> Result<()> {
     let seat = vip::Seat::take()?;
     // Consensus has threads of its own: no LIST may delay a heartbeat.
     // A thread begins with the niceness of the one that begins it.
-    let favoured = rustix::process::setpriority_process(None, NICENESS);
-    let raft_runtime = crate::multi_thread("raft", 2)?;
-    match favoured {
-        Ok(()) => rustix::process::setpriority_process(None, 0)?,
-        Err(error) => {
-            tracing::info!(%error, "consensus runs at the priority of all others: only root, or CAP_SYS_NICE, may raise it");
-        }
+    let own = rustix::process::getpriority_process(None)?;
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+        tracing::info!(%error, "consensus runs at the priority of all others: only root, or CAP_SYS_NICE, may raise it");
     }
+    let raft_runtime = crate::multi_thread("raft", 2)?;
+    rustix::process::setpriority_process(None, own)?;
     let api_runtime = crate::multi_thread("api", 2)?;
     let ended = api_runtime.block_on(serve(config, dir, seat, raft_runtime.handle().clone()));
     raft_runtime.shutdown_timeout(ENDING_MAX);
