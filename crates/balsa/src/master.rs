@@ -44,25 +44,22 @@ const ENDING_MAX: Duration = Duration::from_secs(1);
 /// without this has lost its disk, and must not speak under its old id.
 pub(crate) const JOINED: &[u8] = b"Mjoined";
 
-/// How consensus stands before others on its machine, as `nice` counts: a leader that a build or a pod keeps from its
-/// heartbeats is deposed. Its threads alone: those that answer clients stand as clients do, so that a list, which keeps a
-/// processor busy for as long as somebody asks for it, is not before those who wait for their writes. Where the kernel
-/// groups processes by session (`sched_autogroup`), it counts only within the master's own.
+/// How a master stands before others on its machine, as `nice` counts: a leader that a build or a pod keeps from
+/// its heartbeats is deposed. Where the kernel groups processes by session (`sched_autogroup`), it counts only
+/// within the master's own.
 const NICENESS: i32 = -10;
 
 pub(crate) fn run(path: &Path) -> Result<()> {
     let config = MasterConfig::load(path)?;
+    // Threads that begin later have what this one has.
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+        tracing::info!(%error, "this master runs at the priority of all others: only root, or CAP_SYS_NICE, may raise it");
+    }
     let dir = DataDir::create(&config.data_dir)?;
     let _held = dir.hold()?;
     let seat = vip::Seat::take()?;
     // Consensus has threads of its own: no LIST may delay a heartbeat.
-    // A thread begins with the niceness of the one that begins it.
-    let own = rustix::process::getpriority_process(None)?;
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-        tracing::info!(%error, "consensus runs at the priority of all others: only root, or CAP_SYS_NICE, may raise it");
-    }
     let raft_runtime = crate::multi_thread("raft", 2)?;
-    rustix::process::setpriority_process(None, own)?;
     let api_runtime = crate::multi_thread("api", 2)?;
     let ended = api_runtime.block_on(serve(config, dir, seat, raft_runtime.handle().clone()));
     raft_runtime.shutdown_timeout(ENDING_MAX);
