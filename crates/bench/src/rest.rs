@@ -1,7 +1,7 @@
 //! A list over REST, read as it comes: kubectl's way to a hundred thousand objects.
 
 use crate::wire::Access;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The end of a list's JSON, of its last chunk, and of the answer.
@@ -10,7 +10,7 @@ const OK: &[u8] = b"HTTP/1.1 200 ";
 
 /// Lists `path` whole and returns how many bytes that was.
 pub(crate) async fn list(access: &Access, addr: &str, path: &str) -> Result<usize> {
-    let mut stream = access.tls(addr, "http/1.1").await.with_context(|| format!("connecting to {addr}"))?;
+    let mut stream = access.tls(addr, "http/1.1").await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let (mut buffer, mut n_bytes) = (vec![0; 256 << 10], 0);

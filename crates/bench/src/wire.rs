@@ -1,6 +1,6 @@
 //! Connections, the same for every system: HTTP/2 over TLS with client certificates, no delay.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use http::Uri;
 use http::uri::{Authority, Scheme};
 use hyper::client::conn::http2::{Builder, SendRequest};
@@ -28,7 +28,7 @@ pub(crate) struct Access {
 
 impl Access {
     pub(crate) async fn connect(&self, addr: &str) -> Result<Connection> {
-        let stream = self.tls(addr, "h2").await.with_context(|| format!("connecting to {addr}"))?;
+        let stream = self.tls(addr, "h2").await?;
         let (send, driven) = Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream)).await?;
         // It ends with its last sender; what broke it, each request of its senders is told.
         tokio::spawn(driven);
@@ -37,17 +37,14 @@ impl Access {
 
     /// A TLS stream for `protocol`, by its ALPN name.
     pub(crate) async fn tls(&self, addr: &str, protocol: &str) -> Result<TlsStream<TcpStream>> {
-        let mut config = pki::tls::client(&self.credential, &self.ca)?;
-        config.alpn_protocols = vec![protocol.into()];
+        let config = pki::tls::client(&self.credential, &self.ca, protocol)?;
         let connecting = async {
             let stream = TcpStream::connect(addr).await?;
             stream.set_nodelay(true)?;
-            TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(HOST)?, stream).await.map_err(Into::into)
+            anyhow::Ok(TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(HOST)?, stream).await?)
         };
-        match tokio::time::timeout(CONNECTED_WITHIN, connecting).await {
-            Ok(connected) => connected,
-            Err(_) => bail!("no TLS connection within {} s", CONNECTED_WITHIN.as_secs()),
-        }
+        let connected = tokio::time::timeout(CONNECTED_WITHIN, connecting).await.map_err(Into::into).flatten();
+        connected.with_context(|| format!("connecting to {addr}"))
     }
 
     /// The connections of `n_clients`, for the clients to take turns on.

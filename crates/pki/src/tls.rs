@@ -42,12 +42,12 @@ pub fn server(credential: &Credential, ca: &str, required: bool) -> Result<Serve
     Ok(config)
 }
 
-/// A client of the cluster that speaks HTTP/1.1, with a certificate.
-pub fn client(credential: &Credential, ca: &str) -> Result<ClientConfig, Error> {
+/// A client of the cluster that speaks `protocol`, by its ALPN name, with a certificate.
+pub fn client(credential: &Credential, ca: &str, protocol: &str) -> Result<ClientConfig, Error> {
     let (chain, key) = parse(credential)?;
     let builder = ClientConfig::builder().with_root_certificates(roots(ca)?);
     let mut config = builder.with_client_auth_cert(chain, key)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![protocol.into()];
     Ok(config)
 }
 
