@@ -217,7 +217,15 @@ impl Rest {
                 (json_response(200, table::of_list(&list, include, now).to_string()), Vec::new())
             }
             Reply::List(list) => {
-                let chunks = futures::stream::iter(list.chunks().map(Ok::<Bytes, std::convert::Infallible>));
+                // Of a large list the next chunk is always ready, so that this thread would use up its slice of the
+                // processor again and again, milliseconds in which threads that a write needs wait for it.
+                let chunks = list.chunks().enumerate().map(|(i, chunk)| {
+                    if i > 0 {
+                        std::thread::yield_now();
+                    }
+                    Ok::<Bytes, std::convert::Infallible>(chunk)
+                });
+                let chunks = futures::stream::iter(chunks);
                 (json_response(200, Body::from_stream(chunks)), Vec::new())
             }
             Reply::Object { json, created, warnings } => {

@@ -51,6 +51,8 @@ async fn watch_target(addr: String, ready: watch::Sender<bool>) {
 async fn is_ready(addr: &str) -> Result<bool> {
     let mut stream = pki::tls::connect_unverified(addr).await?;
     stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: balancer\r\nConnection: close\r\n\r\n").await?;
+    // A TLS stream may keep what it took until it is told.
+    stream.flush().await?;
     let mut head = [0; 12];
     stream.read_exact(&mut head).await?;
     Ok(head.ends_with(b" 200"))

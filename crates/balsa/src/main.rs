@@ -109,7 +109,7 @@ fn leave(code: u8) -> ! {
     use std::io::Write;
     // Whoever read it may be gone: then there is nobody to tell, either.
     let is_written = std::io::stdout().flush().is_ok();
-    let code = if is_written { code } else { code.max(1) };
+    let code = if code == 0 && !is_written { output::UNWRITTEN } else { code };
     #[expect(unsafe_code, reason = "the one way to end without destructors")]
     unsafe {
         nix::libc::_exit(code.into())

@@ -331,11 +331,12 @@ async fn cannot_go_on(
                  again",
                 dir.0.display()
             ),
-            Failure::Other(_) => format!(
+            Failure::Storage(_) => format!(
                 "{failure}; this master must be started again, and if its disk is damaged (the log says so): remove {} \
                  and join again with a token",
                 dir.0.display()
             ),
+            Failure::Other(_) => format!("{failure}; this master must be started again"),
         },
         epoch = later_epoch(superseded) => format!(
             "this master is of epoch {} of its cluster, which was replaced by epoch {epoch} (a restore from a backup \

@@ -27,6 +27,9 @@ pub(crate) enum TableFormat {
 
 /// What a shell reports of a command that SIGPIPE ended: 128 + 13.
 const READER_LEFT: i32 = 141;
+/// The exit code when standard output takes no more, as sysexits.h has it (EX_IOERR): never what a verb says with its
+/// own.
+pub(crate) const UNWRITTEN: u8 = 74;
 
 /// Ends the process when what was printed cannot be: quietly when nobody reads any more.
 fn printed(result: std::io::Result<()>) {
@@ -35,7 +38,7 @@ fn printed(result: std::io::Result<()>) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(READER_LEFT),
         Err(error) => {
             eprintln!("error: writing to standard output: {error}");
-            std::process::exit(1);
+            std::process::exit(UNWRITTEN.into());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Closed-loop load: clients that each wait for their answer before they ask again, and what they saw.
 
 use crate::process::cpu_seconds;
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
@@ -44,6 +44,20 @@ pub(crate) struct Window {
     pub(crate) measured: Duration,
 }
 
+impl Window {
+    /// Of seconds, as flags give them.
+    pub(crate) fn of(warm_up: f64, seconds: f64) -> Result<Window> {
+        let duration = |flag: &str, seconds: f64| {
+            Duration::try_from_secs_f64(seconds).with_context(|| format!("--{flag} {seconds}: not a length of time"))
+        };
+        let window = Window { warm_up: duration("warm-up", warm_up)?, measured: duration("seconds", seconds)? };
+        if window.measured < Duration::from_millis(100) {
+            bail!("--seconds {seconds}: at least 0.1");
+        }
+        Ok(window)
+    }
+}
+
 /// What one run of clients saw.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Sample {
@@ -67,7 +81,8 @@ const OVER: u8 = 2;
 
 #[derive(Default)]
 struct Seen {
-    /// Microseconds of each request that ended while measured, whatever the answer was.
+    /// Microseconds of each request that ended while measured, or was under way when that was over, whatever the answer
+    /// was: of a server that stands still nothing ends.
     latencies: Vec<u32>,
     n_operations: u64,
     n_errors: u64,
@@ -124,7 +139,7 @@ async fn drive<C: Client>(mut client: C, phase: Arc<AtomicU8>) -> Seen {
         let asked = Instant::now();
         let answer = client.once().await;
         let now = phase.load(Ordering::Relaxed);
-        if now == MEASURING {
+        if now != WARMING {
             seen.latencies.push(u32::try_from(asked.elapsed().as_micros()).unwrap_or(u32::MAX));
         }
         match answer {
@@ -186,7 +201,7 @@ mod tests {
     async fn failures_have_latencies_and_are_counted_to_the_end() {
         let phase = Arc::new(AtomicU8::new(MEASURING));
         let seen = drive(Unreliable { n_asked: 0, phase: phase.clone() }, phase).await;
-        assert_eq!((seen.latencies.len(), seen.n_operations, seen.n_errors, seen.n_repeated), (3, 20, 2, 7));
+        assert_eq!((seen.latencies.len(), seen.n_operations, seen.n_errors, seen.n_repeated), (4, 20, 2, 7));
         assert_eq!(seen.error.as_deref(), Some("request 2 is refused"));
     }
 

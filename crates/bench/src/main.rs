@@ -17,11 +17,10 @@ mod steady;
 mod watch;
 mod wire;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 use objects::Value;
 use std::path::PathBuf;
-use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
@@ -108,15 +107,7 @@ impl Options {
 
     fn window(&self) -> Result<load::Window> {
         let seconds = self.seconds.unwrap_or(if self.quick { 1.0 } else { 3.0 });
-        let duration = |flag: &str, seconds: f64| {
-            Duration::try_from_secs_f64(seconds).with_context(|| format!("--{flag} {seconds}: not a length of time"))
-        };
-        let window =
-            load::Window { warm_up: duration("warm-up", self.warm_up)?, measured: duration("seconds", seconds)? };
-        if window.measured < Duration::from_millis(100) {
-            bail!("--seconds {seconds}: at least 0.1");
-        }
-        Ok(window)
+        load::Window::of(self.warm_up, seconds)
     }
 
     fn sizes(&self) -> Vec<usize> {

@@ -1,4 +1,4 @@
-//! A list over REST, read as it comes: kubectl's way to a hundred thousand objects.
+//! A list over REST, whole and read as it comes: what an informer begins with.
 
 use crate::wire::Access;
 use anyhow::{Result, bail};
@@ -13,6 +13,8 @@ pub(crate) async fn list(access: &Access, addr: &str, path: &str) -> Result<usiz
     let mut stream = access.tls(addr, "http/1.1").await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
+    // A TLS stream may keep what it took until it is told.
+    stream.flush().await?;
     let (mut buffer, mut n_bytes) = (vec![0; 256 << 10], 0);
     let (mut head, mut tail) = (Vec::new(), Vec::new());
     loop {

@@ -5,8 +5,9 @@ use crate::balsa::Balsa;
 use crate::load::{self, Sample, Window};
 use crate::process::{Folder, disk_bytes, largest_rss_mib};
 use crate::proposer::{Keys, Raw};
+use crate::row::spread;
 use crate::{At, body, rest, show};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use objects::json;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -27,9 +28,13 @@ pub(crate) struct Options {
     /// Of the objects, how many lie in the namespace that is listed.
     #[arg(long, default_value_t = 100_000)]
     listed: usize,
-    /// How long writes are measured, alone and beside lists.
+    /// How long writes are measured, alone and beside lists, in each round.
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
+    /// How often writes are measured alone, then beside lists. Latencies are medians over rounds: of the state that has
+    /// just been written each master merges its tables, seconds of work that fall into one measurement or another.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
 }
 
 /// Clients that fill the state, and objects in each of their transactions.
@@ -37,8 +42,11 @@ const FILLERS: usize = 8;
 const FILL_OPS: usize = 100;
 /// Clients whose writes are timed: few, so that it is the lists that hold them up and not each other.
 const WRITERS: usize = 8;
+const WARM_UP_S: f64 = 1.0;
 /// The most that lists may slow writes: the 99th percentile beside them over the one without.
 const SLOWED_MAX: f64 = 2.0;
+/// A list that takes longer is not waited for.
+const LISTED_WITHIN: Duration = Duration::from_secs(60);
 /// Where the objects lie that are not listed.
 const ELSEWHERE: &str = "kube-public";
 
@@ -46,8 +54,10 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     if options.listed > options.objects || options.listed == 0 {
         bail!("--listed {}: from 1 to --objects {}", options.listed, options.objects);
     }
-    let seconds = Duration::try_from_secs_f64(options.seconds)?;
-    let window = Window { warm_up: Duration::from_secs(1), measured: seconds };
+    if options.rounds == 0 {
+        bail!("--rounds 0: at least 1");
+    }
+    let window = Window::of(WARM_UP_S, options.seconds)?;
     let root = Folder::create(options.at.dir.join(format!("bench-scale-{}", std::process::id())))?;
     let mut balsa = Balsa::start(&options.at.balsa, &root.0).await?;
     eprintln!("== writing {} objects of {} bytes", options.objects, options.size);
@@ -56,14 +66,20 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     fill(&balsa, ELSEWHERE, options.objects - options.listed, options.size).await?;
     let filled = started.elapsed().as_secs_f64();
     let full_rss = largest_rss_mib(&balsa.pids())?;
-    eprintln!("== writes without lists, {} s", options.seconds);
-    let alone = writes(&balsa, "alone", options.size, window).await?;
-    eprintln!("== writes beside lists of {} objects", options.listed);
-    let over = Arc::new(AtomicBool::new(false));
-    let listing = tokio::spawn(lists(balsa.access().clone(), balsa.api().to_string(), over.clone()));
-    let beside = writes(&balsa, "beside", options.size, window).await;
-    over.store(true, Ordering::Relaxed);
-    let (lists, beside) = (listing.await??, beside?);
+    let (mut alone, mut beside, mut lists) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 1..=options.rounds {
+        eprintln!("== round {round} of {}: writes alone and beside lists, {} s each", options.rounds, options.seconds);
+        let before = writes(&balsa, &format!("alone-{round}"), options.size, window).await?;
+        let over = Arc::new(AtomicBool::new(false));
+        let listing = tokio::spawn(list_until_over(balsa.access().clone(), balsa.api().to_string(), over.clone()));
+        let during = writes(&balsa, &format!("beside-{round}"), options.size, window).await;
+        over.store(true, Ordering::Relaxed);
+        lists.extend(listing.await??);
+        let during = during?;
+        eprintln!("   p99 {:.1} ms alone, {:.1} beside lists", before.p99_ms, during.p99_ms);
+        alone.push(before);
+        beside.push(during);
+    }
     if let Some(short) = lists.iter().find(|(n_bytes, _)| *n_bytes < options.listed * options.size) {
         bail!("a list of {} objects had only {} bytes", options.listed, short.0);
     }
@@ -84,21 +100,21 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     }
     let rebuilt_beside = rebuilt_beside?.as_secs_f64();
     let disk = balsa.folders().iter().map(|folder| disk_bytes(folder)).max().unwrap_or(0) >> 20;
-    let mut list_s: Vec<f64> = lists.iter().map(|(_, took)| took.as_secs_f64()).collect();
-    list_s.sort_by(f64::total_cmp);
-    let slowed = beside.p99_ms / alone.p99_ms.max(0.001);
+    let list_s = median(&lists, |(_, took)| took.as_secs_f64());
+    let (alone_p99, beside_p99) = (median(&alone, |sample| sample.p99_ms), median(&beside, |sample| sample.p99_ms));
+    let slowed = beside_p99 / alone_p99.max(0.001);
     let figures = [
         ("filled, objects/s", options.objects as f64 / filled),
         ("master RSS when full, MiB", full_rss),
         ("master RSS after lists, MiB", rss),
         ("master's disk, MiB", disk as f64),
-        ("writes alone, p50 ms", alone.p50_ms),
-        ("writes alone, p99 ms", alone.p99_ms),
-        ("writes beside lists, p50 ms", beside.p50_ms),
-        ("writes beside lists, p99 ms", beside.p99_ms),
+        ("writes alone, p50 ms", median(&alone, |sample| sample.p50_ms)),
+        ("writes alone, p99 ms", alone_p99),
+        ("writes beside lists, p50 ms", median(&beside, |sample| sample.p50_ms)),
+        ("writes beside lists, p99 ms", beside_p99),
         ("p99 beside over alone (at most 2)", slowed),
-        ("lists meanwhile", list_s.len() as f64),
-        ("a list, median s", list_s[list_s.len() / 2]),
+        ("lists meanwhile", lists.len() as f64),
+        ("a list, median s", list_s),
         ("restart until caught up, s", restart),
         ("lost disk until caught up, s", rebuilt),
         ("the same beside writes, s", rebuilt_beside),
@@ -107,7 +123,8 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         ("writes meanwhile, p99 ms", meanwhile.p99_ms),
     ];
     let text = || {
-        let mut out = format!("3 masters, {} objects of {} bytes, fsync on\n", options.objects, options.size);
+        let rounds = format!("medians of {} rounds of {} s", options.rounds, options.seconds);
+        let mut out = format!("3 masters, {} objects of {} bytes, fsync on; {rounds}\n", options.objects, options.size);
         for (what, value) in figures {
             writeln!(out, "{what:<36} {value:>12.1}").expect("a string takes any text");
         }
@@ -140,13 +157,23 @@ async fn writes(balsa: &Balsa, cell: &str, n_bytes: usize, window: Window) -> Re
     }
 }
 
+/// 0 of nothing.
+fn median<T>(of: &[T], figure: impl Fn(&T) -> f64) -> f64 {
+    spread(of.iter().map(figure)).map_or(0.0, |spread| spread.median)
+}
+
 /// Lists the namespace again and again; returns the bytes of each list and how long it took.
-async fn lists(access: crate::wire::Access, addr: String, over: Arc<AtomicBool>) -> Result<Vec<(usize, Duration)>> {
+async fn list_until_over(
+    access: crate::wire::Access,
+    addr: String,
+    over: Arc<AtomicBool>,
+) -> Result<Vec<(usize, Duration)>> {
     let path = format!("/api/v1/namespaces/{}/configmaps", body::NAMESPACE);
     let mut lists = Vec::new();
     while !over.load(Ordering::Relaxed) || lists.is_empty() {
         let started = Instant::now();
-        lists.push((rest::list(&access, &addr, &path).await?, started.elapsed()));
+        let listed = tokio::time::timeout(LISTED_WITHIN, rest::list(&access, &addr, &path)).await;
+        lists.push((listed.context("a list was not answered in time")??, started.elapsed()));
     }
     Ok(lists)
 }

@@ -3,7 +3,8 @@
 use crate::agree::disagreements;
 use crate::failover::Failover;
 use crate::lines::{FaultLine, Line, OWN_STATE, Run};
-use crate::scenario::{Fault, Scenario, Target};
+use crate::scenario::{Fault, Rule, Scenario, Target};
+use crate::schedule;
 use crate::verdict::Counts;
 use std::collections::BTreeSet;
 
@@ -31,6 +32,8 @@ pub(crate) fn doubts(
         why.push("no fault was carried out".into());
     }
     why.extend(unseen(scenario, run, lines, counts));
+    why.extend(run.pods_unseen.as_ref().map(|who| format!("what became of the pods was not seen to the end: {who}")));
+    why.extend(never_came(scenario, run, faults));
     why.extend(unmet(faults));
     let limits = &scenario.limits;
     let written = failovers.iter().any(|failover| failover.writes_us.is_some());
@@ -102,6 +105,19 @@ fn cut_short(run: &Run, faults: &[FaultLine], lines: &[Line]) -> Vec<String> {
         (n != written).then(|| format!("{name} has {n} lines, and {written} were written"))
     };
     files.iter().filter_map(differs).collect()
+}
+
+/// Rules that the schedule has faults of, and of which none was carried out.
+fn never_came(scenario: &Scenario, run: &Run, faults: &[FaultLine]) -> Vec<String> {
+    let due = schedule::plan(scenario, run.seed);
+    let never = scenario.faults.iter().enumerate().filter(|(i, _)| {
+        due.iter().any(|fault| fault.rule == *i) && !faults.iter().any(|fault| fault.planned.rule == *i)
+    });
+    let told = |(i, rule): (usize, &Rule)| {
+        format!("faults[{i}] ({} of {}): none was carried out; make `duration` longer", rule.fault.name(), rule.target)
+    };
+    // Who ends a run early knows, and is told so.
+    never.filter(|_| run.interrupted.is_none() && !faults.is_empty()).map(told).collect()
 }
 
 /// Faults that were carried out and met nobody: what a member does under them was not seen.

@@ -129,7 +129,13 @@ pub struct Run {
     pub converged_ms: Option<u64>,
     /// Or what was still missing when the patience was over.
     pub missing: Option<String>,
-    /// Why the last read that failed did.
+    /// Who was not shown the pods up to the end.
+    #[serde(default)]
+    pub pods_unseen: Option<String>,
+    /// Reads that were refused or not answered in time.
+    #[serde(default)]
+    pub reads_failed: u64,
+    /// Why the last of them failed.
     #[serde(default)]
     pub read_error: Option<String>,
     /// The namespace of the run, when it could not be deleted.

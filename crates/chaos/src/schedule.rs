@@ -155,7 +155,11 @@ pub fn check_names(scenario: &Scenario, masters: &[String], workers: &[String]) 
         }
         if !workers.contains(name) {
             let members = [masters, workers].concat().join(", ");
-            return Err(format!("faults[{i}].target: no member is named {name:?}; the members are {members}"));
+            return Err(format!(
+                "faults[{i}].target: no member is named {name:?}; the members are {members}; or use {}, or \
+                 {{any: 2, of: masters}} (followers, workers)",
+                words.join(", ")
+            ));
         }
         if rule.fault == Fault::BitFlip {
             let masters = masters.join(", ");

@@ -3,6 +3,21 @@
 use crate::scenario::invariants;
 use crate::verdict::{Report, Verdict};
 
+/// A name and what belongs to it, with commas between, on as many lines of 80 columns as that takes.
+fn row(name: &str, items: &[String]) -> String {
+    let (mut text, mut width) = (format!("  {name:<8}"), 10);
+    for (i, item) in items.iter().enumerate() {
+        let comma = if i + 1 < items.len() { "," } else { "" };
+        if width + 1 + item.len() + comma.len() > 80 {
+            text.push_str(&format!("\n{:10}", ""));
+            width = 10;
+        }
+        text.push_str(&format!(" {item}{comma}"));
+        width += 1 + item.len() + comma.len();
+    }
+    text + "\n"
+}
+
 impl Report {
     /// For people, at 80 columns.
     pub fn text(&self) -> String {
@@ -12,10 +27,15 @@ impl Report {
             Verdict::Violated => "VIOLATED",
             Verdict::Inconclusive => "inconclusive",
         };
-        let faults: Vec<String> = counts.faults.iter().map(|(name, n)| format!("{n} {name}")).collect();
-        let faults = if faults.is_empty() { "none".into() } else { faults.join(", ") };
+        let told = |(name, n): (&String, &usize)| match counts.planned.get(name) {
+            Some(planned) if planned > n => format!("{n} of {planned} {name}"),
+            Some(_) | None => format!("{n} {name}"),
+        };
+        let faults: Vec<String> = counts.faults.iter().map(told).collect();
+        let faults = if faults.is_empty() { vec!["none".into()] } else { faults };
+        let faults = row("faults", &faults);
         let mut text = format!(
-            "{}, seed {}: {verdict}\n  faults   {faults}\n  writes   {} acknowledged ({} lost), {} refused, {} never, {} unknown\n  reads    {}; {} changes shown to watchers\n",
+            "{}, seed {}: {verdict}\n{faults}  writes   {} acknowledged ({} lost), {} refused, {} never, {} unknown\n  reads    {} answered, {} failed; {} changes shown to watchers\n",
             self.scenario,
             self.seed,
             counts.acknowledged,
@@ -24,10 +44,11 @@ impl Report {
             counts.never,
             counts.unknown,
             counts.reads,
+            counts.reads_failed,
             counts.shown,
         );
         if self.judged.len() < invariants().len() {
-            text.push_str(&format!("  judged   no more than {}\n", self.judged.join(", ")));
+            text.push_str(&row("judged", &self.judged));
         }
         if counts.pods + counts.bound > 0 {
             let (pods, bound, doubles) = (counts.pods, counts.bound, counts.double_binds);
@@ -73,5 +94,20 @@ impl Report {
             text.push_str(&format!("\ninconclusive: {why}\n"));
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::row;
+
+    #[test]
+    fn a_row_goes_on_below_itself() {
+        assert_eq!(row("faults", &["none".into()]), "  faults   none\n");
+        let many: Vec<String> = (10..40).map(|n| format!("{n} of 99 kill")).collect();
+        let text = row("faults", &many);
+        assert!(text.lines().all(|line| line.len() <= 80 && !line.ends_with(' ')), "{text}");
+        assert_eq!(text.split_whitespace().skip(1).collect::<Vec<_>>().join(" "), many.join(", "));
+        assert!(text.lines().skip(1).all(|line| line.starts_with("           ") && !line.starts_with("            ")));
     }
 }

@@ -4,6 +4,7 @@ use crate::doubts::{doubts, is_cut, is_healed, unwhole};
 use crate::failover::{Failover, Percentiles, Times, failovers};
 use crate::lines::{FaultLine, Line, Run, WriteEnd, history, hole};
 use crate::scenario::{BINDS, BOUND_ONCE, CONVERGES, SERVES, STAYS_UP, Scenario, invariants};
+use crate::schedule::{self, Start};
 use crate::serves::unserved;
 use crate::span::Millis;
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,9 @@ pub struct Report {
 #[serde(rename_all = "camelCase")]
 pub struct Counts {
     pub faults: BTreeMap<String, usize>,
+    /// Of the same, where the scenario fixes how many.
+    #[serde(default)]
+    pub planned: BTreeMap<String, usize>,
     pub failovers: usize,
     pub acknowledged: usize,
     /// Acknowledged, and not there.
@@ -72,6 +76,8 @@ pub struct Counts {
     pub never: usize,
     pub unsent: u64,
     pub reads: usize,
+    #[serde(default)]
+    pub reads_failed: u64,
     pub shown: usize,
     /// Made one by one by clients.
     pub pods: usize,
@@ -93,7 +99,7 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
         }
     };
     let hole = hole(lines);
-    let mut counts = counts(faults, lines, run);
+    let mut counts = Counts { planned: planned(scenario, run.seed), ..counts(faults, lines, run) };
     let is_cut = is_cut(run, lines);
     // Watchers that were cut short, a hole in the truth, and a file without its end accuse the innocent.
     if run.last_write.is_some() && hole.is_none() && !is_cut {
@@ -153,7 +159,7 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
         scenario: scenario.name.clone(),
         seed: run.seed,
         verdict,
-        judged: invariants().into_iter().filter(|name| scenario.judges(name)).map(String::from).collect(),
+        judged: invariants().into_iter().filter(|name| is_judged(scenario, name)).map(String::from).collect(),
         violations,
         further,
         inconclusive,
@@ -167,8 +173,30 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
     }
 }
 
+/// Whether it is asked for, and the workload has what it is judged by.
+fn is_judged(scenario: &Scenario, invariant: &str) -> bool {
+    let work = &scenario.workload;
+    let has_grounds = match invariant {
+        SERVES => work.writes > 0,
+        BOUND_ONCE => work.pods + work.deployment > 0,
+        BINDS => work.pods > 0,
+        _ => true,
+    };
+    scenario.judges(invariant) && has_grounds
+}
+
+/// How many faults of a kind there are to be, where that is fixed: the seed's schedule, or `times`.
+fn planned(scenario: &Scenario, seed: u64) -> BTreeMap<String, usize> {
+    let mut planned = BTreeMap::new();
+    for fault in schedule::plan(scenario, seed) {
+        let is_fixed = fault.start != Start::Recovered || scenario.faults[fault.rule].times.is_some();
+        *planned.entry(fault.fault.name().into()).or_default() += usize::from(is_fixed);
+    }
+    planned
+}
+
 fn counts(faults: &[FaultLine], lines: &[Line], run: &Run) -> Counts {
-    let mut counts = Counts { unsent: run.unsent, ..Counts::default() };
+    let mut counts = Counts { unsent: run.unsent, reads_failed: run.reads_failed, ..Counts::default() };
     for fault in faults.iter().filter(|fault| fault.error.is_none()) {
         *counts.faults.entry(fault.planned.fault.name().into()).or_default() += 1;
     }

@@ -28,7 +28,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use objects::Timestamp;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::errors::{Fatal, LinearizableReadError, RaftError};
 use openraft::{ReadPolicy, SnapshotPolicy};
 use parking_lot::Mutex;
 use protos::raft as pb;
@@ -145,6 +145,9 @@ pub enum Failure {
     /// Nothing is lost: with free space it goes on after a start.
     #[error("the disk is full: {0}")]
     DiskFull(String),
+    /// It takes no more, cannot be read, or holds what this build cannot apply.
+    #[error("the Raft storage cannot be used: {0}")]
+    Storage(String),
     #[error("consensus stopped: {0}")]
     Other(String),
 }
@@ -410,28 +413,29 @@ impl Node {
         let mut refused = self.0.refused.subscribe();
         let refused = async {
             let why = refused.wait_for(Option::is_some).await.map(|why| why.clone());
-            why.ok().flatten().unwrap_or_default()
+            Failure::Other(why.ok().flatten().unwrap_or_default())
         };
-        let why = tokio::select! {
-            why = refused => why,
-            why = self.ended() => why,
+        let failure = tokio::select! {
+            failure = refused => failure,
+            failure = self.ended() => failure,
         };
         match self.0.disk.failure() {
             Some((std::io::ErrorKind::StorageFull, why)) => Failure::DiskFull(why.clone()),
-            Some((_, why)) => Failure::Other(format!("the disk took no more: {why}")),
-            None => Failure::Other(why),
+            Some((_, why)) => Failure::Storage(format!("the disk took no more: {why}")),
+            None => failure,
         }
     }
 
     /// Waits until openraft has ended.
-    async fn ended(&self) -> String {
+    async fn ended(&self) -> Failure {
         // These metrics change with leaders and members only, not with every write; the core drops them
         // after it has said in the others why it ends.
         let mut ended = self.0.raft.server_metrics();
         while ended.changed().await.is_ok() {}
         match &self.0.raft.metrics().borrow_watched().running_state {
-            Err(error) => error.to_string(),
-            Ok(()) => "the Raft core is gone".into(),
+            Err(Fatal::StorageError(error)) => Failure::Storage(error.to_string()),
+            Err(error @ (Fatal::Panicked | Fatal::Stopped)) => Failure::Other(error.to_string()),
+            Ok(()) => Failure::Other("the Raft core is gone".into()),
         }
     }
 }

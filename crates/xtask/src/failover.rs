@@ -165,9 +165,13 @@ pub(crate) fn bench(words: &[&str]) -> Result<()> {
     let flags = parse(words)?;
     build(&setup::prepare(Purpose::Run)?)?;
     let kept = flags.report.is_some();
-    let own = std::env::temp_dir().join(format!("balsa-failover-{}", std::process::id()));
-    let dir = flags.report.clone().map_or(own, Into::into);
-    std::fs::create_dir_all(&dir)?;
+    let dir = match &flags.report {
+        Some(report) => {
+            std::fs::create_dir_all(report)?;
+            report.into()
+        }
+        None => setup::new_temp_dir("failover")?,
+    };
     let faults = [("kill", flags.kills), ("pause", flags.others), ("cut", flags.others), ("stop", flags.others)];
     let asked = faults.into_iter().filter(|(_, times)| *times > 0);
     let ran = asked.map(|(fault, times)| anyhow::Ok((fault, times, run(fault, times, &dir)?)));

@@ -34,7 +34,7 @@ fn missed(measured: [f64; 3]) -> Vec<String> {
 /// Memory of the largest master and of the largest worker, in MiB, and the seconds of `dev up`, of the release
 /// binary that was built last.
 pub(crate) fn measure() -> Result<[f64; 3]> {
-    let dir = std::env::temp_dir().join(format!("balsa-idle-{}", std::process::id()));
+    let dir = setup::new_temp_dir("idle")?;
     let measured = measure_in(&dir);
     let down = dev("down", &dir).with_context(|| format!("remove {} by hand", dir.display()));
     match (measured, down) {

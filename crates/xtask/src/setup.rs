@@ -3,6 +3,7 @@
 
 use crate::{root, step};
 use anyhow::{Context, Result, bail};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -23,6 +24,13 @@ pub(crate) struct Setup {
 pub(crate) fn prepare(purpose: Purpose) -> Result<Setup> {
     packages(purpose)?;
     Ok(Setup { rocksdb: rocksdb()? })
+}
+
+/// A new folder for what is there for a while: what lies in it is run as root, so it must be nobody else's.
+pub(crate) fn new_temp_dir(what: &str) -> Result<PathBuf> {
+    let dir = std::env::temp_dir().join(format!("balsa-{what}-{}", std::process::id()));
+    std::fs::DirBuilder::new().mode(0o700).create(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    Ok(dir)
 }
 
 fn is_root() -> bool {

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -132,6 +133,16 @@ fn refuse_others(file: &Path) -> Result<()> {
     bail!("{} is {what}, which a backup would replace: name a file, or - for standard output", file.display())
 }
 
+/// Ctrl-C and TERM: what has come of a backup by then holds secrets, and is of no use.
+async fn interrupted() -> Result<u64> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        taken = tokio::signal::ctrl_c() => taken?,
+        _ = terminated.recv() => {}
+    }
+    bail!("interrupted: no backup was made")
+}
+
 fn save(file: &Path, at: &Where, output: Format) -> Result<()> {
     let to_stdout = file == Path::new("-");
     if !to_stdout {
@@ -144,7 +155,7 @@ fn save(file: &Path, at: &Where, output: Format) -> Result<()> {
         false => Box::new(create_private(&part)?),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let received = runtime.block_on(async {
+    let receiving = async {
         let cluster = verbs::cluster(&access);
         let begun = cluster.call(async |channel| {
             let mut client = ClusterClient::new(channel).max_decoding_message_size(service::PIECE_BYTES_MAX * 2);
@@ -159,6 +170,12 @@ fn save(file: &Path, at: &Where, output: Format) -> Result<()> {
         }
         out.flush().context("writing the backup")?;
         Ok::<u64, anyhow::Error>(n_bytes)
+    };
+    let received = runtime.block_on(async {
+        tokio::select! {
+            received = receiving => received,
+            interrupted = interrupted() => interrupted,
+        }
     });
     drop(out);
     if to_stdout {

@@ -299,7 +299,7 @@ pub(super) async fn readers(world: Arc<World>, stop: watch::Receiver<bool>) {
         async move {
             let invoked_us = world.recorder.now_us();
             let mut client = objects_client(world.any_master().channel.clone());
-            // A read that fails shows nothing, and so nothing can be wrong with it.
+            // A read that fails shows nothing, and so nothing can be wrong with it; it is counted.
             match timeout(TRY_MAX, client.list(list_request(&world, false))).await {
                 Ok(Ok(list)) => {
                     let list = list.into_inner();
@@ -307,10 +307,8 @@ pub(super) async fn readers(world: Arc<World>, stop: watch::Receiver<bool>) {
                     let answered_us = world.recorder.now_us();
                     world.recorder.line(&Line::Read { who: "reader".into(), invoked_us, answered_us, revision, seen });
                 }
-                Ok(Err(status)) => *world.read_error.lock() = Some(status.message().into()),
-                Err(_) => {
-                    *world.read_error.lock() = Some(format!("no answer within {} ms", TRY_MAX.as_millis()));
-                }
+                Ok(Err(status)) => world.read_failed(status.message().into()),
+                Err(_) => world.read_failed(format!("no answer within {} ms", TRY_MAX.as_millis())),
             }
         }
     };
@@ -372,6 +370,18 @@ pub(super) async fn pods(world: Arc<World>, stop: watch::Receiver<bool>) {
         }
     };
     at_rate(&world, world.scenario.workload.pods, stop, one).await;
+}
+
+/// A pod after all others: whoever is shown it has been shown what became of them. Its revision, once it is made.
+pub(super) async fn last_pod(world: &World) -> Option<u64> {
+    let pod = json!({"metadata": {"name": "last", "labels": {LABEL: world.nonce}}, "spec": pod_spec()});
+    let request = pb::WriteRequest {
+        key: Some(world.key("", "pods", "")),
+        json: pod.to_string().into(),
+        request_id: format!("chaos-{}-last", world.nonce),
+        ..Default::default()
+    };
+    until_told(world, Request::Create(request)).await.revision
 }
 
 /// Makes the run's namespace and, where asked for, its Deployment.

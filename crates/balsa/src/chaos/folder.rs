@@ -17,11 +17,16 @@ pub(super) struct Folder(PathBuf);
 impl Folder {
     /// A new one: what a run found before is not written over.
     pub(super) fn create(path: &Path) -> Result<Folder> {
+        Folder::check_is_new(path)?;
         std::fs::create_dir_all(path).with_context(|| format!("--report: creating {}", path.display()))?;
+        Ok(Folder(path.to_path_buf()))
+    }
+
+    pub(super) fn check_is_new(path: &Path) -> Result<()> {
         if path.join("scenario.yaml").exists() {
             bail!("--report: {} holds a report already; name another folder", path.display());
         }
-        Ok(Folder(path.to_path_buf()))
+        Ok(())
     }
 
     pub(super) fn open(path: &Path) -> Folder {

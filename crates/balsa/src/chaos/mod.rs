@@ -10,12 +10,12 @@ mod target;
 mod watchers;
 mod world;
 
-use crate::dev::Cluster;
+use crate::dev::{self, Cluster};
 use crate::kubeconfig;
 use crate::output::Format;
 use anyhow::{Context, Result, bail};
 use chaos::lines::Run;
-use chaos::{Planned, Report, Scenario, Verdict, schedule};
+use chaos::{Fault, Planned, Report, Scenario, Verdict, schedule};
 use clap::Subcommand;
 use client::Access;
 use commands::Commands;
@@ -149,7 +149,7 @@ struct Plan {
 
 /// `balsa dev …`, whose words go to standard error: standard output is the report's. It has a process group of its
 /// own: a Ctrl-C is for the run, which ends what it has begun.
-fn dev(words: &[&str], dir: &Path) -> Result<()> {
+fn of_dev(words: &[&str], dir: &Path) -> Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("dev").args(words).arg("--dir").arg(dir).stdin(Stdio::null()).stdout(std::io::stderr());
     let status = command.process_group(0).status()?;
@@ -183,19 +183,28 @@ impl Plan {
 
     /// Makes a cluster, and removes it whatever comes of the run. Returns whether it could be removed.
     fn on_one_of_its_own(&self, report: &Path) -> Result<Result<()>> {
-        let dir = std::env::temp_dir().join(format!("balsa-chaos-{}", std::process::id()));
         let spec = &self.scenario.cluster;
         let named = |role: &str, n: usize| (1..=n).map(|i| format!("{role}-{i}")).collect::<Vec<String>>();
         self.check_names(&named("master", spec.masters), &named("worker", spec.workers))?;
+        dev::check_new(spec.masters, spec.workers).map_err(|(role, why)| anyhow::anyhow!("cluster.{role}: {why}"))?;
+        if let Some(i) = self.scenario.faults.iter().position(|rule| rule.fault == Fault::Cut) {
+            dev::can_have_hosts()
+                .with_context(|| format!("faults[{i}]: members that can be cut off are hosts of their own"))?;
+        }
+        Folder::check_is_new(report)?;
         let (masters, workers, disk) = (spec.masters.to_string(), spec.workers.to_string(), DISK_MIB.to_string());
         let mut words = vec!["up", "--masters", &masters, "--workers", &workers, "--runtime", "process"];
         words.extend(["--profile", spec.profile.name()]);
         if self.scenario.faults.iter().any(|rule| rule.fault.needs_disk()) {
             words.extend(["--master-disk", &disk]);
         }
+        // New, and nobody else's: who is root here runs and mounts what lies in it.
+        let made =
+            tempfile::Builder::new().prefix("balsa-chaos-").tempdir().context("making a folder for the cluster")?;
+        let dir = made.keep();
         // An `up` is not cut short: what it has not written down, no `down` finds.
-        let ran = dev(&words, &dir).and_then(|()| self.on_dev(&dir, report));
-        let removed = dev(&["down"], &dir);
+        let ran = of_dev(&words, &dir).and_then(|()| self.on_dev(&dir, report));
+        let removed = of_dev(&["down"], &dir);
         let removed = removed.with_context(|| {
             format!("the cluster in {0} may still be there; end it with `balsa dev down --dir {0}`", dir.display())
         });
@@ -253,6 +262,7 @@ impl Plan {
         eprintln!("seed {}: {} faults are planned", self.seed, self.planned.len());
         let played = self.runtime.block_on(self.play(&world, target, &mut run));
         run.unsent = world.unsent.load(Ordering::Relaxed);
+        run.reads_failed = world.reads_failed.load(Ordering::Relaxed);
         run.read_error = world.read_error.lock().take();
         run.ended = std::mem::take(&mut *world.ended.lock());
         let (history_lines, fault_lines, unwritten) = world.recorder.finish();
@@ -290,10 +300,11 @@ impl Plan {
             lists.push(list);
             watching.spawn(watchers::maps(world.clone(), i, due.clone(), listed));
         }
+        let (pods_until, pods_due) = watch::channel(watchers::ENDLESS);
         let mut of_pods = JoinSet::new();
         if world.scenario.workload.pods + world.scenario.workload.deployment > 0 {
             for i in 0..world.masters.len() {
-                of_pods.spawn(watchers::pods(world.clone(), i, due.clone()));
+                of_pods.spawn(watchers::pods(world.clone(), i, pods_due.clone()));
             }
         }
         let all_listed = timeout(FIRST_LIST_MAX, futures::future::try_join_all(lists)).await;
@@ -346,6 +357,10 @@ impl Plan {
                 run.missing.get_or_insert(missing);
             }
         }
+        run.pods_unseen = match of_pods.is_empty() {
+            true => None,
+            false => watched_pods(world, &pods_until, &mut of_pods).await.err(),
+        };
         // They must not see what is removed now.
         watching.shutdown().await;
         of_pods.shutdown().await;
@@ -365,6 +380,14 @@ impl Plan {
             () = over => {}
         }
     }
+}
+
+/// Waits until all watchers of pods have been shown what became of them; says why they were not.
+async fn watched_pods(world: &World, until: &watch::Sender<u64>, watching: &mut JoinSet<()>) -> Result<(), String> {
+    let last = clients::last_pod(world).await.ok_or("a pod after all others could not be made")?;
+    until.send_replace(last);
+    let all = timeout(LAST_SIGHT_MAX, async { while watching.join_next().await.is_some() {} }).await;
+    all.map_err(|_| format!("{} of their watchers were not shown the last pod in time", watching.len()))
 }
 
 /// Waits until the cluster and the workload are whole.

@@ -3,13 +3,14 @@
 
 use super::bits;
 use super::commands::Commands;
-use crate::dev::Cluster;
 use crate::dev::disk::{self, Disk};
+use crate::dev::{Cluster, shell_word};
 use anyhow::{Context, Result, bail};
 use chaos::{Fault, Planned, Scenario};
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -42,7 +43,7 @@ static CUTTING: Mutex<()> = Mutex::new(());
 
 /// Whether these last words tell of storage: they hold what `Failure` and `OpenError` say.
 fn ended_of_storage(last_words: &str) -> bool {
-    ["consensus stopped", "the disk is full", "Raft storage"].iter().any(|why| last_words.contains(why))
+    ["the disk is full", "Raft storage"].iter().any(|why| last_words.contains(why))
 }
 
 impl Target {
@@ -121,8 +122,8 @@ impl Target {
     pub(super) fn remedies(&self, fault: Fault, names: &[String]) -> Vec<String> {
         match self {
             Target::Dev(cluster) => {
-                let verb = if fault == Fault::Cut { "heal" } else { "start" };
-                names.iter().map(|name| format!("balsa dev {verb} {name} --dir {}", cluster.dir.display())).collect()
+                let of = |name: &String| by_hand(fault, name, &cluster.dir, &cluster.data(name).0);
+                names.iter().flat_map(of).collect()
             }
             Target::Machines(commands, addresses) => {
                 let address = |name: &String| addresses.get(name).map_or("", String::as_str);
@@ -247,6 +248,25 @@ impl Target {
     }
 }
 
+/// The commands that heal one member of a development cluster in `dir`, in their order; its data is in `data`.
+fn by_hand(fault: Fault, name: &str, dir: &Path, data: &Path) -> Vec<String> {
+    let (dir, data) = (shell_word(&dir.to_string_lossy()), shell_word(&data.to_string_lossy()));
+    let dev = |verb: &str| format!("balsa dev {verb} {name} --dir {dir}");
+    // It may have ended already.
+    let kill = format!("{} || true", dev("kill"));
+    let first = match fault {
+        Fault::Kill | Fault::Stop | Fault::Pause => vec![],
+        Fault::Cut => vec![dev("heal")],
+        // Between two stalls it is not frozen.
+        Fault::SlowDisk => vec![format!("fsfreeze --unfreeze {data} || true")],
+        Fault::FullDisk => vec![format!("rm -f {data}/{}", disk::FILLER)],
+        Fault::PowerCut | Fault::FailingDisk => vec![kill, format!("umount {data}")],
+        Fault::ClockSkew => vec![kill],
+        Fault::BitFlip => vec![kill, format!("find {data} -mindepth 1 -delete")],
+    };
+    first.into_iter().chain([dev("start")]).collect()
+}
+
 /// Heals one member of a development cluster, and starts it if it has ended.
 fn heal(cluster: &Cluster, fault: Fault, name: &str) -> Result<()> {
     match fault {
@@ -327,18 +347,36 @@ mod tests {
     use raft_node::Failure;
 
     #[test]
+    fn each_fault_can_be_healed_by_hand() {
+        let of =
+            |fault| by_hand(fault, "master-1", Path::new("/a b"), Path::new("/a b/nodes/master-1/data")).join("\n");
+        let start = "balsa dev start master-1 --dir '/a b'";
+        for fault in Fault::ALL {
+            assert!(of(fault).ends_with(start), "{}", of(fault));
+        }
+        assert_eq!(of(Fault::Kill), start);
+        assert_eq!(
+            of(Fault::PowerCut),
+            format!("balsa dev kill master-1 --dir '/a b' || true\numount '/a b/nodes/master-1/data'\n{start}")
+        );
+        assert_eq!(of(Fault::FullDisk), format!("rm -f '/a b/nodes/master-1/data'/filler\n{start}"));
+    }
+
+    #[test]
     fn whoever_ends_of_storage_is_known_by_the_last_words() {
         let (path, why) = (String::from("/d"), String::from("x"));
         let io = || std::io::Error::other("x");
         let told = [
             Failure::DiskFull(why.clone()).to_string(),
-            Failure::Other(why.clone()).to_string(),
+            Failure::Storage(why.clone()).to_string(),
             OpenError::Damaged { path: path.clone(), why }.to_string(),
             OpenError::LostTail { path: path.clone(), synced: 2, found: 1 }.to_string(),
             OpenError::Earlier { path: path.clone() }.to_string(),
             OpenError::Io { path, source: io() }.to_string(),
         ];
         told.iter().for_each(|words| assert!(ended_of_storage(words), "{words}"));
-        assert!(!ended_of_storage("killed"));
+        [Failure::Other("panicked".into()).to_string(), "killed".into()]
+            .iter()
+            .for_each(|words| assert!(!ended_of_storage(words), "{words}"));
     }
 }

@@ -37,7 +37,8 @@ pub(super) struct World {
     pub(super) nonce: String,
     pub(super) namespace: String,
     pub(super) unsent: AtomicU64,
-    /// Why the last read that failed did.
+    pub(super) reads_failed: AtomicU64,
+    /// Why the last of them failed.
     pub(super) read_error: Mutex<Option<String>>,
     /// The latest beginning of a write that was acknowledged, and of a pod that was bound.
     pub(super) written: Latest,
@@ -154,6 +155,7 @@ impl World {
             masters,
             workers,
             unsent: AtomicU64::new(0),
+            reads_failed: AtomicU64::new(0),
             read_error: Mutex::default(),
             written: Latest::default(),
             bound: Latest::default(),
@@ -191,6 +193,11 @@ impl World {
     /// A fault of these members went wrong.
     pub(super) fn went_wrong(&self, names: &[String]) {
         self.unhealed.lock().extend(names.iter().cloned());
+    }
+
+    pub(super) fn read_failed(&self, why: String) {
+        self.reads_failed.fetch_add(1, Ordering::Relaxed);
+        *self.read_error.lock() = Some(why);
     }
 
     pub(super) fn storage_is_harmed(&self, names: &[String]) {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const IMAGE: &str = "disk.img";
 /// What fills a disk; in its root, beside the member's files.
-const FILLER: &str = "filler";
+pub(crate) const FILLER: &str = "filler";
 
 mod ioctl {
     nix::ioctl_readwrite!(freeze, b'X', 119, i32);
@@ -70,7 +70,7 @@ pub(super) fn mount(cluster: &Cluster, name: &str) -> Result<()> {
         return Ok(());
     }
     let image = cluster.node_dir(name).join(IMAGE);
-    run("mount", &["-o", "loop", &image.display().to_string(), &data.display().to_string()])
+    run("mount", &["-o", "loop,nosuid,nodev", &image.display().to_string(), &data.display().to_string()])
 }
 
 /// Lets go of what a stalled disk holds up, so that it can be unmounted.

@@ -21,10 +21,12 @@ use clap::Subcommand;
 pub(crate) use cluster::Cluster;
 use cluster::{Started, wait_for};
 use lock::Lock;
+pub(crate) use network::supported as can_have_hosts;
 use nix::sys::signal::Signal;
 use objects::{Value, ValueExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+pub(crate) use up::check_new;
 
 /// `start` waits so long for a member to be at work. One that has yet to join may take longer.
 const AT_WORK_MAX: Duration = Duration::from_secs(15);
@@ -207,7 +209,7 @@ fn start(cluster: &Cluster, name: &str) -> Result<()> {
 }
 
 /// A word as a shell takes it.
-fn shell_word(word: &str) -> String {
+pub(crate) fn shell_word(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
     match !word.is_empty() && word.chars().all(is_plain) {
         true => word.into(),

@@ -71,6 +71,18 @@ fn check_size(cluster: &Cluster, role: &str, wanted: Option<usize>) -> Result<()
     }
 }
 
+/// Whether a cluster can be made of so many; else of which there are too many or few, and why.
+pub(crate) fn check_new(masters: usize, workers: usize) -> Result<(), (&'static str, String)> {
+    if ![1, 3, 5].contains(&masters) {
+        let why = format!("{masters}: a group has 1, 3 or 5 masters (at most {MASTERS_MAX} while they are replaced)");
+        return Err(("masters", why));
+    }
+    if workers > WORKERS_MAX {
+        return Err(("workers", format!("{workers}: a development cluster has at most {WORKERS_MAX}")));
+    }
+    Ok(())
+}
+
 /// What `up` was asked to make.
 pub(super) struct Asked {
     pub(super) masters: Option<usize>,
@@ -84,12 +96,7 @@ pub(super) struct Asked {
 pub(super) fn up(asked: &Asked, runtime: &str, dir: &Path) -> Result<()> {
     let &Asked { masters: asked_masters, workers: asked_workers, master_disk, ref profile } = asked;
     let (masters, workers) = (asked_masters.unwrap_or(3), asked_workers.unwrap_or(3));
-    if ![1, 3, 5].contains(&masters) {
-        bail!("--masters {masters}: a group has 1, 3 or 5 masters (at most {MASTERS_MAX} while they are replaced)");
-    }
-    if workers > WORKERS_MAX {
-        bail!("--workers {workers}: a development cluster has at most {WORKERS_MAX}");
-    }
+    check_new(masters, workers).map_err(|(role, why)| anyhow::anyhow!("--{role} {why}"))?;
     let started = Instant::now();
     std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
     let _lock = Lock::take(dir, Duration::ZERO)?;

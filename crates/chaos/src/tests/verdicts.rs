@@ -1,8 +1,17 @@
 //! Verdicts: a clean history is clean, each planted fault is found, and too little says nothing.
 
-use super::{KILLS, scenario};
+use super::scenario;
 use crate::lines::{FaultLine, Line, OWN_STATE, Run, Seen, WriteEnd};
 use crate::{Fault, Planned, Verdict, schedule, verdict};
+
+const KILLS: &str = "
+name: kills
+duration: 60s
+cluster: {masters: 5, workers: 1}
+faults:
+- {fault: kill, target: leader, every: 5s..10s, for: 2s}
+workload: {watchers: 1}
+";
 
 fn write(n: u64, end: WriteEnd, revision: Option<u64>) -> Line {
     Line::Write {
@@ -285,6 +294,23 @@ fn a_member_that_ends_by_itself_is_found() {
     let report = judged_as(KILLS, |run| run.ended.push("master-2 ended by itself".into()), &clean());
     assert_eq!(report.verdict, Verdict::Violated);
     assert_eq!(report.violations[0].invariant, "stays-up");
+}
+
+#[test]
+fn what_was_not_carried_out_or_not_judged_is_told() {
+    let report = judged(&clean());
+    let planned = report.counts.planned["kill"];
+    assert!(planned > 1 && report.text().contains(&format!("1 of {planned} kill")), "{}", report.text());
+    assert!(!report.judged.iter().any(|name| ["bound-once", "binds"].contains(&name.as_str())), "{:?}", report.judged);
+    let with_pods = judged_as(&KILLS.replace("watchers: 1", "watchers: 1, pods: 1"), |_| {}, &clean());
+    assert!(["bound-once", "binds"].iter().all(|name| with_pods.judged.iter().any(|judged| judged == name)));
+    let unseen = judged_as(KILLS, |run| run.pods_unseen = Some("pod watcher 2".into()), &clean());
+    assert_eq!(unseen.verdict, Verdict::Inconclusive);
+    let cuts = KILLS.replace("workload:", "- {fault: cut, target: follower, every: 7s, for: 1s}\nworkload:");
+    let never = judged_as(&cuts, |_| {}, &clean());
+    assert!(never.text().contains("faults[1] (cut of follower): none was carried out"), "{}", never.text());
+    let failed = judged_as(KILLS, |run| run.reads_failed = 3, &clean());
+    assert!(failed.text().contains("answered, 3 failed"), "{}", failed.text());
 }
 
 #[test]
