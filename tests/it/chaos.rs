@@ -232,18 +232,18 @@ fn a_run_that_is_interrupted_before_it_begins_leaves_nothing() {
     if !wanted("a_run_that_is_interrupted_before_it_begins_leaves_nothing") {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
+    let (dir, temp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let report = dir.path().join("report");
     let mut run = Command::new(crate::cluster::binary());
-    let mut running =
-        run.args(["chaos", "run"]).arg(shipped("leader-kill.yaml")).arg("--report").arg(&report).spawn().unwrap();
-    let made = std::env::temp_dir().join(format!("balsa-chaos-{}", running.id()));
+    run.args(["chaos", "run"]).arg(shipped("leader-kill.yaml")).arg("--report").arg(&report).env("TMPDIR", temp.path());
+    let mut running = run.spawn().unwrap();
+    let made = || std::fs::read_dir(temp.path()).unwrap().flatten().map(|entry| entry.path()).next();
     let started = Instant::now();
-    while !made.join("topology.json").exists() {
+    while !made().is_some_and(|made| made.join("topology.json").exists()) {
         assert!(started.elapsed() < Duration::from_secs(20), "no cluster is made");
         std::thread::sleep(Duration::from_millis(20));
     }
     interrupt(&running);
     assert_eq!(running.wait().unwrap().code(), Some(2));
-    assert!(!made.exists() && !report.exists(), "the cluster that had begun to be made is gone");
+    assert!(made().is_none() && !report.exists(), "the cluster that had begun to be made is gone");
 }

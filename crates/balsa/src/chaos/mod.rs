@@ -328,9 +328,11 @@ impl Plan {
         // What is down then does not converge; and it is told why.
         run.interrupted = faults.start_ended().await.err();
         let began = Instant::now();
-        let whole = timeout(Duration::from_millis(world.scenario.limits.converges.0), converge(world, &maps)).await;
+        let whole = converge(world, &maps, &faults);
+        let whole = timeout(Duration::from_millis(world.scenario.limits.converges.0), whole).await;
         match whole {
-            Ok(()) => run.converged_ms = u64::try_from(began.elapsed().as_millis()).ok(),
+            Ok(Err(why)) => run.interrupted = run.interrupted.take().or(Some(why)),
+            Ok(Ok(())) => run.converged_ms = u64::try_from(began.elapsed().as_millis()).ok(),
             Err(_) => {
                 let missing = world.missing().await;
                 let missing = match missing {
@@ -390,11 +392,14 @@ async fn watched_pods(world: &World, until: &watch::Sender<u64>, watching: &mut 
     all.map_err(|_| format!("{} of their watchers were not shown the last pod in time", watching.len()))
 }
 
-/// Waits until the cluster and the workload are whole.
-async fn converge(world: &World, maps: &clients::Maps) {
+/// Waits until the cluster and the workload are whole. Who ends only now, of a fault that he was slow to notice, is
+/// started too: a service manager does not stop looking.
+async fn converge(world: &World, maps: &clients::Maps, faults: &Faults) -> Result<(), String> {
     while world.missing().await.is_some() || clients::missing(world, maps).await.is_some() {
         sleep(Duration::from_millis(50)).await;
+        faults.start_ended().await?;
     }
+    Ok(())
 }
 
 /// From now on no Ctrl-C, no TERM and no terminal that closes ends this process: the first is told, as a wish to end
