@@ -5,6 +5,7 @@ use super::cluster::{Cluster, wait_for};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::FallocateFlags;
+use runtime::containerd::mount_points;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -36,9 +37,7 @@ fn run(program: &str, words: &[&str]) -> Result<()> {
 }
 
 fn is_mounted(path: &Path) -> bool {
-    let path = path.display().to_string();
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    mounts.lines().any(|line| line.split(' ').nth(1) == Some(&path))
+    mount_points().iter().any(|mounted| Path::new(mounted) == path)
 }
 
 /// Makes the disk of a member that has none yet, and mounts it where its data will be.

@@ -267,12 +267,16 @@ fn processes() -> Vec<i32> {
     entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect()
 }
 
-/// Unmounts everything mounted at or below `dir`, the innermost first.
-pub fn unmount_below(dir: &Path) {
+/// Where something is mounted; none where that cannot be read.
+pub fn mount_points() -> Vec<String> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     // The kernel writes a blank in a path as \040.
-    let paths = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(|path| path.replace("\\040", " "));
-    let mut below: Vec<String> = paths.filter(|path| Path::new(path).starts_with(dir)).collect();
+    mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(|path| path.replace("\\040", " ")).collect()
+}
+
+/// Unmounts everything mounted at or below `dir`, the innermost first.
+pub fn unmount_below(dir: &Path) {
+    let mut below: Vec<String> = mount_points().into_iter().filter(|path| Path::new(path).starts_with(dir)).collect();
     below.sort_by_key(|path| std::cmp::Reverse(path.len()));
     for path in below {
         if let Err(error) = nix::mount::umount2(path.as_str(), nix::mount::MntFlags::MNT_DETACH) {

@@ -7,7 +7,7 @@ mod daemon;
 mod exec;
 mod spec;
 
-pub use daemon::{Daemon, DaemonOptions, clean_up, image_names, import, missing_programs, unmount_below};
+pub use daemon::{Daemon, DaemonOptions, clean_up, image_names, import, missing_programs, mount_points, unmount_below};
 
 use crate::{
     ContainerInfo, ContainerSpec, ContainerState, Disk, Error, ExecOutput, ExecStream, Image, ImageStore, Runtime,
