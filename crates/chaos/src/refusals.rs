@@ -98,17 +98,18 @@ fn check_workload(work: &Workload) -> Result<(), String> {
 }
 
 fn check_invariants(scenario: &Scenario) -> Result<(), String> {
-    let (known, work) = (invariants(), &scenario.workload);
+    let known = invariants();
+    let lacks = |name: &str| scenario.names(name) && !scenario.has_grounds(name);
     if let Some(name) = scenario.invariants.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(format!("invariants: {name:?} is not known; use {}", known.join(", ")));
     }
-    if scenario.names(SERVES) && work.writes == 0 {
+    if lacks(SERVES) {
         return Err(format!("invariants: {SERVES} is judged by writes; see workload.writes"));
     }
-    if scenario.names(BOUND_ONCE) && work.pods + work.deployment == 0 {
+    if lacks(BOUND_ONCE) {
         return Err(format!("invariants: {BOUND_ONCE} is judged by pods; see workload.pods"));
     }
-    if scenario.names(BINDS) && work.pods == 0 {
+    if lacks(BINDS) {
         return Err(format!("invariants: {BINDS} is judged by pods made one by one; see workload.pods"));
     }
     Ok(())

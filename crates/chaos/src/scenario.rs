@@ -342,6 +342,17 @@ impl Scenario {
         self.invariants.is_empty() || self.names(invariant)
     }
 
+    /// Whether the workload has what this invariant is judged by.
+    pub(crate) fn has_grounds(&self, invariant: &str) -> bool {
+        let work = &self.workload;
+        match invariant {
+            SERVES => work.writes > 0,
+            BOUND_ONCE => work.pods + work.deployment > 0,
+            BINDS => work.pods > 0,
+            _ => true,
+        }
+    }
+
     /// Whether it asks for this invariant by its name.
     pub(crate) fn names(&self, invariant: &str) -> bool {
         self.invariants.iter().any(|name| name == invariant)

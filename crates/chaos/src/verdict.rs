@@ -122,7 +122,7 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
     let failovers = failovers(faults, &times);
     counts.failovers = failovers.iter().filter(|failover| failover.writes_us.is_some()).count();
     // A fault that is missing from its file may have been what kept the masters from serving.
-    if scenario.workload.writes > 0 && !is_cut && faults.len() as u64 >= run.fault_lines {
+    if scenario.has_grounds(SERVES) && !is_cut && faults.len() as u64 >= run.fault_lines {
         found(SERVES, unserved(scenario, run, faults, &times));
     }
     found(STAYS_UP, run.ended.clone());
@@ -153,13 +153,14 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
         (true, true) => Verdict::Clean,
         (true, false) => Verdict::Inconclusive,
     };
+    let judged = invariants().into_iter().filter(|name| scenario.judges(name) && scenario.has_grounds(name));
     let further = violations.len().saturating_sub(LISTED_MAX);
     violations.truncate(LISTED_MAX);
     Report {
         scenario: scenario.name.clone(),
         seed: run.seed,
         verdict,
-        judged: invariants().into_iter().filter(|name| is_judged(scenario, name)).map(String::from).collect(),
+        judged: judged.map(String::from).collect(),
         violations,
         further,
         inconclusive,
@@ -171,18 +172,6 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
         failovers,
         converged_ms: run.converged_ms,
     }
-}
-
-/// Whether it is asked for, and the workload has what it is judged by.
-fn is_judged(scenario: &Scenario, invariant: &str) -> bool {
-    let work = &scenario.workload;
-    let has_grounds = match invariant {
-        SERVES => work.writes > 0,
-        BOUND_ONCE => work.pods + work.deployment > 0,
-        BINDS => work.pods > 0,
-        _ => true,
-    };
-    scenario.judges(invariant) && has_grounds
 }
 
 /// How many faults of a kind there are to be, where that is fixed: the seed's schedule, or `times`.

@@ -4,7 +4,7 @@ use super::scenario;
 use crate::lines::{FaultLine, Line, OWN_STATE, Run, Seen, WriteEnd};
 use crate::{Fault, Planned, Verdict, schedule, verdict};
 
-const KILLS: &str = "
+const ONE_RULE: &str = "
 name: kills
 duration: 60s
 cluster: {masters: 5, workers: 1}
@@ -82,7 +82,7 @@ fn state(name: &str, revision: u64, value: u64) -> Line {
 }
 
 fn fault() -> FaultLine {
-    let planned = schedule::plan(&scenario(KILLS), 1).into_iter().find(|fault| fault.fault == Fault::Kill);
+    let planned = schedule::plan(&scenario(ONE_RULE), 1).into_iter().find(|fault| fault.fault == Fault::Kill);
     FaultLine {
         planned: planned.unwrap(),
         members: vec!["master-1".into()],
@@ -113,7 +113,7 @@ fn whole(lines: &[Line]) -> Run {
 }
 
 fn judged(lines: &[Line]) -> crate::Report {
-    judged_as(KILLS, |_| {}, lines)
+    judged_as(ONE_RULE, |_| {}, lines)
 }
 
 /// Judged by a scenario, as a run that is changed a little.
@@ -183,12 +183,12 @@ fn a_pod_that_is_never_bound_is_found() {
     assert_eq!(broken(&lines), ["binds"]);
     assert_eq!(judged(&lines).violations.len(), 1, "what was not made is not missed");
     let cut = |run: &mut Run| run.interrupted = Some("by the user".into());
-    assert_eq!(judged_as(KILLS, cut, &lines).verdict, Verdict::Inconclusive, "it was not waited for");
+    assert_eq!(judged_as(ONE_RULE, cut, &lines).verdict, Verdict::Inconclusive, "it was not waited for");
 }
 
 #[test]
 fn failovers_that_nothing_followed_count_against_a_limit() {
-    let text = format!("{KILLS}invariants: [watched]\nlimits: {{bindP99: 1s}}\n");
+    let text = format!("{ONE_RULE}invariants: [watched]\nlimits: {{bindP99: 1s}}\n");
     let later = FaultLine {
         planned: Planned { n: 9, ..fault().planned },
         begun_us: 8_000,
@@ -210,7 +210,7 @@ fn a_harm_that_nobody_met_concludes_nothing() {
         let mut flip = FaultLine { ended, ..fault() };
         flip.planned.fault = Fault::BitFlip;
         let lines = clean();
-        let text = KILLS.replace("fault: kill, target: leader", "fault: bit-flip, bits: 9, target: leader");
+        let text = ONE_RULE.replace("fault: kill, target: leader", "fault: bit-flip, bits: 9, target: leader");
         verdict::judge(&scenario(&text), &whole(&lines), &[flip], &lines)
     };
     assert_eq!(of(Some(vec!["master-1".into()])).verdict, Verdict::Clean);
@@ -284,14 +284,14 @@ fn a_read_staler_than_what_a_watcher_was_shown_is_found() {
     lines.retain(|line| *line != write(10, WriteEnd::Applied, Some(20)) && *line != read(10, 20, 10));
     lines.push(write(10, WriteEnd::Unknown, None));
     let last = |run: &mut Run| run.last_write = Some(19);
-    assert_eq!(judged_as(KILLS, last, &lines).verdict, Verdict::Clean);
+    assert_eq!(judged_as(ONE_RULE, last, &lines).verdict, Verdict::Clean);
     lines.push(read(10, 19, 9));
     assert_eq!(broken(&lines), ["linearizable"]);
 }
 
 #[test]
 fn a_member_that_ends_by_itself_is_found() {
-    let report = judged_as(KILLS, |run| run.ended.push("master-2 ended by itself".into()), &clean());
+    let report = judged_as(ONE_RULE, |run| run.ended.push("master-2 ended by itself".into()), &clean());
     assert_eq!(report.verdict, Verdict::Violated);
     assert_eq!(report.violations[0].invariant, "stays-up");
 }
@@ -302,20 +302,20 @@ fn what_was_not_carried_out_or_not_judged_is_told() {
     let planned = report.counts.planned["kill"];
     assert!(planned > 1 && report.text().contains(&format!("1 of {planned} kill")), "{}", report.text());
     assert!(!report.judged.iter().any(|name| ["bound-once", "binds"].contains(&name.as_str())), "{:?}", report.judged);
-    let with_pods = judged_as(&KILLS.replace("watchers: 1", "watchers: 1, pods: 1"), |_| {}, &clean());
+    let with_pods = judged_as(&ONE_RULE.replace("watchers: 1", "watchers: 1, pods: 1"), |_| {}, &clean());
     assert!(["bound-once", "binds"].iter().all(|name| with_pods.judged.iter().any(|judged| judged == name)));
-    let unseen = judged_as(KILLS, |run| run.pods_unseen = Some("pod watcher 2".into()), &clean());
+    let unseen = judged_as(ONE_RULE, |run| run.pods_unseen = Some("pod watcher 2".into()), &clean());
     assert_eq!(unseen.verdict, Verdict::Inconclusive);
-    let cuts = KILLS.replace("workload:", "- {fault: cut, target: follower, every: 7s, for: 1s}\nworkload:");
+    let cuts = ONE_RULE.replace("workload:", "- {fault: cut, target: follower, every: 7s, for: 1s}\nworkload:");
     let never = judged_as(&cuts, |_| {}, &clean());
     assert!(never.text().contains("faults[1] (cut of follower): none was carried out"), "{}", never.text());
-    let failed = judged_as(KILLS, |run| run.reads_failed = 3, &clean());
+    let failed = judged_as(ONE_RULE, |run| run.reads_failed = 3, &clean());
     assert!(failed.text().contains("answered, 3 failed"), "{}", failed.text());
 }
 
 #[test]
 fn limits_are_judged_whatever_invariants_are() {
-    let with = |limit: &str| format!("{KILLS}invariants: [watched]\nlimits: {{{limit}}}\n");
+    let with = |limit: &str| format!("{ONE_RULE}invariants: [watched]\nlimits: {{{limit}}}\n");
     let exceeded = judged_as(&with("failoverP99: 2ms"), |_| {}, &clean());
     assert_eq!((exceeded.verdict, exceeded.violations[0].invariant.as_str()), (Verdict::Violated, "limits"));
     assert_eq!(judged_as(&with("failoverP99: 10ms, bindP99: 1s"), |_| {}, &clean()).verdict, Verdict::Clean);
@@ -331,7 +331,7 @@ fn too_little_seen_concludes_nothing() {
     let of = |faults: &[FaultLine], lines: &[Line], change: &dyn Fn(&mut Run)| {
         let mut run = Run { fault_lines: faults.len() as u64, ..whole(lines) };
         change(&mut run);
-        verdict::judge(&scenario(KILLS), &run, faults, lines)
+        verdict::judge(&scenario(ONE_RULE), &run, faults, lines)
     };
     let doubted = |report: crate::Report, why: &str| {
         assert_eq!(report.verdict, Verdict::Inconclusive, "{why}");
@@ -366,8 +366,8 @@ fn a_history_that_is_complete_is_judged_whatever_ended_the_run() {
     let mut lines = clean();
     lines.push(write(11, WriteEnd::Applied, Some(21)));
     let cut = |run: &mut Run| run.interrupted = Some("by the user".into());
-    assert_eq!(judged_as(KILLS, cut, &lines).verdict, Verdict::Violated);
-    let unfinished = judged_as(KILLS, |run| run.last_write = None, &lines);
+    assert_eq!(judged_as(ONE_RULE, cut, &lines).verdict, Verdict::Violated);
+    let unfinished = judged_as(ONE_RULE, |run| run.last_write = None, &lines);
     assert_eq!(unfinished.verdict, Verdict::Inconclusive, "{}", unfinished.text());
 }
 
@@ -378,7 +378,7 @@ fn a_report_that_contradicts_itself_concludes_nothing() {
         let (mut run, mut fault) = (whole(&lines), fault());
         changed_run(&mut run);
         changed_fault(&mut fault);
-        verdict::judge(&scenario(KILLS), &run, &[fault], &lines)
+        verdict::judge(&scenario(ONE_RULE), &run, &[fault], &lines)
     };
     let doubted = |report: crate::Report, why: &str| {
         assert_eq!(report.verdict, Verdict::Inconclusive, "{why}");
@@ -403,5 +403,5 @@ fn a_report_that_contradicts_itself_concludes_nothing() {
     assert_eq!((late.verdict, late.violations[0].invariant.as_str()), (Verdict::Violated, "converges"));
     let twice = [self::fault(), self::fault()];
     let run = Run { fault_lines: 2, ..whole(&lines) };
-    doubted(verdict::judge(&scenario(KILLS), &run, &twice, &lines), "tells of fault 1 twice");
+    doubted(verdict::judge(&scenario(ONE_RULE), &run, &twice, &lines), "tells of fault 1 twice");
 }
