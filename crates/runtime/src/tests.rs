@@ -57,6 +57,20 @@ fn exit_code(list: &[SandboxInfo], name: &str) -> Option<i32> {
     })
 }
 
+/// What the container's log holds once it has that many lines.
+async fn logged(dir: &Path, container: &str, lines: usize) -> String {
+    let log = dir.join(format!("logs/{container}/0.log"));
+    let started = Instant::now();
+    loop {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        if text.lines().count() >= lines {
+            return text;
+        }
+        assert!(started.elapsed() < PATIENCE, "waited in vain for {lines} lines of {container}: {text:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 async fn keeps_the_contract(runtime: &dyn Runtime, dir: &Path) {
     runtime.healthy().await.unwrap();
     assert!(runtime.version().contains("://"), "{}", runtime.version());
@@ -66,7 +80,7 @@ async fn keeps_the_contract(runtime: &dyn Runtime, dir: &Path) {
 
     // It runs, under the id it was given; the very same attempt is not started twice.
     let server =
-        container("server", 0, "echo $GREETING; echo oops >&2; trap 'exit 7' TERM; while :; do sleep 0.1; done");
+        container("server", 0, "trap 'exit 7' TERM; echo $GREETING; echo oops >&2; while :; do sleep 0.1; done");
     let started = runtime.start_container(&id, &pod, &server).await.unwrap();
     assert_eq!(runtime.start_container(&id, &pod, &server).await.unwrap(), started);
     let info = see("the container to run", runtime, |list| {
@@ -77,13 +91,7 @@ async fn keeps_the_contract(runtime: &dyn Runtime, dir: &Path) {
     assert_eq!((info.id.as_str(), info.name.as_str(), info.image.as_str()), (started.as_str(), "server", IMAGE));
 
     // Its output is logged line by line, with the stream's name.
-    let log = dir.join("logs/server/0.log");
-    let written = Instant::now();
-    while std::fs::read_to_string(&log).unwrap_or_default().lines().count() < 2 {
-        assert!(written.elapsed() < PATIENCE, "the log stays empty");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let text = std::fs::read_to_string(&log).unwrap();
+    let text = logged(dir, "server", 2).await;
     assert!(text.contains(" stdout F hello\n") && text.contains(" stderr F oops\n"), "{text}");
 
     // Commands inside: their code and output, a deadline, standard input to its end.
@@ -105,8 +113,10 @@ async fn keeps_the_contract(runtime: &dyn Runtime, dir: &Path) {
     // TERM is given its chance; what ignores it is killed once the grace is over.
     runtime.stop_container(&started, PATIENCE).await.unwrap();
     assert_eq!(see("its own exit code", runtime, |list| exit_code(list, "server")).await, 7);
-    let stubborn = container("stubborn", 0, "trap '' TERM; while :; do sleep 0.1; done");
+    // It says when it ignores TERM: until then it is a shell like any other, and would end of it.
+    let stubborn = container("stubborn", 0, "trap '' TERM; echo deaf; while :; do sleep 0.1; done");
     let deaf = runtime.start_container(&id, &pod, &stubborn).await.unwrap();
+    logged(dir, "stubborn", 1).await;
     runtime.stop_container(&deaf, Duration::from_secs(1)).await.unwrap();
     assert_eq!(see("the kill", runtime, |list| exit_code(list, "stubborn")).await, 137);
 
