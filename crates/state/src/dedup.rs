@@ -15,7 +15,10 @@ pub struct RequestId {
 /// Outcomes kept per proposer. A proposer has at most 1,024 requests in flight (`raft-node`), each for five seconds at
 /// most: where more than this many pass one that waits to be tried again, its outcome is told as unknown.
 pub(crate) const WINDOW_MAX: usize = 4096;
-/// Proposers remembered; a master has a new incarnation at every start.
+/// Proposers whose outcomes are kept, some 0.7 MB each: the last to have proposed, more than a group has members.
+/// Others are those that masters were before they started again: of them it is known alone what not to apply again.
+pub(crate) const REMEMBERED_MAX: usize = 16;
+/// Proposers known; a master has a new incarnation at every start.
 pub(crate) const INCARNATIONS_MAX: usize = 64;
 /// Client request ids kept; some 10 MB when all are. By their number alone: a clock that jumps would forget some
 /// that are still tried, and an age that does not move while clocks catch up gives them no order.
@@ -62,6 +65,15 @@ pub(crate) enum Seen {
     Forgotten,
 }
 
+impl Window {
+    fn forget(&mut self) {
+        if let Some((newest, _)) = self.outcomes.get_max() {
+            self.floor = newest + 1;
+            self.outcomes = OrdMap::new();
+        }
+    }
+}
+
 impl Dedup {
     pub(crate) fn look_up(&self, request: Option<RequestId>, client: Option<u128>) -> Seen {
         if let Some((_, outcome)) = client.and_then(|id| self.clients.get(&id)) {
@@ -91,6 +103,9 @@ impl Dedup {
             }
         }
         let Some(request) = request else { return };
+        if !self.proposers.contains_key(&request.incarnation) {
+            self.make_room();
+        }
         // In place: a clone would make every insertion copy a path of the tree.
         let window = self.proposers.entry(request.incarnation).or_default();
         window.last_used = at;
@@ -100,9 +115,21 @@ impl Dedup {
             window.outcomes.remove(&oldest);
             window.floor = oldest + 1;
         }
-        if self.proposers.len() > INCARNATIONS_MAX {
-            let idlest = self.proposers.iter().min_by_key(|(_, window)| window.last_used).map(|(id, _)| *id);
-            self.proposers.remove(&idlest.unwrap_or_default());
+    }
+
+    /// For one more proposer.
+    fn make_room(&mut self) {
+        let mut by_use: Vec<(Revision, u64)> =
+            self.proposers.iter().map(|(id, window)| (window.last_used, *id)).collect();
+        by_use.sort_unstable();
+        let n_behind = |max: usize| (by_use.len() + 1).saturating_sub(max);
+        for (_, id) in &by_use[..n_behind(INCARNATIONS_MAX)] {
+            self.proposers.remove(id);
+        }
+        for (_, id) in &by_use[..n_behind(REMEMBERED_MAX)] {
+            if let Some(window) = self.proposers.get_mut(id) {
+                window.forget();
+            }
         }
     }
 }

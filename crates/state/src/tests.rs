@@ -105,6 +105,25 @@ fn a_request_below_the_window_is_never_applied_again() {
     assert_eq!(state.apply(LEADER, &late).outcome, Outcome::Refused(Refusal::Forgotten));
 }
 
+/// Those of masters as they were before they started again: their outcomes go, and no more than that.
+#[test]
+fn of_many_proposers_the_last_have_their_outcomes() {
+    let mut state = State::new();
+    let of = |incarnation: u64| Txn {
+        request: Some(RequestId { incarnation, seq: 3 }),
+        ..txn(vec![create(&format!("of-{incarnation}"), "")])
+    };
+    // The ids fall, so that no order but that of their use keeps the last.
+    let ids: Vec<u64> = (0..=dedup::REMEMBERED_MAX as u64).rev().collect();
+    let outcomes: Vec<Outcome> = ids.iter().map(|id| state.apply(LEADER, &of(*id)).outcome).collect();
+    let mut state = snapshot::decode(&snapshot::encode(&state), 1).unwrap();
+    let again: Vec<Outcome> = ids.iter().map(|id| state.apply(LEADER, &of(*id)).outcome).collect();
+    assert_eq!(again[0], Outcome::Refused(Refusal::Forgotten));
+    assert_eq!(again[1..], outcomes[1..]);
+    let newer = Txn { request: Some(RequestId { incarnation: ids[0], seq: 4 }), ..txn(vec![create("newer", "")]) };
+    assert!(matches!(state.apply(LEADER, &newer).outcome, Outcome::Applied(_)));
+}
+
 #[test]
 fn a_fenced_txn_dies_with_its_leader() {
     let mut state = State::new();
