@@ -27,12 +27,13 @@ use protos::cluster::cluster_server::ClusterServer;
 use protos::dispatch as pb;
 use raft_disk::RocksDisk;
 use raft_node::{Changes, Disk, Failure, Member, Node, Options, RaftService, TonicTransport};
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// Followers tell the leader of their workers this often.
 const BEATS_EVERY: Duration = Duration::from_millis(500);
@@ -135,165 +136,23 @@ async fn serve(
     seat: vip::Seat,
     raft_runtime: tokio::runtime::Handle,
 ) -> Result<()> {
-    let (identity, mut joining) = identity(&config, &dir).await?;
-    let ca = dir.ca()?;
-    let raft_dir = dir.path(&identity.raft_dir());
-    let disk = Arc::new(RocksDisk::open(&raft_dir)?);
-    let joined = disk.get(JOINED)?.is_some();
-    if joined {
-        // A start that ended before it could: with a later disk they would say that it may be empty.
-        dir.remove(BOOTSTRAP)?;
-        dir.remove(JOINING)?;
-    }
-    let bootstrap: Option<Bootstrap> = dir.read(BOOTSTRAP).map(|text| serde_json::from_str(&text)).transpose()?;
-    // An interrupted join goes on; a lost disk does not.
-    joining |= !joined && bootstrap.is_none() && config.join.is_some() && dir.path(JOINING).exists();
-    if !joined && bootstrap.is_none() && !joining {
-        bail!(
-            "the Raft storage in {} is empty, but this machine was already master {} (id {}). An emptied disk must not \
-             vote again: remove {} and start with a join token; it joins under a new id and replaces the old one",
-            raft_dir.display(),
-            identity.name,
-            identity.node_id,
-            dir.0.display()
-        );
-    }
-    let (stop_sender, stop) = watch::channel(false);
-    let (peer_stop_sender, peer_stop) = watch::channel(false);
-
-    // Consensus and its listener, on their own threads.
-    let tls_dir = dir.clone();
-    let tls = move || {
-        let credential = tls_dir.credential("master").ok();
-        let ca = tls_dir.ca().unwrap_or_default();
-        pki::tls::tonic_client(credential.as_ref(), &ca, "localhost")
-    };
-    let transport = TonicTransport::new(tls, raft_runtime.clone());
-    // A peer of a later epoch has left this group behind: it must not serve any more.
-    let (superseded_sender, mut superseded) = watch::channel(None);
-    let own = identity.clone();
-    let transport = Arc::new(transport.on_other_group(move |group| {
-        if let Some(epoch) = own.superseded_by(group) {
-            superseded_sender.send_replace(Some(epoch));
-        }
-    }));
-    let options = Options {
-        cluster_id: identity.group(),
-        node_id: identity.node_id,
-        name: identity.name.clone(),
-        profile: config.raft_profile()?,
-        checkpoints: raft_node::Checkpoints::default(),
-        seed: crate::seed(),
-        disk: disk.clone(),
-        transport,
-        spawn_writer: raft_node::spawn_thread(),
-        feature_level: state::FEATURE_LEVEL,
-        clock: Arc::new(crate::now),
-    };
-    let node = raft_runtime.spawn(Node::start(options)).await??;
-    let liveness = Arc::new(Liveness::default());
-    let hub = Hub::new(liveness.clone());
-    let peer_tls = tls_source(&dir, true)?;
-    let api_tls = tls_source(&dir, false)?;
-    let peer_routes = tonic::service::Routes::new(RaftService::server(node.clone()))
-        .add_service(RelayService::server(hub.clone()))
-        .into_axum_router()
-        .layer(axum::middleware::from_fn(guard));
-    let peer_listener = bind(&config, config.peer_port).await?.into_std()?;
-    raft_runtime.spawn(async move {
-        match TcpListener::from_std(peer_listener) {
-            Ok(listener) => listen::serve(listener, peer_tls, peer_routes, Ends::at_stop(peer_stop)).await,
-            Err(error) => tracing::error!(%error, "the peer listener cannot be used"),
-        }
-    });
-
-    // The API.
-    let store = node.store();
-    let front = Front::new(store.clone(), hub.clone(), Arc::new(crate::now), crate::seed());
-    let credential_dir = dir.clone();
-    let own_credential = dir.credential("master")?;
-    let cluster = Arc::new(ClusterService {
-        node: node.clone(),
-        front: front.clone(),
-        cluster_id: identity.cluster_id.clone(),
-        epoch: identity.epoch,
-        name: identity.name.clone(),
-        ca: ca.clone(),
-        credential: Arc::new(move || credential_dir.credential("master").unwrap_or_else(|_| own_credential.clone())),
-        changes: Changes::new(node.clone()),
-        join_server: config.join.as_ref().map(|join| join.server.clone()),
-    });
-    hub.set_peers(Arc::new(PeerMasters { node: node.clone(), dir: dir.clone() }));
-    let health = api_grpc::health::server(&store, stop.clone()).await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(protos::DESCRIPTORS)
-        .build_v1()?;
-    let grpc = tonic::service::Routes::new(ClusterServer::from_arc(cluster.clone()))
-        .add_service(CertificateAuthorityServer::from_arc(cluster.clone()))
-        .add_service(DispatchService::server(front.clone(), hub.clone(), identity.epoch))
-        .add_service(api_grpc::ObjectsService::server(front.clone()))
-        .add_service(api_grpc::ObserveService::server(front.clone()))
-        .add_service(health)
-        .add_service(reflection)
-        .into_axum_router();
-    let leadership = store.leadership();
-    let ready = Arc::new(move || leadership.borrow().leader.is_some());
-    let router = faces(grpc, api_rest::router(front.clone(), config.api_addr(), ready));
-    let api_listener = bind(&config, config.api_port).await?;
-    let (leaving_sender, leaving) = watch::channel(None);
-    tokio::spawn(listen::serve(api_listener, api_tls, router, Ends { stop: stop.clone(), leaving }));
-    tracing::info!(name = %identity.name, api = %config.api_addr(), peer = %config.peer_addr(), "master started");
-
-    let own = config.member();
-    if let Some(bootstrap) = bootstrap {
-        found(&node, &front, &bootstrap, own, &ca).await?;
-        mark_joined(&*disk)?;
-        dir.remove(BOOTSTRAP)?;
-    } else if joining && let Some(join) = &config.join {
-        tokio::select! {
-            joined = add_self(&dir, join, &ca, &identity, own, &node) => joined?,
-            why = cannot_go_on(&node, &mut superseded, &identity, &dir) => bail!("{why}"),
-        }
-        mark_joined(&*disk)?;
-        dir.remove(JOINING)?;
-        tracing::info!("joined the cluster");
-    }
-
-    let facts = Arc::new(LeaderFacts { liveness: liveness.clone(), front: front.clone(), ca });
-    if let Some(backup) = config.backup.clone() {
-        tokio::spawn(backup::schedule::keep(backup, front.clone(), node.clone(), identity.clone()));
-    }
-    tokio::spawn(raft_node::end_changes(node.clone(), store.clone()));
-    tokio::spawn(manager::run(front, facts));
-    tokio::spawn(keep_greeting(node.clone()));
-    tokio::spawn(send_beats(node.clone(), liveness.clone()));
-    tokio::spawn(take_beats(node.clone(), liveness));
-    if let Some(vip) = config.vip.clone() {
-        let (members, own) = (node.clone(), identity.name.clone());
-        let rank = move || {
-            let mut names: Vec<String> = members.status().members.into_iter().map(|m| m.member.name).collect();
-            names.sort();
-            u32::try_from(names.iter().position(|name| *name == own).unwrap_or(names.len())).unwrap_or(u32::MAX)
-        };
-        let place = vip::Place {
-            vip,
-            port: config.api_port,
-            own: identity.name.clone(),
-            election: config.raft_profile()?.election_timeout_max(),
-        };
-        tokio::spawn(vip::keep(place, store.clone(), rank, seat, leaving_sender));
-    }
-
-    node.serve();
-
+    let start = Start::of(&config, &dir).await?;
+    let mut consensus = Consensus::begin(&config, &dir, &start, &raft_runtime).await?;
+    let api = Api::begin(&config, &dir, &start, &consensus).await?;
+    tracing::info!(
+        name = %start.identity.name, api = %config.api_addr(), peer = %config.peer_addr(), "master started"
+    );
+    belong(&config, &dir, &start, &mut consensus, &api).await?;
+    begin_work(&config, &start, &consensus, &api, seat)?;
+    consensus.node.serve();
     let failed = tokio::select! {
         signal = stop_signal() => {
             signal?;
             None
         }
-        why = cannot_go_on(&node, &mut superseded, &identity, &dir) => Some(why),
-        why = scrub::run(disk.clone(), raft_dir.clone()) => Some(why),
-        leader = cluster.left_out() => Some(format!(
+        why = cannot_go_on(&consensus.node, &mut consensus.superseded, &start.identity, &dir) => Some(why),
+        why = scrub::run(start.disk.clone(), start.raft_dir.clone()) => Some(why),
+        leader = api.cluster.left_out() => Some(format!(
             "this master was taken out of the group, which {leader} leads: remove {} and, if it is to come back, start it \
              with a join token",
             dir.0.display()
@@ -302,18 +161,240 @@ async fn serve(
     if let Some(why) = failed {
         bail!("{why}");
     }
-    tracing::info!("stopping: handing leadership over");
-    let planned = {
-        let node = node.clone();
-        raft_runtime.spawn(async move { node.hand_over().await })
+    end(consensus, api, &raft_runtime).await
+}
+
+/// What a start finds in the data folder.
+struct Start {
+    identity: Identity,
+    ca: String,
+    raft_dir: PathBuf,
+    disk: Arc<RocksDisk>,
+    /// Of the first start after `init`: this master becomes the cluster.
+    bootstrap: Option<Bootstrap>,
+    /// Whether the cluster has yet to take this master in.
+    joining: bool,
+}
+
+impl Start {
+    async fn of(config: &MasterConfig, dir: &DataDir) -> Result<Start> {
+        let (identity, mut joining) = identity(config, dir).await?;
+        let ca = dir.ca()?;
+        let raft_dir = dir.path(&identity.raft_dir());
+        let disk = Arc::new(RocksDisk::open(&raft_dir)?);
+        let joined = disk.get(JOINED)?.is_some();
+        if joined {
+            // A start that ended before it could: with a later disk they would say that it may be empty.
+            dir.remove(BOOTSTRAP)?;
+            dir.remove(JOINING)?;
+        }
+        let bootstrap: Option<Bootstrap> = dir.read(BOOTSTRAP).map(|text| serde_json::from_str(&text)).transpose()?;
+        // An interrupted join goes on; a lost disk does not.
+        joining |= !joined && bootstrap.is_none() && config.join.is_some() && dir.path(JOINING).exists();
+        if !joined && bootstrap.is_none() && !joining {
+            bail!(
+                "the Raft storage in {} is empty, but this machine was already master {} (id {}). An emptied disk must not \
+                 vote again: remove {} and start with a join token; it joins under a new id and replaces the old one",
+                raft_dir.display(),
+                identity.name,
+                identity.node_id,
+                dir.0.display()
+            );
+        }
+        Ok(Start { identity, ca, raft_dir, disk, bootstrap, joining })
+    }
+}
+
+/// Consensus and its listener, on their own threads.
+struct Consensus {
+    node: Node,
+    /// The epoch of a peer that has left this group behind: this master must not serve any more.
+    superseded: watch::Receiver<Option<u64>>,
+    liveness: Arc<Liveness>,
+    hub: Arc<Hub>,
+    stop: watch::Sender<bool>,
+}
+
+impl Consensus {
+    async fn begin(
+        config: &MasterConfig,
+        dir: &DataDir,
+        start: &Start,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<Consensus> {
+        let tls_dir = dir.clone();
+        let tls = move || {
+            let credential = tls_dir.credential("master").ok();
+            let ca = tls_dir.ca().unwrap_or_default();
+            pki::tls::tonic_client(credential.as_ref(), &ca, "localhost")
+        };
+        let transport = TonicTransport::new(tls, runtime.clone());
+        let (superseded_sender, superseded) = watch::channel(None);
+        let own = start.identity.clone();
+        let transport = Arc::new(transport.on_other_group(move |group| {
+            if let Some(epoch) = own.superseded_by(group) {
+                superseded_sender.send_replace(Some(epoch));
+            }
+        }));
+        let options = Options {
+            cluster_id: start.identity.group(),
+            node_id: start.identity.node_id,
+            name: start.identity.name.clone(),
+            profile: config.raft_profile()?,
+            checkpoints: raft_node::Checkpoints::default(),
+            seed: crate::seed(),
+            disk: start.disk.clone(),
+            transport,
+            spawn_writer: raft_node::spawn_thread(),
+            feature_level: state::FEATURE_LEVEL,
+            clock: Arc::new(crate::now),
+        };
+        let node = runtime.spawn(Node::start(options)).await??;
+        let liveness = Arc::new(Liveness::default());
+        let hub = Hub::new(liveness.clone());
+        let tls = tls_source(dir, true)?;
+        let routes = tonic::service::Routes::new(RaftService::server(node.clone()))
+            .add_service(RelayService::server(hub.clone()))
+            .into_axum_router()
+            .layer(axum::middleware::from_fn(guard));
+        let listener = bind(config, config.peer_port).await?.into_std()?;
+        let (stop, stopped) = watch::channel(false);
+        runtime.spawn(async move {
+            match TcpListener::from_std(listener) {
+                Ok(listener) => listen::serve(listener, tls, routes, Ends::at_stop(stopped)).await,
+                Err(error) => tracing::error!(%error, "the peer listener cannot be used"),
+            }
+        });
+        Ok(Consensus { node, superseded, liveness, hub, stop })
+    }
+}
+
+/// What users, workers and joining masters call.
+struct Api {
+    front: Front,
+    cluster: Arc<ClusterService>,
+    stop: watch::Sender<bool>,
+    /// The address that is being let go of, when it is a virtual one.
+    leaving: watch::Sender<Option<IpAddr>>,
+    /// Ends when all callers are gone.
+    served: JoinHandle<()>,
+}
+
+impl Api {
+    async fn begin(config: &MasterConfig, dir: &DataDir, start: &Start, consensus: &Consensus) -> Result<Api> {
+        let Consensus { node, hub, .. } = consensus;
+        let tls = tls_source(dir, false)?;
+        let store = node.store();
+        let front = Front::new(store.clone(), hub.clone(), Arc::new(crate::now), crate::seed());
+        let credential_dir = dir.clone();
+        let own_credential = dir.credential("master")?;
+        let cluster = Arc::new(ClusterService {
+            node: node.clone(),
+            front: front.clone(),
+            cluster_id: start.identity.cluster_id.clone(),
+            epoch: start.identity.epoch,
+            name: start.identity.name.clone(),
+            ca: start.ca.clone(),
+            credential: Arc::new(move || {
+                credential_dir.credential("master").unwrap_or_else(|_| own_credential.clone())
+            }),
+            changes: Changes::new(node.clone()),
+            join_server: config.join.as_ref().map(|join| join.server.clone()),
+        });
+        hub.set_peers(Arc::new(PeerMasters { node: node.clone(), dir: dir.clone() }));
+        let (stop, stopped) = watch::channel(false);
+        let health = api_grpc::health::server(&store, stopped.clone()).await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(protos::DESCRIPTORS)
+            .build_v1()?;
+        let grpc = tonic::service::Routes::new(ClusterServer::from_arc(cluster.clone()))
+            .add_service(CertificateAuthorityServer::from_arc(cluster.clone()))
+            .add_service(DispatchService::server(front.clone(), hub.clone(), start.identity.epoch))
+            .add_service(api_grpc::ObjectsService::server(front.clone()))
+            .add_service(api_grpc::ObserveService::server(front.clone()))
+            .add_service(health)
+            .add_service(reflection)
+            .into_axum_router();
+        let leadership = store.leadership();
+        let ready = Arc::new(move || leadership.borrow().leader.is_some());
+        let router = faces(grpc, api_rest::router(front.clone(), config.api_addr(), ready));
+        let listener = bind(config, config.api_port).await?;
+        let (leaving, left) = watch::channel(None);
+        let served = tokio::spawn(listen::serve(listener, tls, router, Ends { stop: stopped, leaving: left }));
+        Ok(Api { front, cluster, stop, leaving, served })
+    }
+}
+
+/// Founds the cluster, or has it take this master in, where that is yet to be done.
+async fn belong(
+    config: &MasterConfig,
+    dir: &DataDir,
+    start: &Start,
+    consensus: &mut Consensus,
+    api: &Api,
+) -> Result<()> {
+    let (node, own) = (&consensus.node, config.member());
+    if let Some(bootstrap) = &start.bootstrap {
+        found(node, &api.front, bootstrap, own, &start.ca).await?;
+        mark_joined(&*start.disk)?;
+        dir.remove(BOOTSTRAP)?;
+    } else if start.joining
+        && let Some(join) = &config.join
+    {
+        tokio::select! {
+            joined = add_self(dir, join, &start.ca, &start.identity, own, node) => joined?,
+            why = cannot_go_on(node, &mut consensus.superseded, &start.identity, dir) => bail!("{why}"),
+        }
+        mark_joined(&*start.disk)?;
+        dir.remove(JOINING)?;
+        tracing::info!("joined the cluster");
+    }
+    Ok(())
+}
+
+/// What goes on beside the answers to callers, until the process ends.
+fn begin_work(config: &MasterConfig, start: &Start, consensus: &Consensus, api: &Api, seat: vip::Seat) -> Result<()> {
+    let (Consensus { node, liveness, .. }, front) = (consensus, &api.front);
+    let store = node.store();
+    let facts = LeaderFacts { liveness: liveness.clone(), front: front.clone(), ca: start.ca.clone() };
+    if let Some(backup) = config.backup.clone() {
+        tokio::spawn(backup::schedule::keep(backup, front.clone(), node.clone(), start.identity.clone()));
+    }
+    tokio::spawn(raft_node::end_changes(node.clone(), store.clone()));
+    tokio::spawn(manager::run(front.clone(), Arc::new(facts)));
+    tokio::spawn(keep_greeting(node.clone()));
+    tokio::spawn(send_beats(node.clone(), liveness.clone()));
+    tokio::spawn(take_beats(node.clone(), liveness.clone()));
+    let Some(vip) = config.vip.clone() else { return Ok(()) };
+    let (members, own) = (node.clone(), start.identity.name.clone());
+    let rank = move || {
+        let mut names: Vec<String> = members.status().members.into_iter().map(|m| m.member.name).collect();
+        names.sort();
+        u32::try_from(names.iter().position(|name| *name == own).unwrap_or(names.len())).unwrap_or(u32::MAX)
     };
-    planned.await?;
-    stop_sender.send_replace(true);
+    let place = vip::Place {
+        vip,
+        port: config.api_port,
+        own: start.identity.name.clone(),
+        election: config.raft_profile()?.election_timeout_max(),
+    };
+    tokio::spawn(vip::keep(place, store, rank, seat, api.leaving.clone()));
+    Ok(())
+}
+
+/// A planned stop.
+async fn end(consensus: Consensus, api: Api, raft_runtime: &tokio::runtime::Handle) -> Result<()> {
+    tracing::info!("stopping: handing leadership over");
+    let node = consensus.node.clone();
+    raft_runtime.spawn(async move { node.hand_over().await }).await?;
+    api.stop.send_replace(true);
     // What clients wait for here is answered once the new leader has said that it is committed: peers are
     // heard until the clients are gone.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    peer_stop_sender.send_replace(true);
-    node.shutdown().await;
+    if tokio::time::timeout(ENDING_MAX, api.served).await.is_err() {
+        tracing::warn!("a caller that does not hang up is left");
+    }
+    consensus.stop.send_replace(true);
+    consensus.node.shutdown().await;
     Ok(())
 }
 

@@ -20,7 +20,10 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 const PARTING_MAX: Duration = Duration::from_secs(1);
 const PARTING_BYTES_MAX: u64 = 64 * 1024;
 /// Connections served at once; more wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 10_000;
+const CONNECTIONS_MAX: u32 = 10_000;
+/// Of an ending process a connection gets this long for the requests under way. Long watches do not end by themselves;
+/// clients reconnect elsewhere.
+const LAST_ANSWERS_MAX: Duration = Duration::from_millis(300);
 
 /// The caller, as its verified certificate names it; absent when it showed none. An extension of
 /// every request.
@@ -44,15 +47,20 @@ impl Ends {
     }
 }
 
-/// Serves `router` until `ends` says so. `tls` is watched, so that renewed certificates are used for
+/// Serves `router` until `ends` says so and every connection has ended. `tls` is watched, so that renewed certificates are used for
 /// new connections.
 pub async fn serve(listener: TcpListener, tls: watch::Receiver<Arc<ServerConfig>>, router: Router, mut ends: Ends) {
-    let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX as usize));
     loop {
         let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stopped(&mut ends.stop) => return,
+            () = stopped(&mut ends.stop) => {
+                drop((listener, slot));
+                // Each connection ends soon, and gives its place back.
+                drop(slots.acquire_many(CONNECTIONS_MAX).await);
+                return;
+            }
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -88,7 +96,12 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
     }
-    let stream = match tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream).into_fallible()).await {
+    let handshake = tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream).into_fallible());
+    let shaken = tokio::select! {
+        shaken = handshake => shaken,
+        () = stopped(&mut stop) => return,
+    };
+    let stream = match shaken {
         Ok(Ok(stream)) => stream,
         Ok(Err((error, stream))) => {
             tracing::debug!(%peer, %error, "TLS handshake failed");
@@ -119,8 +132,7 @@ async fn connection(
         }
         () = stopped(&mut stop) => {
             serving.as_mut().graceful_shutdown();
-            // Long watches do not end by themselves; clients reconnect elsewhere.
-            drop(tokio::time::timeout(Duration::from_millis(300), serving).await);
+            drop(tokio::time::timeout(LAST_ANSWERS_MAX, serving).await);
         }
     }
 }
