@@ -110,6 +110,10 @@ fn program() -> PathBuf {
 }
 
 fn batch(seeds: Range<u64>, twin: Option<Twin>, twice: bool) -> bool {
+    if seeds.is_empty() {
+        eprintln!("no seed lies in {seeds:?}: nothing was played");
+        return false;
+    }
     let batch: Batch = sim::batch(&program(), seeds.clone(), twin, true);
     println!("{batch}");
     let differing = if twice { batch.differing(&sim::batch(&program(), seeds, twin, true)) } else { Vec::new() };

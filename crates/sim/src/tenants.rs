@@ -161,16 +161,16 @@ impl Tenant {
         format!("{}-loose", self.name)
     }
 
-    /// The pods with this label, as of now or as some master sees them; none when it does not answer.
-    async fn pods(&mut self, app: &str, is_now: bool) -> Option<Vec<String>> {
+    /// The pods of which this is so, as of now or as some master sees them; none when it does not answer.
+    async fn pods(&mut self, is_it: impl Fn(&Record) -> bool, is_now: bool) -> Option<Vec<String>> {
         let i = self.any_master();
         let look = move |host: Host| async move {
             let store = host.node.store();
             if is_now { store.read().await.ok() } else { Some(store.view()) }
         };
         let Asked::Answered(Some(view)) = self.cluster.ask(i, PATIENCE, look).await else { return None };
-        let is_it = |pod: &&Arc<Record>| pod.header.labels.get("app").is_some_and(|label| label == app);
-        Some(view.list(registry::POD, NAMESPACE, None).filter(is_it).map(|pod| pod.key.name.to_string()).collect())
+        let all = view.list(registry::POD, NAMESPACE, None);
+        Some(all.filter(|pod| is_it(pod)).map(|pod| pod.key.name.to_string()).collect())
     }
 
     /// Takes a pod out of its set, which lets it go and makes another, or puts one back, which is one too many.
@@ -179,7 +179,7 @@ impl Tenant {
             true => (self.name.clone(), self.loose()),
             false => (self.loose(), self.name.clone()),
         };
-        let pods = self.pods(&from, false).await.filter(|pods| !pods.is_empty())?;
+        let pods = self.pods(|pod| is_of(pod, &from), false).await.filter(|pods| !pods.is_empty())?;
         let mut patch = request(Verb::Patch, registry::POD, &pods[self.rng.below(pods.len() as u64) as usize]);
         patch.patch = Some(Patch::Merge);
         patch.body.value = json!({"metadata": {"labels": {"app": to}}});
@@ -299,7 +299,8 @@ impl Tenant {
         sleep(Duration::from_millis(LATE_MS_MAX)).await;
     }
 
-    /// Two replicas at most, no bare pods, and none that were taken out of their set.
+    /// Two replicas at most, no bare pods, and none that were taken out of their set: also those that were to be put back
+    /// when it was gone, which no set takes.
     async fn leave_what_fits(&mut self) {
         let replicas = self.rng.below(3);
         self.insist(self.patch(json!({"spec": {"replicas": replicas}}))).await;
@@ -307,8 +308,10 @@ impl Tenant {
         for number in 1..=self.n_pods {
             self.insist(delete(&format!("{}-bare-{number}", self.name))).await;
         }
+        let (name, loose) = (self.name.clone(), self.loose());
+        let is_left = |pod: &Record| is_of(pod, &loose) || is_of(pod, &name) && pod.header.controller().is_none();
         let loose = loop {
-            match self.pods(&self.loose(), true).await {
+            match self.pods(is_left, true).await {
                 Some(pods) => break pods,
                 None => sleep(RETRY).await,
             }
@@ -323,4 +326,8 @@ impl Tenant {
             sleep(RETRY).await;
         }
     }
+}
+
+fn is_of(pod: &Record, app: &str) -> bool {
+    pod.header.labels.get("app").is_some_and(|label| label == app)
 }
