@@ -395,11 +395,21 @@ fn the_group_changes_and_all_of_it_is_saved_and_restored() {
 }
 
 fn n_recovers() -> usize {
-    std::env::var("BALSA_RECOVERS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
+    let said = std::env::var("BALSA_RECOVERS").ok();
+    said.map_or(3, |text| text.parse().unwrap_or_else(|_| panic!("BALSA_RECOVERS: {text:?} is no number of repairs")))
 }
 
-/// Kills a repair at some moment of it; whatever it left, the next one works, or the old group is whole.
-fn interrupt(group: &Group, after: Duration) {
+/// The Raft folders of m1; a repair makes `raft-new`, then names it by its epoch, then writes the identity.
+fn raft_folders(group: &Group) -> BTreeSet<String> {
+    let names = std::fs::read_dir(group.path("m1")).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("raft")).collect()
+}
+
+/// Kills a repair at some moment of it; whatever it left, the next one works, or the old group is whole. Tells how far it
+/// had come.
+fn interrupt(group: &Group, after: Duration) -> &'static str {
+    let (before, identity) = (raft_folders(group), std::fs::read(group.path("m1").join("identity.json")));
     let mut child = std::process::Command::new(crate::cluster::binary())
         .args(["recover", "--yes", "--config", &group.config("m1")])
         .stdin(std::process::Stdio::null())
@@ -410,6 +420,14 @@ fn interrupt(group: &Group, after: Duration) {
     std::thread::sleep(after);
     child.kill().unwrap();
     child.wait().unwrap();
+    let made: Vec<String> = raft_folders(group).difference(&before).cloned().collect();
+    let is_named = std::fs::read(group.path("m1").join("identity.json")).unwrap() != identity.unwrap();
+    match made.as_slice() {
+        _ if is_named => "done",
+        [] => "reading",
+        [new] if new == "raft-new" => "writing",
+        _ => "written, not named",
+    }
 }
 
 #[test]
@@ -437,6 +455,9 @@ fn a_lost_majority_is_repaired_and_a_damaged_disk_is_told() {
     group.start("m3");
 
     let n = n_recovers();
+    // How long a repair takes, once one was seen; and how far those that were interrupted had come.
+    let mut takes = Duration::from_millis(200);
+    let mut reached: BTreeMap<&str, usize> = BTreeMap::new();
     for i in 0..n {
         let (mut acknowledged, mut before) = (BTreeSet::new(), 0);
         under_load(&group, &format!("round{i}"), |written| {
@@ -456,14 +477,22 @@ fn a_lost_majority_is_repaired_and_a_damaged_disk_is_told() {
         let output = recover(&["--report"]);
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(report["survivor"]["name"], "m1", "{report}");
-        // Interrupted anywhere; the moments differ from round to round.
-        interrupt(&group, Duration::from_millis(5 + 13 * (i as u64 % 10)));
+        // Interrupted anywhere: each moment is as far as can be from those before it.
+        *reached.entry(interrupt(&group, takes.mul_f64((i as f64 * 0.618) % 1.0))).or_default() += 1;
+        if i % 3 == 1 {
+            // Of a survivor the last copy of everything is asked for, not its papers.
+            std::fs::remove_file(group.path("m1").join("master.crt")).unwrap();
+        }
+        let began = Instant::now();
         let output = recover(&["--yes"]);
         assert!(output.status.success(), "{}", text(&output.stderr));
         let told = text(&output.stdout);
         assert!(told.contains("May be lost") || told.contains("Nothing is to be repaired"), "{told}");
         if i == 0 {
             print!("{told}");
+        }
+        if told.contains("May be lost") {
+            takes = began.elapsed();
         }
         let again = recover(&["--yes"]);
         assert!(text(&again.stdout).contains("Nothing is to be repaired"), "{}", text(&again.stdout));
@@ -488,7 +517,8 @@ fn a_lost_majority_is_repaired_and_a_damaged_disk_is_told() {
         }
         group.wait_voters(&["m1", "m2", "m3"]);
     }
-    println!("{n} of {n} repairs");
+    println!("{n} of {n} repairs; those that were interrupted before them had come as far as {reached:?}");
+    assert!(n < 50 || ["reading", "writing", "done"].iter().all(|far| reached.contains_key(far)), "{reached:?}");
     damaged_disk(&group);
 }
 

@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use objects::{Key, Timestamp, json, record, registry};
 use raft_disk::RocksDisk;
 use raft_node::{
-    Checkpoints, Lane, Member, Node, Options, PeerReply, PeerRequest, Profile, Reach, Transport, TransportError,
-    read_remains, spawn_thread,
+    Checkpoints, Lane, Member, Node, Options, PeerReply, PeerRequest, Profile, REMEDY, Reach, Transport,
+    TransportError, read_remains, spawn_thread,
 };
 use state::{Op, Txn, snapshot};
 use std::collections::BTreeMap;
@@ -162,7 +162,7 @@ impl Damaged {
             Ok(found) if found == self.truth => self.n_harmless += 1,
             Ok((reach, _)) => panic!("{name} {damage:?}: went unnoticed; reaches {reach:?}, not {:?}", self.truth.0),
             Err(why) => {
-                assert!(!why.is_empty());
+                assert!(why.contains(REMEDY), "{name} {damage:?}: {why:?} does not say what to do");
                 self.n_told += 1;
             }
         }

@@ -10,7 +10,7 @@ use crate::output::Format;
 use crate::{kubeconfig, master};
 use anyhow::{Context, Result, bail};
 use authz::Role;
-use objects::{Key, Revision, Timestamp, json, registry};
+use objects::{Key, Revision, Timestamp, Value, json, registry};
 use pki::{Authority, Credential};
 use raft_disk::{OpenError, RocksDisk};
 use raft_node::{Disk, Founding};
@@ -55,23 +55,23 @@ pub(super) fn run(file: &Path, config: &Path, skip_revisions: u64, output: Forma
         epoch: epoch_after(manifest.epoch, crate::now()),
     };
 
+    let unchanged = || unchanged(&dir);
     let disk = Arc::new(fresh(&dir)?);
     let mut founding = Founding::on(disk.clone());
-    let secret_key = Key::new(registry::SECRET, NAMESPACE, NAME);
+    let secret_key = secret_key();
     let mut secret = None;
     while let Some(row) = reader.next_row().with_context(|| format!("{}", file.display()))? {
         if row.record.key == secret_key {
             secret = Some(row.record.value());
         }
-        founding.row(&row.record.key, row.bytes)?;
+        founding.row(&row.record.key, row.bytes).with_context(unchanged)?;
     }
     let secret = secret.context("the backup lacks the cluster's authority (Secret kube-system/balsa-cluster)")?;
     let own = config.member();
-    founding.finish(identity.node_id, own, reader.head_at(begins)?)?;
+    founding.finish(identity.node_id, own, reader.head_at(begins)?).with_context(unchanged)?;
     settle(&dir, disk, &identity, || {
-        let ca = decoded(&secret, "ca.crt");
-        let authority =
-            Authority { credential: Credential { certificate: ca.clone(), key: decoded(&secret, "ca.key") } };
+        let authority = authority(&secret);
+        let ca = authority.credential.certificate.clone();
         let credential = authority.issue(Role::Master, &config.name, &config.alt_names())?;
         dir.save_credential("master", &credential, &ca)?;
         let admin = authority.issue(Role::Admin, "admin", &[])?;
@@ -101,6 +101,24 @@ pub(super) fn run(file: &Path, config: &Path, skip_revisions: u64, output: Forma
     println!("  administrator     {}", admin.display());
     println!("  more masters      join with the tokens of before (`balsa token`), on empty data folders");
     Ok(())
+}
+
+/// The object that holds the cluster's authority.
+pub(crate) fn secret_key() -> Key {
+    Key::new(registry::SECRET, NAMESPACE, NAME)
+}
+
+/// Of that object.
+pub(crate) fn authority(secret: &Value) -> Authority {
+    Authority { credential: Credential { certificate: decoded(secret, "ca.crt"), key: decoded(secret, "ca.key") } }
+}
+
+/// Of a storage in the making that could not be finished.
+pub(crate) fn unchanged(dir: &DataDir) -> String {
+    format!(
+        "{} could not be written: nothing was changed; if its disk is full, free some space, and run this again",
+        dir.path(UNBORN).display()
+    )
 }
 
 /// The storage in the making.

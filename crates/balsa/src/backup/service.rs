@@ -3,7 +3,9 @@
 use protos::cluster as pb;
 use state::View;
 use state::backup::{Manifest, Pieces};
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status};
 
@@ -14,16 +16,24 @@ const PIECES_MAX: usize = 4;
 /// Of one message.
 pub(crate) const PIECE_BYTES_MAX: usize = 1 << 20;
 
+/// Whoever takes nothing for this long is given up: the view that is held for it grows with everything that changes.
+const READER_PATIENCE: Duration = Duration::from_secs(300);
+
 /// Holds the view while it is read out; what is written meanwhile goes to newer ones.
 pub(crate) fn stream(view: View, manifest: Manifest) -> Response<Stream> {
     let (sender, receiver) = mpsc::channel(PIECES_MAX);
+    let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
         for piece in Pieces::of(view, manifest) {
             let mut rest = bytes::Bytes::from(piece);
             while !rest.is_empty() {
                 let data = rest.split_to(rest.len().min(PIECE_BYTES_MAX));
-                if sender.blocking_send(Ok(pb::BackupPiece { data })).is_err() {
-                    return tracing::info!("a backup was given up by its reader");
+                let sent = async { timeout(READER_PATIENCE, sender.send(Ok(pb::BackupPiece { data }))).await };
+                match runtime.block_on(sent) {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return tracing::info!("a backup was given up by its reader"),
+                    // It finds the end missing: there the hash stands.
+                    Err(_) => return tracing::warn!("a backup is given up: its reader took nothing for 5 minutes"),
                 }
             }
         }

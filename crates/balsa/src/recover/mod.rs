@@ -6,13 +6,15 @@
 
 mod verdict;
 
-use crate::backup::{fresh, next_revision, settle};
+use crate::backup::{authority, fresh, next_revision, secret_key, settle, unchanged};
 use crate::config::MasterConfig;
 use crate::files::{DataDir, Identity};
 use crate::join;
 use crate::output::Format;
 use anyhow::{Context, Result, bail};
+use authz::Role;
 use objects::{Timestamp, json};
+use pki::Credential;
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
 use raft_disk::{OpenError, RocksDisk};
@@ -85,7 +87,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let others = args.other.iter().map(|path| read_report(path, &identity)).collect::<Result<Vec<_>>>()?;
     check_names(args, &identity, &remains, &others)?;
-    let heard = ask(&dir, &identity, &remains)?;
+    let papers = papers(&dir, &config, &remains)?;
+    let heard = ask(&dir, &identity, &remains, &papers)?;
     let output = args.output;
     tell(output, &identity, &remains, &others, &heard);
     let index = |heard: &Heard| match heard.what {
@@ -120,7 +123,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Some(what)
         }
     };
-    let next = refound(&dir, &config, &identity, &remains, args.skip_revisions)?;
+    let next = refound(&dir, &config, &identity, &remains, &papers, args.skip_revisions)?;
     let old_log = dir.path(&identity.raft_dir());
     match output {
         Format::Json => println!(
@@ -208,14 +211,38 @@ struct Heard {
     what: Answer,
 }
 
+/// What this master shows others.
+struct Papers {
+    credential: Credential,
+    ca: String,
+    /// Issued just now, and not in the data folder yet.
+    is_new: bool,
+}
+
+/// Of the data folder; where they are gone from there, new ones: the state holds the authority, and whoever asks a
+/// survivor to be emptied for a lost file destroys the last copy.
+fn papers(dir: &DataDir, config: &MasterConfig, remains: &Remains) -> Result<Papers> {
+    let lost = match (dir.credential("master"), dir.ca()) {
+        (Ok(credential), Ok(ca)) => return Ok(Papers { credential, ca, is_new: false }),
+        (Err(error), _) | (_, Err(error)) => error,
+    };
+    let view = View::new(remains.state.clone());
+    let Some(secret) = view.get(&secret_key()) else {
+        return Err(lost.context("the state lacks the cluster's authority, and no certificate can be issued from it"));
+    };
+    let authority = authority(&secret.value());
+    let credential = authority.issue(Role::Master, &config.name, &config.alt_names())?;
+    Ok(Papers { credential, ca: authority.credential.certificate, is_new: true })
+}
+
 /// Asks the other members. An error when this group is replaced already.
-fn ask(dir: &DataDir, identity: &Identity, remains: &Remains) -> Result<Vec<Heard>> {
-    let (credential, ca) = (dir.credential("master")?, dir.ca()?);
+fn ask(dir: &DataDir, identity: &Identity, remains: &Remains, papers: &Papers) -> Result<Vec<Heard>> {
+    let Papers { credential, ca, .. } = papers;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let others = remains.members.iter().filter(|m| m.id != identity.node_id);
     let asked = others.map(async |m| {
         let asking = async {
-            let channel = join::channel(&m.member.api_addr, Some(&credential), &ca).await?;
+            let channel = join::channel(&m.member.api_addr, Some(credential), ca).await?;
             anyhow::Ok(ClusterClient::new(channel).status(pb::StatusRequest {}).await?.into_inner())
         };
         let status = match tokio::time::timeout(ANSWER_MAX, asking).await {
@@ -316,6 +343,7 @@ fn refound(
     config: &MasterConfig,
     old: &Identity,
     remains: &Remains,
+    papers: &Papers,
     skip_revisions: u64,
 ) -> Result<Identity> {
     let state = &remains.state;
@@ -329,7 +357,7 @@ fn refound(
     let disk = Arc::new(fresh(dir)?);
     let mut founding = Founding::on(disk.clone());
     for record in state.records_after(None) {
-        founding.row(&record.key, snapshot::record_bytes(record))?;
+        founding.row(&record.key, snapshot::record_bytes(record)).with_context(|| unchanged(dir))?;
     }
     // The lost masters may have issued revisions that this one never saw. Of the two clocks that tell since when, the
     // leaders' that stamped what it holds may have been ahead, and this machine's wrong.
@@ -340,7 +368,10 @@ fn refound(
     let begins = next_revision(state.revision(), as_of, skip_revisions)?;
     let head = snapshot::rebase(&snapshot::head_bytes(state), begins)?;
     let own = config.member();
-    founding.finish(identity.node_id, own, head)?;
-    settle(dir, disk, &identity, || Ok(()))?;
+    founding.finish(identity.node_id, own, head).with_context(|| unchanged(dir))?;
+    settle(dir, disk, &identity, || match papers.is_new {
+        true => dir.save_credential("master", &papers.credential, &papers.ca),
+        false => Ok(()),
+    })?;
     Ok(identity)
 }
