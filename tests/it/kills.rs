@@ -101,25 +101,21 @@ fn kill_leader(cluster: &Cluster, written: &Mutex<Written>, with_kubectl: Option
     Cost { write_gap, kubectl: spent }
 }
 
-/// The smallest that `percent` of a hundred do not exceed.
-fn percentile(sorted: &[Duration], percent: usize) -> Duration {
-    sorted[(sorted.len() * percent).div_ceil(100).max(1) - 1]
-}
-
 fn report(what: &str, costs: &[Cost], n_written: usize) {
     let mut gaps: Vec<Duration> = costs.iter().map(|cost| cost.write_gap).collect();
     let mut kubectl: Vec<Duration> = costs.iter().map(|cost| cost.kubectl).collect();
     gaps.sort();
     kubectl.sort();
     let ms = |duration: Duration| duration.as_millis();
+    let at = |sorted: &[Duration], percent| ms(stdx::percentile(sorted, percent).unwrap_or_default());
     // One line a story, for the bench to read.
     println!(
         "kills of {what}: n={} gap_p50_ms={} gap_p90_ms={} gap_max_ms={} kubectl_p50_ms={} kubectl_max_ms={} written={n_written}",
         gaps.len(),
-        ms(percentile(&gaps, 50)),
-        ms(percentile(&gaps, 90)),
+        at(&gaps, 50),
+        at(&gaps, 90),
         ms(gaps[gaps.len() - 1]),
-        ms(percentile(&kubectl, 50)),
+        at(&kubectl, 50),
         ms(kubectl[kubectl.len() - 1]),
     );
 }

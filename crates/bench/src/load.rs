@@ -1,6 +1,6 @@
 //! Closed-loop load: clients that each wait for their answer before they ask again, and what they saw.
 
-use crate::process::cpu_seconds;
+use crate::process::Meter;
 use anyhow::{Context, Result, bail};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -66,6 +66,8 @@ pub(crate) struct Sample {
     pub(crate) p99_ms: f64,
     /// Of all servers together, user and system, per operation.
     pub(crate) cpu_us: f64,
+    /// What the clients themselves took, in percent of one processor.
+    pub(crate) driver_percent: f64,
     pub(crate) n_errors: u64,
     pub(crate) error: Option<String>,
     /// Refusals that clients answered by asking once more; their time is in the latencies.
@@ -106,11 +108,11 @@ pub(crate) async fn beside<C: Client, T>(
     let phase = Arc::new(AtomicU8::new(WARMING));
     let tasks: Vec<_> = clients.into_iter().map(|client| tokio::spawn(drive(client, phase.clone()))).collect();
     tokio::time::sleep(warm_up).await;
-    let (started, cpu_before) = (Instant::now(), cpu_seconds(servers)?);
+    let meter = Meter::start(servers)?;
     phase.store(MEASURING, Ordering::Relaxed);
     let made = what.await;
     phase.store(OVER, Ordering::Relaxed);
-    let (seconds, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds(servers)? - cpu_before);
+    let used = meter.stop()?;
     let mut all = Seen::default();
     for task in tasks {
         let seen = task.await?;
@@ -122,10 +124,11 @@ pub(crate) async fn beside<C: Client, T>(
     }
     let (p50_ms, p99_ms) = percentiles(&mut all.latencies);
     let sample = Sample {
-        per_second: all.n_operations as f64 / seconds,
+        per_second: all.n_operations as f64 / used.seconds,
         p50_ms,
         p99_ms,
-        cpu_us: cpu * 1e6 / all.n_operations.max(1) as f64,
+        cpu_us: used.servers * 1e6 / all.n_operations.max(1) as f64,
+        driver_percent: used.driver_percent,
         n_errors: all.n_errors,
         error: all.error,
         n_repeated: all.n_repeated,
@@ -159,14 +162,10 @@ async fn drive<C: Client>(mut client: C, phase: Arc<AtomicU8>) -> Seen {
     }
 }
 
-/// The median and the 99th percentile of microseconds, in milliseconds; 0 of nothing. The p-th is the smallest value that
-/// p of a hundred do not exceed.
+/// The median and the 99th percentile of microseconds, in milliseconds; 0 of nothing.
 pub(crate) fn percentiles(micros: &mut [u32]) -> (f64, f64) {
     micros.sort_unstable();
-    let at = |percent: usize| {
-        let rank = (micros.len() * percent).div_ceil(100).max(1);
-        micros.get(rank - 1).map_or(0.0, |us| f64::from(*us) / 1000.0)
-    };
+    let at = |percent: usize| stdx::percentile(micros, percent).map_or(0.0, |us| f64::from(us) / 1000.0);
     (at(50), at(99))
 }
 
@@ -206,9 +205,8 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_of_few_and_of_none() {
+    fn percentiles_are_of_any_order_and_of_none() {
         assert_eq!(percentiles(&mut []), (0.0, 0.0));
-        assert_eq!(percentiles(&mut [7000]), (7.0, 7.0));
         let mut hundred: Vec<u32> = (1..=100).rev().map(|ms| ms * 1000).collect();
         assert_eq!(percentiles(&mut hundred), (50.0, 99.0));
     }

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 /// A server that ends with this value.
 pub(crate) struct Server {
@@ -77,8 +78,39 @@ pub(crate) fn free_ports(n: usize) -> Result<Vec<u16>> {
     held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
+/// What servers and the driver use from one moment to another.
+pub(crate) struct Meter<'a> {
+    servers: &'a [u32],
+    started: Instant,
+    servers_before: f64,
+    driver_before: f64,
+}
+
+/// What a `Meter` has seen.
+pub(crate) struct Used {
+    pub(crate) seconds: f64,
+    /// CPU seconds of all servers together, user and system.
+    pub(crate) servers: f64,
+    /// CPU time of this process, in percent of one processor's.
+    pub(crate) driver_percent: f64,
+}
+
+impl Meter<'_> {
+    pub(crate) fn start(servers: &[u32]) -> Result<Meter<'_>> {
+        let (servers_before, driver_before) = (cpu_seconds(servers)?, cpu_seconds(&[std::process::id()])?);
+        Ok(Meter { servers, started: Instant::now(), servers_before, driver_before })
+    }
+
+    pub(crate) fn stop(&self) -> Result<Used> {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let driver = cpu_seconds(&[std::process::id()])? - self.driver_before;
+        let servers = cpu_seconds(self.servers)? - self.servers_before;
+        Ok(Used { seconds, servers, driver_percent: 100.0 * driver / seconds })
+    }
+}
+
 /// CPU seconds that the processes have used so far, user and system.
-pub(crate) fn cpu_seconds(pids: &[u32]) -> Result<f64> {
+fn cpu_seconds(pids: &[u32]) -> Result<f64> {
     let ticks_per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock tick")? as f64;
     let ticks = pids.iter().map(|pid| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;

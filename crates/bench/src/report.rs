@@ -248,6 +248,7 @@ impl Report {
         rows.push(Row::told("  p50, ms", pair(|f| f.sample.p50_ms)));
         rows.push(Row::judged("  p99, ms", pair(|f| f.sample.p99_ms), aims.p99, n_failed));
         rows.push(Row::judged("  server CPU, us", pair(|f| f.sample.cpu_us), aims.cpu, n_failed));
+        rows.push(Row::told("  driver CPU, %", pair(|f| f.sample.driver_percent)));
         if n_failed > 0 {
             rows.push(Row::told("  requests failed", pair(|f| f.sample.n_errors as f64)));
         }
@@ -285,6 +286,7 @@ impl Report {
         let p99 = self.is_beside(peer).then_some(Target::AtMost(1.0));
         rows.push(Row::told("events delivered/s", pair(|w| w.0.events_per_second)));
         rows.push(Row::told("  server CPU, us", pair(|w| w.0.cpu_us)));
+        rows.push(Row::told("  driver CPU, %", pair(|w| w.0.driver_percent)));
         rows.push(Row::told("lag p50, ms, 10/s", pair(|w| w.0.lag_p50_ms)));
         rows.push(Row::judged("lag p99, ms, 10/s", pair(|w| w.0.lag_p99_ms), p99, n_failed));
         if n_failed > 0 {
@@ -302,7 +304,8 @@ impl Report {
                 "system": self.systems[cell.system], "what": cell.what.word(), "bytes": cell.size,
                 "clients": cell.n_clients, "perSecond": of(|f| f.sample.per_second),
                 "p50Ms": of(|f| f.sample.p50_ms), "p99Ms": of(|f| f.sample.p99_ms),
-                "serverCpuUs": of(|f| f.sample.cpu_us), "rssMib": of(|f| f.rss_mib),
+                "serverCpuUs": of(|f| f.sample.cpu_us), "driverCpuPercent": of(|f| f.sample.driver_percent),
+                "rssMib": of(|f| f.rss_mib),
                 "failed": self.sum(*cell, |s| s.n_errors), "repeated": self.sum(*cell, |s| s.n_repeated),
             })
         });
@@ -311,6 +314,7 @@ impl Report {
             json!({
                 "system": self.systems[*system], "watchers": self.n_watchers,
                 "eventsPerSecond": of(|w| w.0.events_per_second), "serverCpuUs": of(|w| w.0.cpu_us),
+                "driverCpuPercent": of(|w| w.0.driver_percent),
                 "lagP50Ms": of(|w| w.0.lag_p50_ms), "lagP99Ms": of(|w| w.0.lag_p99_ms), "rssMib": of(|w| w.1),
                 "failed": self.sum_watch(*system, |s| s.n_errors),
                 "repeated": self.sum_watch(*system, |s| s.n_repeated),

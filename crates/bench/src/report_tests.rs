@@ -39,9 +39,11 @@ fn medians_and_their_ratio_are_judged() {
           p50, ms            4.4                 4.4                  1.00
           p99, ms            120                 120                  1.00 <= 1.0 met
           server CPU, us     80.0                80.0                 1.00 <= 0.6 MISSED
+          driver CPU, %      0.0                 0.0
         -- 1000 watchers of one prefix, 256 B values -----------------------------------
         events delivered/s   140k (111k-151k)    63.9k (24.0k-85.0k)  2.19
           server CPU, us     0.0                 0.0
+          driver CPU, %      0.0                 0.0
         lag p50, ms, 10/s    2.0                 2.0                  1.00
         lag p99, ms, 10/s    5.0                 5.0                  1.00 <= 1.0 met
         -- memory of the largest server ------------------------------------------------
@@ -66,9 +68,11 @@ fn alone_nothing_is_compared() {
           p50, ms            4.4
           p99, ms            120
           server CPU, us     80.0
+          driver CPU, %      0.0
         -- 1000 watchers of one prefix, 256 B values -----------------------------------
         events delivered/s   999
           server CPU, us     0.0
+          driver CPU, %      0.0
         lag p50, ms, 10/s    2.0
         lag p99, ms, 10/s    5.0
         -- memory of the largest server ------------------------------------------------
@@ -98,6 +102,7 @@ fn batches_stand_beside_single_puts_and_beside_transactions() {
           p50, ms            4.4                 4.4                  1.00
           p99, ms            120                 120                  1.00 <= 1.0 MISSED
           server CPU, us     80.0                80.0                 1.00 <= 0.6 MISSED
+          driver CPU, %      0.0                 0.0
           requests failed    0.0                 3.0
           requests repeated  9.0                 0.0
         -- 256 B values, 1024 writes in 8 requests; etcd's single puts -----------------
@@ -108,6 +113,7 @@ fn batches_stand_beside_single_puts_and_beside_transactions() {
           p50, ms            4.4                 4.4                  1.00
           p99, ms            120                 120                  1.00
           server CPU, us     80.0                80.0                 1.00
+          driver CPU, %      0.0                 0.0
         -- memory of the largest server ------------------------------------------------
         of equal states, MiB 190                 190                  1.00 <= 1.0 met
         after all rows, MiB  190                 190                  1.00

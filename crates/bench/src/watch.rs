@@ -2,7 +2,7 @@
 
 use crate::body::nanos;
 use crate::load::{Client, Window, percentiles};
-use crate::process::cpu_seconds;
+use crate::process::Meter;
 use anyhow::Result;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +26,8 @@ pub(crate) struct Sample {
     /// With writers that write as fast as they are answered: delivered to all watchers together.
     pub(crate) events_per_second: f64,
     pub(crate) cpu_us: f64,
+    /// What watchers and writers themselves took then, in percent of one processor.
+    pub(crate) driver_percent: f64,
     pub(crate) n_errors: u64,
     pub(crate) error: Option<String>,
     /// Refusals that writers answered by asking once more.
@@ -74,11 +76,11 @@ pub(crate) async fn run<W: Watcher, C: Client>(
     phase.store(SATURATING, Ordering::Relaxed);
     let writing: Vec<_> = writers.into_iter().map(|writer| tokio::spawn(write(writer, phase.clone()))).collect();
     tokio::time::sleep(window.warm_up).await;
-    let (started, cpu_before) = (Instant::now(), cpu_seconds(servers)?);
+    let meter = Meter::start(servers)?;
     phase.store(MEASURING, Ordering::Relaxed);
     tokio::time::sleep(window.measured).await;
     phase.store(OVER, Ordering::Relaxed);
-    let (seconds, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds(servers)? - cpu_before);
+    let used = meter.stop()?;
     let mut n_repeated = 0;
     for task in writing {
         let (n, written) = task.await?;
@@ -99,8 +101,9 @@ pub(crate) async fn run<W: Watcher, C: Client>(
         }
     }
     (sample.lag_p50_ms, sample.lag_p99_ms) = percentiles(&mut lags);
-    sample.events_per_second = n_events as f64 / seconds;
-    sample.cpu_us = cpu * 1e6 / n_events.max(1) as f64;
+    sample.events_per_second = n_events as f64 / used.seconds;
+    sample.cpu_us = used.servers * 1e6 / n_events.max(1) as f64;
+    sample.driver_percent = used.driver_percent;
     Ok(sample)
 }
 

@@ -1,4 +1,5 @@
-//! Whether a report's files agree with each other: of a run that none can have been, no verdict says that all is well.
+//! Whether a report's files agree with each other. Where they do not, no run was like that, and no verdict says that all
+//! is well.
 
 use crate::lines::{FaultLine, Line, Run, WriteEnd};
 use crate::scenario::Scenario;

@@ -33,14 +33,11 @@ pub struct Percentiles {
 }
 
 impl Percentiles {
-    /// Of microseconds; `None` of none. The p-th is the smallest value that p of a hundred do not exceed.
+    /// Of microseconds; `None` of none.
     pub fn of(mut values: Vec<u64>) -> Option<Percentiles> {
         values.sort_unstable();
         let last = *values.last()?;
-        let at = |percent: usize| {
-            let rank = (values.len() * percent).div_ceil(100).max(1);
-            values[rank - 1] as f64 / 1_000.0
-        };
+        let at = |percent: usize| stdx::percentile(&values, percent).map_or(0.0, |us| us as f64 / 1_000.0);
         let (p50_ms, p90_ms, p99_ms) = (at(50), at(90), at(99));
         Some(Percentiles { n: values.len(), p50_ms, p90_ms, p99_ms, max_ms: last as f64 / 1_000.0 })
     }

@@ -140,6 +140,9 @@ pub struct Run {
     pub read_error: Option<String>,
     /// The namespace of the run, when it could not be deleted.
     pub left: Option<String>,
+    /// Whether nobody looked for members that end: they are an operator's machines.
+    #[serde(default)]
+    pub ends_unseen: bool,
     /// Members that ended by themselves, and of no fault: a sentence each.
     #[serde(default)]
     pub ended: Vec<String>,

@@ -54,6 +54,7 @@ pub(crate) fn check(scenario: &Scenario) -> Result<(), String> {
             Millis((WRITES_WITHIN_MIN * 1_000).div_ceil(u64::from(writes)))
         ));
     }
+    check_limits(scenario)?;
     let paced = scenario.faults.iter().filter(|rule| rule.every == Pace::Recovered).count();
     if paced != 0 && paced != scenario.faults.len() {
         return Err("faults: `every: recovered` must be said of all of them or of none".into());
@@ -115,6 +116,35 @@ fn check_invariants(scenario: &Scenario) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether a fault of this rule may take the leader away.
+fn may_unseat(rule: &Rule) -> bool {
+    let spares = match &rule.target {
+        Target::Word(word) => ["follower", "worker", "workers"].contains(&word.as_str()),
+        Target::Any(Choice { of, .. }) => *of != Group::Masters,
+    };
+    rule.fault.unseats() && !spares
+}
+
+/// Limits of what would never be measured.
+fn check_limits(scenario: &Scenario) -> Result<(), String> {
+    let (limits, work) = (&scenario.limits, &scenario.workload);
+    let has_failovers = scenario.faults.iter().any(may_unseat);
+    let named = [
+        ("failoverP50", limits.failover_p50, work.writes, "writes"),
+        ("failoverP99", limits.failover_p99, work.writes, "writes"),
+        ("bindP99", limits.bind_p99, work.pods, "pods"),
+    ];
+    for (name, _, rate, field) in named.iter().filter(|(_, limit, ..)| limit.is_some()) {
+        if *rate == 0 {
+            return Err(format!("limits.{name}: is judged by {field}; see workload.{field}"));
+        }
+        if !has_failovers {
+            return Err(format!("limits.{name}: no fault takes a leader away; name one in faults, or leave it out"));
+        }
+    }
+    Ok(())
+}
+
 fn check_rule(scenario: &Scenario, i: usize, rule: &Rule) -> Result<(), String> {
     check_target(scenario, i, &rule.target)?;
     if rule.every == Pace::Between(0, 0) {
@@ -128,6 +158,9 @@ fn check_rule(scenario: &Scenario, i: usize, rule: &Rule) -> Result<(), String> 
     }
     if rule.lasts == Pace::Recovered && !rule.fault.unseats() {
         return Err(format!("faults[{i}].for: {} unseats no leader; say how long", rule.fault.name()));
+    }
+    if rule.lasts == Pace::Recovered && scenario.workload.writes == 0 {
+        return Err(format!("faults[{i}].for: without workload.writes nobody sees a recovery; say how long"));
     }
     if (rule.fault == Fault::SlowDisk) != rule.stall.is_some() {
         return Err(format!("faults[{i}].stall: a slow-disk, and nothing else, says how long a stall is"));

@@ -354,7 +354,7 @@ impl Scenario {
     }
 
     /// Whether it asks for this invariant by its name.
-    pub(crate) fn names(&self, invariant: &str) -> bool {
+    pub fn names(&self, invariant: &str) -> bool {
         self.invariants.iter().any(|name| name == invariant)
     }
 }

@@ -169,21 +169,29 @@ pub fn check_names(scenario: &Scenario, masters: &[String], workers: &[String]) 
     Ok(())
 }
 
-/// Whom a fault hits, now that the leader is known. Errors say what is missing.
+/// Whom a fault hits, now that the leader is known, of those who are whole. While all are, the draw alone tells of whom.
+/// Errors say what is missing.
 pub fn resolve(
     fault: &Planned,
     masters: &[String],
     workers: &[String],
     leader: Option<&str>,
+    is_whole: impl Fn(&String) -> bool,
 ) -> Result<Vec<String>, String> {
     let followers = || -> Result<Vec<String>, String> {
         let leader = leader.ok_or("there is no leader, and so no follower")?;
         Ok(masters.iter().filter(|name| *name != leader).cloned().collect())
     };
+    let all = |names: Vec<String>| match names.iter().find(|name| !is_whole(name)) {
+        None => Ok(names),
+        Some(name) => Err(format!("{name} is harmed already")),
+    };
     let mut rng = Rng::new(fault.draw);
     let mut pick = |mut from: Vec<String>, k: usize| -> Result<Vec<String>, String> {
+        let there = from.len();
+        from.retain(&is_whole);
         if from.len() < k {
-            return Err(format!("{k} of {} cannot be chosen", from.len()));
+            return Err(format!("{k} cannot be chosen, as {} of {there} are whole", from.len()));
         }
         let mut chosen: Vec<String> = (0..k).map(|_| from.remove(rng.below(from.len() as u64) as usize)).collect();
         chosen.sort();
@@ -191,13 +199,13 @@ pub fn resolve(
     };
     match &fault.target {
         Target::Word(word) => match word.as_str() {
-            "leader" => Ok(vec![leader.ok_or("there is no leader")?.to_string()]),
+            "leader" => all(vec![leader.ok_or("there is no leader")?.to_string()]),
             "follower" => pick(followers()?, 1),
             "master" => pick(masters.to_vec(), 1),
             "worker" => pick(workers.to_vec(), 1),
-            "masters" => Ok(masters.to_vec()),
-            "workers" => Ok(workers.to_vec()),
-            name if masters.iter().chain(workers).any(|member| member == name) => Ok(vec![name.to_string()]),
+            "masters" => all(masters.to_vec()),
+            "workers" => all(workers.to_vec()),
+            name if masters.iter().chain(workers).any(|member| member == name) => all(vec![name.to_string()]),
             name => Err(format!("no member is named {name:?}")),
         },
         Target::Any(Choice { any, of: Group::Masters }) => pick(masters.to_vec(), *any),

@@ -84,6 +84,16 @@ fn what_could_not_be_done_or_judged_is_refused() {
         refused("masters: 5", &format!("masters: {n}"), "cluster.masters");
     }
     refused("workers: 1", "workers: 101", "cluster.workers");
+    let limit = |limit: &str| refusal(|text| format!("{text}limits: {{{limit}}}\n"));
+    assert!(limit("bindP99: 1s").contains("limits.bindP99"));
+    let unwritten = |text: &str| text.replace("watchers: 1", "writes: 0");
+    assert!(refusal(|text| unwritten(text) + "limits: {failoverP50: 1s}\n").contains("limits.failoverP50"));
+    let harmless = "{name: x, duration: 9s, faults: [{fault: kill, target: worker, every: 1s, for: 1s}],
+        cluster: {workers: 1}, limits: {failoverP99: 1s}}";
+    assert!(Scenario::parse(harmless).unwrap_err().contains("limits.failoverP99"));
+    let paced = "{name: x, duration: 9s, faults: [{fault: kill, target: leader, every: 1s, for: recovered}],
+        workload: {writes: 0}}";
+    assert!(Scenario::parse(paced).unwrap_err().contains("faults[0].for"));
     refused("name: kills", "name: kills\ntogether: 108", "together: 108 is more than 107");
     refused("name: kills", "name: kills\ninvariants: [binds]", "invariants: binds");
     refused("fault: kill", "fault: bit-flip, bits: 1000001", "faults[0].bits");
@@ -151,10 +161,11 @@ fn targets_are_chosen_by_the_draw() {
     let names: Vec<String> = (1..=5).map(|i| format!("master-{i}")).collect();
     let scenario = scenario(KILLS);
     let planned = schedule::plan(&scenario, 3);
-    let of = |target: Target, leader| {
+    let without = |target: Target, leader, harmed: &[&str]| {
         let fault = Planned { target, ..planned[0].clone() };
-        resolve(&fault, &names, &["worker-1".into()], leader)
+        resolve(&fault, &names, &["worker-1".into()], leader, |name| !harmed.contains(&name.as_str()))
     };
+    let of = |target: Target, leader| without(target, leader, &[]);
     let word = |word: &str| Target::Word(word.into());
     assert_eq!(of(word("leader"), Some("master-2")).unwrap(), ["master-2"]);
     assert!(of(word("leader"), None).is_err());
@@ -163,5 +174,16 @@ fn targets_are_chosen_by_the_draw() {
     assert_ne!(of(word("follower"), Some("master-2")).unwrap(), ["master-2"]);
     let two = scenario.faults[1].target.clone();
     assert_eq!(of(two.clone(), None).unwrap().len(), 2);
-    assert_eq!(of(two.clone(), None), of(two, Some("master-1")));
+    assert_eq!(of(two.clone(), None), of(two.clone(), Some("master-1")));
+    // Who is harmed already is passed over by a draw, and waited for where it is meant.
+    let drawn = of(word("master"), None).unwrap();
+    let others = without(word("master"), None, &[&drawn[0]]).unwrap();
+    assert_ne!(others, drawn);
+    let all_but_one: Vec<&str> = names[1..].iter().map(String::as_str).collect();
+    assert_eq!(without(word("master"), None, &all_but_one).unwrap(), ["master-1"]);
+    assert_eq!(without(two, None, &all_but_one).unwrap_err(), "2 cannot be chosen, as 1 of 5 are whole");
+    for target in ["leader", "masters", "master-3"] {
+        let error = without(word(target), Some("master-3"), &["master-3"]).unwrap_err();
+        assert_eq!(error, "master-3 is harmed already");
+    }
 }

@@ -31,15 +31,15 @@ impl Report {
             Some(planned) if planned > n => format!("{n} of {planned} {name}"),
             Some(_) | None => format!("{n} {name}"),
         };
+        let lost = counts.lost.map_or_else(|| "lost unknown".into(), |n| format!("{n} lost"));
         let faults: Vec<String> = counts.faults.iter().map(told).collect();
         let faults = if faults.is_empty() { vec!["none".into()] } else { faults };
         let faults = row("faults", &faults);
         let mut text = format!(
-            "{}, seed {}: {verdict}\n{faults}  writes   {} acknowledged ({} lost), {} refused, {} never, {} unknown\n  reads    {} answered, {} failed; {} changes shown to watchers\n",
+            "{}, seed {}: {verdict}\n{faults}  writes   {} acknowledged ({lost}), {} refused, {} never, {} unknown\n  reads    {} answered, {} failed; {} changes shown to watchers\n",
             self.scenario,
             self.seed,
             counts.acknowledged,
-            counts.lost,
             counts.refused,
             counts.never,
             counts.unknown,

@@ -69,8 +69,8 @@ pub struct Counts {
     pub planned: BTreeMap<String, usize>,
     pub failovers: usize,
     pub acknowledged: usize,
-    /// Acknowledged, and not there.
-    pub lost: usize,
+    /// Acknowledged, and not there; `None` where the history could not be judged.
+    pub lost: Option<usize>,
     pub refused: usize,
     pub unknown: usize,
     pub never: usize,
@@ -104,12 +104,9 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
     // Watchers that were cut short, a hole in the truth, and a file without its end accuse the innocent.
     if run.last_write.is_some() && hole.is_none() && !is_cut {
         for (name, check) in judge::CHECKS.iter().filter(|(name, _)| *name != "fenced") {
-            let wrong = check(&history);
-            if *name == "acknowledged" {
-                counts.lost = wrong.iter().filter(|what| what.contains("and is not there")).count();
-            }
-            found(name, wrong);
+            found(name, check(&history));
         }
+        counts.lost = Some(judge::n_lost(&history));
         found("watched", history.problems.clone());
     }
     let doubles = double_binds(lines);
@@ -153,7 +150,9 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
         (true, true) => Verdict::Clean,
         (true, false) => Verdict::Inconclusive,
     };
-    let judged = invariants().into_iter().filter(|name| scenario.judges(name) && scenario.has_grounds(name));
+    let is_judged =
+        |name: &&str| scenario.judges(name) && scenario.has_grounds(name) && !(run.ends_unseen && *name == STAYS_UP);
+    let judged = invariants().into_iter().filter(is_judged);
     let further = violations.len().saturating_sub(LISTED_MAX);
     violations.truncate(LISTED_MAX);
     Report {
@@ -244,8 +243,8 @@ fn unbound(lines: &[Line]) -> Vec<String> {
     never.collect()
 }
 
-/// Failovers after which nothing came of what a limit is about: no percentile has them in it. When it came after none,
-/// that is a doubt.
+/// Failovers that no write, or no bound pod, followed: the percentiles do not have them in them. That none of them was
+/// followed by any is a doubt, which `doubts` tells.
 fn never(scenario: &Scenario, failovers: &[Failover]) -> Vec<String> {
     let limits = &scenario.limits;
     let n = |is_missing: fn(&Failover) -> bool| failovers.iter().filter(|failover| is_missing(failover)).count();

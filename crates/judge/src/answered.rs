@@ -84,9 +84,7 @@ impl Evidence<'_> {
         match &write.end {
             End::Unknown => None,
             End::Applied(told) => {
-                let stands = |(change, revision): (&Change, &u64)| self.stands(write, change, *revision);
-                let kept = told.len() == write.changes.len() && write.changes.iter().zip(told).all(stands);
-                (!kept).then(|| format!("was acknowledged at {told:?} and is not there"))
+                (!is_kept(self.history, write, told)).then(|| format!("was acknowledged at {told:?} and is not there"))
             }
             End::Never => (!happened.is_empty()).then(|| format!("was told never to apply, and did at {revisions:?}")),
             End::Refused(refusal) => {
@@ -104,13 +102,25 @@ impl Evidence<'_> {
             }
         }
     }
+}
 
-    /// Whether the truth at a revision is this change. Deletions hold no value.
-    fn stands(&self, write: &Write, change: &Change, revision: u64) -> bool {
+/// How many writes were acknowledged, and are not there.
+pub fn n_lost(history: &History) -> usize {
+    let is_lost = |operation: &&Operation| match &operation.what {
+        What::Write(write @ Write { end: End::Applied(told), .. }) => !is_kept(history, write, told),
+        What::Write(_) | What::Read { .. } => false,
+    };
+    history.operations.iter().filter(is_lost).count()
+}
+
+/// Whether each change is there at the revision that was told of it. Deletions hold no value.
+fn is_kept(history: &History, write: &Write, told: &[u64]) -> bool {
+    let stands = |(change, revision): (&Change, &u64)| {
         let value = (!change.deletes).then_some(&write.value);
-        let fact = self.history.truth.get(&revision).map(|(_, fact)| fact);
+        let fact = history.truth.get(revision).map(|(_, fact)| fact);
         fact.is_some_and(|fact| fact.name == change.name && fact.value.as_ref() == value)
-    }
+    };
+    told.len() == write.changes.len() && write.changes.iter().zip(told).all(stands)
 }
 
 /// Whether the write had to be refused so at this revision.

@@ -14,6 +14,7 @@ mod linearizable;
 mod watched;
 mod words;
 
+pub use answered::n_lost;
 pub use history::{
     Applied, Assumed, Change, End, Fact, History, Known, Moment, Operation, Past, Refusal, Shown, Sight, Span, What,
     Write,

@@ -42,6 +42,9 @@ fn parse(words: &[&str]) -> Result<Flags> {
             other => bail!("bench failover: {other} is not known\n\n{HELP}"),
         }
     }
+    if flags.kills + flags.others == 0 {
+        bail!("bench failover: with --kills 0 and --others 0 nothing is measured");
+    }
     Ok(flags)
 }
 

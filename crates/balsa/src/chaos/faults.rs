@@ -122,7 +122,11 @@ impl Faults {
                     if planned.fault.is_met_by_ending() {
                         line.ended = self.target.ended(&line.members);
                     }
-                    line.error = self.heal(harm).await.err().or(felt.err());
+                    let healed = match self.heal(harm).await {
+                        Ok(()) => self.back(&line).await,
+                        failed => failed,
+                    };
+                    line.error = healed.err().or(felt.err());
                 }
                 Err(why) => line.error = Some(why),
             }
@@ -156,17 +160,20 @@ impl Faults {
                 return Ok(None);
             }
             self.start_ended().await?;
-            match resolve(fault, &world.names(), &world.workers, leader.as_deref()) {
-                Ok(members) if missing.is_none() && !members.iter().any(|name| world.is_harmed(name)) => {
+            let is_whole = |name: &String| !world.is_harmed(name);
+            let resolved = resolve(fault, &world.names(), &world.workers, leader.as_deref(), is_whole);
+            let why_not = match (resolved, missing) {
+                (Ok(members), None) => {
                     world.mark(&members, true);
                     return Ok(Some((leader, members)));
                 }
-                Ok(_) | Err(_) => drop(choosing),
-            }
+                (_, Some(missing)) => missing,
+                (Err(why), None) => why,
+            };
+            drop(choosing);
             if Instant::now() > deadline {
-                let why = missing.map(|missing| format!(": {missing}")).unwrap_or_default();
                 return Err(format!(
-                    "nobody to harm: {} was not to be had for {} s{why}",
+                    "nobody to harm: {} was not to be had for {} s: {why_not}",
                     fault.target,
                     patience.as_secs()
                 ));
@@ -226,6 +233,41 @@ impl Faults {
             "{} went on as before for {} s: does the command of {:?} do what it is for?",
             names.join(", "),
             FELT_MAX.as_secs(),
+            line.planned.fault.name()
+        ))
+    }
+
+    /// Waits until each master that an operator's command was to give back answers again: one that does nothing succeeds as
+    /// well, and the next fault would take another. A development cluster's are started by this process itself, which
+    /// knows who ends again.
+    async fn back(&self, line: &FaultLine) -> Result<(), String> {
+        if !line.planned.fault.takes_away() || self.target.sees_for_itself() {
+            return Ok(());
+        }
+        let patience = Duration::from_millis(self.world.scenario.limits.converges.0);
+        let mut away: BTreeSet<&String> = line.members.iter().collect();
+        let look = async {
+            loop {
+                for (master, status) in self.world.masters.iter().zip(self.world.statuses().await) {
+                    if status.is_some() {
+                        away.remove(&master.name);
+                    }
+                }
+                away.retain(|name| !self.world.workers.contains(name));
+                if away.is_empty() {
+                    return;
+                }
+                sleep(POLL).await;
+            }
+        };
+        if timeout(patience, look).await.is_ok() {
+            return Ok(());
+        }
+        let names: Vec<&str> = away.into_iter().map(String::as_str).collect();
+        Err(format!(
+            "not healed: {} did not answer within {} s: does the command that ends {:?} do what it is for?",
+            names.join(", "),
+            patience.as_secs(),
             line.planned.fault.name()
         ))
     }

@@ -21,6 +21,7 @@ use client::Access;
 use commands::Commands;
 use faults::Faults;
 use folder::Folder;
+use std::fs::{File, TryLockError};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -41,6 +42,8 @@ const DISK_MIB: u64 = 512;
 const FIRST_LIST_MAX: Duration = Duration::from_secs(30);
 /// Watchers that have not been shown the last write by then have missed it.
 const LAST_SIGHT_MAX: Duration = Duration::from_secs(20);
+/// A cluster that is not whole by then is not harmed: what comes of it would not be the faults'.
+const WHOLE_AT_FIRST_MAX: Duration = Duration::from_secs(20);
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -95,6 +98,9 @@ pub(crate) fn run(verb: Verb) -> Result<u8> {
                     let addresses = members.masters.into_iter().chain(members.workers).collect();
                     plan.on(Target::Machines(Commands::read(&commands)?, addresses), &access, &report)?;
                     Ok(())
+                }
+                _ if allow_production => {
+                    bail!("--allow-production is of a cluster of machines: name it with --kubeconfig and --commands")
                 }
                 _ => match dir {
                     Some(dir) => {
@@ -159,6 +165,20 @@ fn of_dev(words: &[&str], dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Held until it is dropped: of two runs on one cluster each would take the other's victims for members that ended by
+/// themselves.
+fn harmed_by_one(dir: &Path) -> Result<File> {
+    let path = dir.join("chaos.lock");
+    let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another `balsa chaos run` harms the cluster in {}: try again when it has ended", dir.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
 impl Plan {
     /// Refuses what can never be done, and from now on takes a Ctrl-C for the wish to end.
     fn read(path: &Path, seed: Option<u64>) -> Result<Plan> {
@@ -177,6 +197,7 @@ impl Plan {
 
     fn on_dev(&self, dir: &Path, report: &Path) -> Result<()> {
         let cluster = Cluster::open(dir)?;
+        let _alone = harmed_by_one(dir)?;
         let access = kubeconfig::read(&dir.join("kubeconfig"))?;
         self.on(Target::Dev(cluster), &access, report)
     }
@@ -254,6 +275,7 @@ impl Plan {
             started: crate::now().rfc3339(),
             masters: names,
             workers: workers.clone(),
+            ends_unseen: !target.sees_for_itself(),
             ..Run::default()
         };
         // What clients draw need not be told again: only faults are fixed by the seed.
@@ -289,6 +311,20 @@ impl Plan {
     }
 
     async fn work_and_faults(&self, world: &Arc<World>, target: Target, run: &mut Run) -> Result<()> {
+        let mut missing = None;
+        let whole = async {
+            loop {
+                missing = world.missing().await;
+                if missing.is_none() {
+                    return;
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if timeout(WHOLE_AT_FIRST_MAX, whole).await.is_err() {
+            let missing = missing.unwrap_or_default();
+            bail!("nothing was harmed, as the cluster is not whole: {missing}; `balsa status` tells of its masters");
+        }
         clients::prepare(world).await?;
         let maps = Arc::new(clients::Maps::new(world));
         // Watchers begin before anything is there to see, so that they are shown all of it.
@@ -440,6 +476,16 @@ fn say_no_more() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cluster_is_harmed_by_one_run_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = harmed_by_one(dir.path()).unwrap();
+        let refused = harmed_by_one(dir.path()).unwrap_err().to_string();
+        assert!(refused.contains("another `balsa chaos run`"), "{refused}");
+        drop(held);
+        harmed_by_one(dir.path()).unwrap();
+    }
 
     #[test]
     fn a_run_that_leaves_its_cluster_behind_is_not_clean() {

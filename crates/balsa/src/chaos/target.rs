@@ -6,6 +6,7 @@ use super::commands::Commands;
 use crate::dev::disk::{self, Disk};
 use crate::dev::{Cluster, shell_word};
 use anyhow::{Context, Result, bail};
+use chaos::scenario::STAYS_UP;
 use chaos::{Fault, Planned, Scenario};
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
@@ -49,6 +50,9 @@ fn ended_of_storage(last_words: &str) -> bool {
 impl Target {
     /// Refuses, before anything starts, what cannot be done here.
     pub(super) fn check(&self, scenario: &Scenario, masters: &[String]) -> Result<()> {
+        if !self.sees_for_itself() && scenario.names(STAYS_UP) {
+            bail!("invariants: {STAYS_UP} is judged of development clusters alone: on machines nobody sees who ended");
+        }
         for (i, rule) in scenario.faults.iter().enumerate() {
             let (fault, name) = (rule.fault, rule.fault.name());
             match self {
@@ -154,7 +158,7 @@ impl Target {
                     .try_for_each(|name| commands.harm(fault.fault, name, address_of(addresses, name)?));
             }
         };
-        let signal = |signal: Signal| names.iter().try_for_each(|name| cluster.signal(name, signal).map(drop));
+        let signal = |signal: Signal| cluster.signal_all(&names, signal);
         if fault.fault.needs_disk() {
             for name in &names {
                 harm.disks.push(Disk::of(cluster, name)?);

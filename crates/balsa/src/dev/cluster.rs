@@ -210,6 +210,21 @@ impl Cluster {
 
     /// Returns the signal that had to follow.
     pub(crate) fn signal(&self, name: &str, signal: Signal) -> Result<Option<Signal>> {
+        let (process, wake) = self.send(name, signal)?;
+        wait_for_end(name, &process, signal)?;
+        Ok(wake)
+    }
+
+    /// Sends all of them the signal before it waits for any to end of it.
+    pub(crate) fn signal_all(&self, names: &[String], signal: Signal) -> Result<()> {
+        let sent: Vec<_> = names.iter().map(|name| self.send(name, signal)).collect();
+        for (name, sent) in names.iter().zip(sent) {
+            wait_for_end(name, &sent?.0, signal)?;
+        }
+        Ok(())
+    }
+
+    fn send(&self, name: &str, signal: Signal) -> Result<(ProcessId, Option<Signal>)> {
         self.check_name(name)?;
         let process = self.process(name).with_context(|| format!("{name} does not run"))?;
         let pid = Pid::from_raw(process.pid);
@@ -218,10 +233,7 @@ impl Cluster {
         if let Some(wake) = wake {
             kill(pid, wake)?;
         }
-        if [Signal::SIGKILL, Signal::SIGTERM].contains(&signal) {
-            wait_for(&format!("{name} to end"), Duration::from_secs(15), || Ok(!process.is_alive()))?;
-        }
-        Ok(wake)
+        Ok((process, wake))
     }
 
     pub(crate) fn runs(&self, name: &str) -> bool {
@@ -257,6 +269,7 @@ impl Cluster {
         disk::mount(self, name)?;
         let dir = self.node_dir(name);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path(name))?;
+        std::fs::write(self.log_start_path(name), log.metadata()?.len().to_string())?;
         let program = std::env::current_exe()?;
         let mut command = match self.topology.mode {
             Mode::Loopback => Command::new(program),
@@ -306,12 +319,32 @@ impl Cluster {
         self.node_dir(name).join("log")
     }
 
-    /// The last lines of a member's log, for an error that explains itself.
-    pub(crate) fn log_tail(&self, name: &str) -> String {
-        let text = std::fs::read_to_string(self.log_path(name)).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(5)..].join("\n")
+    /// Where a member's log had its end when the member was started last.
+    fn log_start_path(&self, name: &str) -> PathBuf {
+        self.node_dir(name).join("log-start")
     }
+
+    /// The last lines that a member has logged since it was started, for an error that explains itself. What it said in
+    /// an earlier life explains nothing.
+    pub(crate) fn log_tail(&self, name: &str) -> String {
+        let start = std::fs::read_to_string(self.log_start_path(name)).ok().and_then(|text| text.parse().ok());
+        let log = std::fs::read(self.log_path(name)).unwrap_or_default();
+        last_lines(&log, start.unwrap_or(0))
+    }
+}
+
+fn wait_for_end(name: &str, process: &ProcessId, signal: Signal) -> Result<()> {
+    if ![Signal::SIGKILL, Signal::SIGTERM].contains(&signal) {
+        return Ok(());
+    }
+    wait_for(&format!("{name} to end"), Duration::from_secs(15), || Ok(!process.is_alive()))
+}
+
+/// The last five lines behind the first `start` bytes.
+fn last_lines(log: &[u8], start: usize) -> String {
+    let text = String::from_utf8_lossy(log.get(start..).unwrap_or_default());
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(5)..].join("\n")
 }
 
 pub(super) fn wait_for(what: &str, patience: Duration, done: impl Fn() -> Result<bool>) -> Result<()> {
@@ -335,6 +368,15 @@ mod tests {
         assert_eq!(wake_after(Signal::SIGTERM, Activity::Running), None);
         assert_eq!(wake_after(Signal::SIGKILL, Activity::Paused), None);
         assert_eq!(wake_after(Signal::SIGSTOP, Activity::Paused), None);
+    }
+
+    #[test]
+    fn last_words_are_of_this_life() {
+        let log = b"1\n2\nthe disk is full\n4\n5\n6\n7\n";
+        assert_eq!(last_lines(log, 0), "the disk is full\n4\n5\n6\n7");
+        assert_eq!(last_lines(log, log.len() - 4), "6\n7");
+        assert_eq!(last_lines(log, log.len()), "");
+        assert_eq!(last_lines(log, log.len() + 1), "");
     }
 
     #[test]
