@@ -94,8 +94,9 @@ fn watch_after(group: &Group, context: &str, revision: u64) -> tonic::Code {
     })
 }
 
+/// Of one that answers: of one that has just been stopped the leader knows what it had.
 fn lag(group: &Group, name: &str) -> Option<u64> {
-    let member = group.members().into_iter().find(|member| member["name"] == name)?;
+    let member = group.members().into_iter().find(|member| member["name"] == name && member["answers"] == true)?;
     member["lag"].as_u64()
 }
 
@@ -518,7 +519,7 @@ fn a_lost_majority_is_repaired_and_a_damaged_disk_is_told() {
         group.wait_voters(&["m1", "m2", "m3"]);
     }
     println!("{n} of {n} repairs; those that were interrupted before them had come as far as {reached:?}");
-    assert!(n < 50 || ["reading", "writing", "done"].iter().all(|far| reached.contains_key(far)), "{reached:?}");
+    assert!(n < 50 || ["reading", "writing"].iter().all(|far| reached.contains_key(far)), "{reached:?}");
     damaged_disk(&group);
 }
 
