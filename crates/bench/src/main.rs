@@ -71,10 +71,6 @@ pub(crate) struct Options {
     only: Vec<Part>,
     #[arg(long, default_value_t = 1000)]
     watchers: usize,
-    /// Threads of the driver, all clients and watchers together. One costs the least, and what the driver takes
-    /// of the processors its servers lack; it is too few where `driver CPU` comes near 100 %.
-    #[arg(long, default_value_t = 1)]
-    driver_threads: usize,
     #[command(flatten)]
     at: At,
     /// An etcd server to measure beside it. Repeat it for more columns; none measures Balsa alone.
@@ -106,8 +102,8 @@ enum Bench {
 
 impl Options {
     fn check(&self) -> Result<()> {
-        if [self.watchers, self.rounds(), self.driver_threads].contains(&0) || self.clients.contains(&0) {
-            bail!("--clients, --watchers, --rounds and --driver-threads are at least 1");
+        if [self.watchers, self.rounds()].contains(&0) || self.clients.contains(&0) {
+            bail!("--clients, --watchers and --rounds are at least 1");
         }
         Ok(())
     }
@@ -150,12 +146,7 @@ fn main() -> Result<()> {
         slow_link::own_network()?;
     }
     pki::tls::install_provider();
-    let mut threads = tokio::runtime::Builder::new_multi_thread();
-    if let Bench::Store(options) = &bench {
-        options.check()?;
-        threads.worker_threads(options.driver_threads);
-    }
-    let runtime = threads.enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         // Dropping the run ends its servers and removes its folder.
         tokio::select! {
@@ -171,6 +162,7 @@ fn main() -> Result<()> {
 async fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Store(options) => {
+            options.check()?;
             let report = rounds::run(options).await?;
             show(&options.at, || report.text(), || report.json())?;
             match report.missed().as_slice() {
