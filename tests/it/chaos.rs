@@ -121,6 +121,12 @@ fn masters_are_harmed_by_commands_that_do_it() {
     // A command that does nothing succeeds too.
     let (code, told) = run("true", "true", &dir.path().join("spared"));
     assert!(code == Some(2) && told.contains("went on as before for 5 s"), "{code:?} {told}");
+    let brief = std::fs::read_to_string(&scenario).unwrap() + "\nlimits: {converges: 3s}\n";
+    std::fs::write(&scenario, brief).unwrap();
+    let (code, told) = run(&dev("kill"), "true", &dir.path().join("left"));
+    assert!(code == Some(2) && told.contains("did not answer for 3 s"), "{code:?} {told}");
+    let (code, told) = run(&dev("kill"), &dev("start"), &dir.path().join("after"));
+    assert!(code == Some(2) && told.contains("nothing was harmed, as the cluster is not whole"), "{code:?} {told}");
 }
 
 #[test]

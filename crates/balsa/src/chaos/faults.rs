@@ -6,6 +6,7 @@ use super::world::World;
 use chaos::lines::FaultLine;
 use chaos::schedule::resolve;
 use chaos::{End, Fault, Planned, Start};
+use protos::cluster::StatusResponse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,18 +69,9 @@ impl Faults {
 
     /// Waits until the cluster is whole; what it is not in time is judged in the end.
     async fn recovered(&self) {
-        let whole = async {
-            let mut told = String::new();
-            while let Some(missing) = self.world.missing().await {
-                if told != missing {
-                    tracing::debug!(missing, "not whole yet");
-                }
-                told = missing;
-                sleep(POLL).await;
-            }
-        };
-        if timeout(Duration::from_millis(self.world.scenario.limits.converges.0), whole).await.is_err() {
-            tracing::warn!("the cluster does not become whole between two faults");
+        let patience = Duration::from_millis(self.world.scenario.limits.converges.0);
+        if let Err(missing) = self.world.until_whole(patience).await {
+            tracing::warn!(missing, "the cluster does not become whole between two faults");
         }
     }
 
@@ -209,53 +201,40 @@ impl Faults {
     /// Waits until each master that an operator's command was to take away is seen to be gone: a command that does nothing
     /// succeeds as well. One that is cut off from its peers alone answers, and knows of no leader, or of another.
     async fn felt(&self, line: &FaultLine) -> Result<(), String> {
+        let is_gone = |status: Option<StatusResponse>| {
+            let leader = status.map(|status| status.leader).filter(|leader| !leader.is_empty());
+            leader.is_none() || line.leader.is_some() && leader != line.leader
+        };
+        let never = self.seen(line, FELT_MAX, is_gone).await;
+        never.map_err(|names| format!("{names} went on as before for {}", what_of_it(line, FELT_MAX)))
+    }
+
+    /// And until each answers again that another was to give back, or the next fault would take one more.
+    async fn back(&self, line: &FaultLine) -> Result<(), String> {
+        let patience = Duration::from_millis(self.world.scenario.limits.converges.0);
+        let never = self.seen(line, patience, |status| status.is_some()).await;
+        never.map_err(|names| format!("not healed: {names} did not answer for {}", what_of_it(line, patience)))
+    }
+
+    /// Waits until this has been so of each master that a fault takes away by an operator's command; the names of those
+    /// of whom it has not. A development cluster's are ended and started by this process itself, which knows.
+    async fn seen(
+        &self,
+        line: &FaultLine,
+        patience: Duration,
+        is_so: impl Fn(Option<StatusResponse>) -> bool,
+    ) -> Result<(), String> {
         if !line.planned.fault.takes_away() || self.target.sees_for_itself() {
             return Ok(());
         }
         let world = &self.world;
-        let mut there: BTreeSet<&String> = line.members.iter().filter(|name| !world.workers.contains(name)).collect();
+        let mut left: BTreeSet<&String> = line.members.iter().filter(|name| !world.workers.contains(name)).collect();
         let look = async {
-            while !there.is_empty() {
+            while !left.is_empty() {
                 for (master, status) in world.masters.iter().zip(world.statuses().await) {
-                    let leader = status.map(|status| status.leader).filter(|leader| !leader.is_empty());
-                    if leader.is_none() || line.leader.is_some() && leader != line.leader {
-                        there.remove(&master.name);
+                    if is_so(status) {
+                        left.remove(&master.name);
                     }
-                }
-                sleep(POLL).await;
-            }
-        };
-        if timeout(FELT_MAX, look).await.is_ok() {
-            return Ok(());
-        }
-        let names: Vec<&str> = there.into_iter().map(String::as_str).collect();
-        Err(format!(
-            "{} went on as before for {} s: does the command of {:?} do what it is for?",
-            names.join(", "),
-            FELT_MAX.as_secs(),
-            line.planned.fault.name()
-        ))
-    }
-
-    /// Waits until each master that an operator's command was to give back answers again: one that does nothing succeeds as
-    /// well, and the next fault would take another. A development cluster's are started by this process itself, which
-    /// knows who ends again.
-    async fn back(&self, line: &FaultLine) -> Result<(), String> {
-        if !line.planned.fault.takes_away() || self.target.sees_for_itself() {
-            return Ok(());
-        }
-        let patience = Duration::from_millis(self.world.scenario.limits.converges.0);
-        let mut away: BTreeSet<&String> = line.members.iter().collect();
-        let look = async {
-            loop {
-                for (master, status) in self.world.masters.iter().zip(self.world.statuses().await) {
-                    if status.is_some() {
-                        away.remove(&master.name);
-                    }
-                }
-                away.retain(|name| !self.world.workers.contains(name));
-                if away.is_empty() {
-                    return;
                 }
                 sleep(POLL).await;
             }
@@ -263,13 +242,7 @@ impl Faults {
         if timeout(patience, look).await.is_ok() {
             return Ok(());
         }
-        let names: Vec<&str> = away.into_iter().map(String::as_str).collect();
-        Err(format!(
-            "not healed: {} did not answer within {} s: does the command that ends {:?} do what it is for?",
-            names.join(", "),
-            patience.as_secs(),
-            line.planned.fault.name()
-        ))
+        Err(left.into_iter().map(String::as_str).collect::<Vec<_>>().join(", "))
     }
 
     /// Waits until the harm has lasted as long as planned, or the run ends.
@@ -297,6 +270,11 @@ impl Faults {
             () = lasts => {}
         }
     }
+}
+
+fn what_of_it(line: &FaultLine, patience: Duration) -> String {
+    let (seconds, fault) = (patience.as_secs(), line.planned.fault.name());
+    format!("{seconds} s: do the commands of {fault:?} do what they are for?")
 }
 
 fn story(line: &FaultLine) -> String {

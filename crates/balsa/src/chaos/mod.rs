@@ -311,18 +311,7 @@ impl Plan {
     }
 
     async fn work_and_faults(&self, world: &Arc<World>, target: Target, run: &mut Run) -> Result<()> {
-        let mut missing = None;
-        let whole = async {
-            loop {
-                missing = world.missing().await;
-                if missing.is_none() {
-                    return;
-                }
-                sleep(Duration::from_millis(50)).await;
-            }
-        };
-        if timeout(WHOLE_AT_FIRST_MAX, whole).await.is_err() {
-            let missing = missing.unwrap_or_default();
+        if let Err(missing) = world.until_whole(WHOLE_AT_FIRST_MAX).await {
             bail!("nothing was harmed, as the cluster is not whole: {missing}; `balsa status` tells of its masters");
         }
         clients::prepare(world).await?;

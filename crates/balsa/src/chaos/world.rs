@@ -23,6 +23,9 @@ pub(super) const UNDER_WAY_MAX: usize = 4_096;
 /// A master that does not answer about itself within this is taken for silent.
 const STATUS_PATIENCE: Duration = Duration::from_millis(700);
 
+/// Between two looks at what is missing.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 pub(super) struct Master {
     pub(super) name: String,
     pub(super) channel: Channel,
@@ -262,6 +265,22 @@ impl World {
     pub(super) async fn leader(&self) -> Option<String> {
         let told = self.statuses().await.into_iter().flatten().filter(|status| !status.leader.is_empty());
         told.max_by_key(|status| status.term).map(|status| status.leader)
+    }
+
+    /// Waits until nothing is missing to a whole cluster; what still was when the patience was over.
+    pub(super) async fn until_whole(&self, patience: Duration) -> Result<(), String> {
+        let mut told = String::new();
+        let whole = async {
+            while let Some(missing) = self.missing().await {
+                if told != missing {
+                    tracing::debug!(missing, "not whole yet");
+                }
+                told = missing;
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let waited = tokio::time::timeout(patience, whole).await;
+        waited.map_err(|_| told)
     }
 
     /// What is missing to a whole cluster: every master answers, all name one leader, and nobody lags.
