@@ -57,6 +57,16 @@ pub(crate) fn decoded(secret: &Value, key: &str) -> String {
     String::from_utf8(bytes).unwrap_or_default()
 }
 
+/// The object that holds the cluster's authority.
+pub(crate) fn secret_key() -> Key {
+    Key::new(registry::SECRET, NAMESPACE, NAME)
+}
+
+/// Of that object.
+pub(crate) fn authority(secret: &Value) -> Authority {
+    Authority { credential: Credential { certificate: decoded(secret, "ca.crt"), key: decoded(secret, "ca.key") } }
+}
+
 /// Stores what `init` made, once this master leads its new cluster.
 pub(crate) async fn store_bootstrap(front: &Front, bootstrap: &Bootstrap, ca: &str) -> Result<(), ApiStatus> {
     let create = |kind, body: Value| {
@@ -95,7 +105,7 @@ pub(crate) async fn store_bootstrap(front: &Front, bootstrap: &Bootstrap, ca: &s
 impl ClusterService {
     async fn secret(&self) -> Result<Value, Status> {
         let view = self.front.store.read().await.map_err(unavailable)?;
-        let record = view.get(&Key::new(registry::SECRET, NAMESPACE, NAME));
+        let record = view.get(&secret_key());
         record
             .map(|record| record.value())
             .ok_or_else(|| Status::unavailable("the cluster is still being set up; try again"))
@@ -369,9 +379,7 @@ impl CertificateAuthority for ClusterService {
         if !objects::validate::is_dns_subdomain(&request.name) {
             return Err(api_grpc::invalid("name", &request.name, "must be a DNS name in lower case"));
         }
-        let authority = Authority {
-            credential: Credential { certificate: decoded(&secret, "ca.crt"), key: decoded(&secret, "ca.key") },
-        };
+        let authority = authority(&secret);
         let certificate = authority.sign(role, &request.name, &request.csr);
         let certificate = certificate.map_err(|error| api_grpc::invalid("csr", "", &error.to_string()))?;
         tracing::info!(role = role.name(), name = %request.name, "certificate issued");

@@ -47,8 +47,8 @@ impl Ends {
     }
 }
 
-/// Serves `router` until `ends` says so and every connection has ended. `tls` is watched, so that renewed certificates are used for
-/// new connections.
+/// Serves `router` until `ends` says so and every connection has ended. `tls` is watched, so that renewed certificates
+/// are used for new connections.
 pub async fn serve(listener: TcpListener, tls: watch::Receiver<Arc<ServerConfig>>, router: Router, mut ends: Ends) {
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX as usize));
     loop {

@@ -4,7 +4,7 @@ mod restore;
 pub(crate) mod schedule;
 pub(crate) mod service;
 
-pub(crate) use restore::{UNBORN, authority, fresh, secret_key, settle, unchanged};
+pub(crate) use restore::{UNBORN, fresh, settle, unchanged};
 
 use crate::output::Format;
 use crate::verbs::{self, Where};

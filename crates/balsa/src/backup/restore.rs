@@ -3,15 +3,14 @@
 //! The new state is made in a folder that nothing names; the identity, written last, makes all of it
 //! valid at once. An interrupted restore is run again; what it says is to be removed before, when it came that far.
 
-use crate::cluster_service::{NAME, NAMESPACE, decoded};
+use crate::cluster_service::{authority, secret_key};
 use crate::config::MasterConfig;
 use crate::files::{DataDir, Identity};
 use crate::output::Format;
 use crate::{kubeconfig, master};
 use anyhow::{Context, Result, bail};
 use authz::Role;
-use objects::{Key, Revision, Timestamp, Value, json, registry};
-use pki::{Authority, Credential};
+use objects::{Revision, Timestamp, json};
 use raft_disk::{OpenError, RocksDisk};
 use raft_node::{Disk, Founding};
 use state::backup::{Reader, epoch_after};
@@ -101,16 +100,6 @@ pub(super) fn run(file: &Path, config: &Path, skip_revisions: u64, output: Forma
     println!("  administrator     {}", admin.display());
     println!("  more masters      join with the tokens of before (`balsa token`), on empty data folders");
     Ok(())
-}
-
-/// The object that holds the cluster's authority.
-pub(crate) fn secret_key() -> Key {
-    Key::new(registry::SECRET, NAMESPACE, NAME)
-}
-
-/// Of that object.
-pub(crate) fn authority(secret: &Value) -> Authority {
-    Authority { credential: Credential { certificate: decoded(secret, "ca.crt"), key: decoded(secret, "ca.key") } }
 }
 
 /// Of a storage in the making that could not be finished.

@@ -6,7 +6,8 @@
 
 mod verdict;
 
-use crate::backup::{authority, fresh, next_revision, secret_key, settle, unchanged};
+use crate::backup::{fresh, next_revision, settle, unchanged};
+use crate::cluster_service::{authority, secret_key};
 use crate::config::MasterConfig;
 use crate::files::{DataDir, Identity};
 use crate::join;
