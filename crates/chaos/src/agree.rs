@@ -1,9 +1,10 @@
 //! Whether a report's files agree with each other. Where they do not, no run was like that, and no verdict says that all
 //! is well.
 
-use crate::lines::{FaultLine, Line, Run, WriteEnd};
-use crate::scenario::Scenario;
+use crate::lines::{DAMAGED, FaultLine, Line, OWN_STATE, Run, WriteEnd};
+use crate::scenario::{Scenario, Target};
 use crate::schedule::Start;
+use crate::sound::MOMENT_US_MAX;
 use crate::span::Millis;
 use std::collections::BTreeSet;
 
@@ -51,10 +52,31 @@ fn end(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line]) -> 
         Line::Write { end: WriteEnd::Applied, revision, .. } => *revision,
         _ => None,
     });
-    if let (Some(last), Some(newest)) = (run.last_write, applied.max())
-        && last != newest
-    {
-        why.push(format!("run.json says that revision {last} was written last, and the history has {newest}"));
+    match (run.last_write, applied.max()) {
+        (Some(last), Some(newest)) if last != newest => {
+            why.push(format!("run.json says that revision {last} was written last, and the history has {newest}"));
+        }
+        (Some(last), None) => {
+            why.push(format!("run.json says that revision {last} was written last, and the history has no write"));
+        }
+        (Some(_) | None, _) => {}
+    }
+    if run.over_us > MOMENT_US_MAX {
+        why.push("overUs of run.json: no run lasts so long".into());
+    }
+    let strangers = lines.iter().filter_map(|line| match line {
+        Line::Listed { who, .. } => who.strip_prefix(OWN_STATE).map(|name| name.trim_end_matches(DAMAGED)),
+        _ => None,
+    });
+    let strangers: BTreeSet<&str> = strangers.filter(|name| !run.masters.iter().any(|master| master == name)).collect();
+    why.extend(
+        strangers.iter().map(|name| format!("history.jsonl has the state of {name:?}, which is no master of run.json")),
+    );
+    for (i, rule) in scenario.faults.iter().enumerate() {
+        let n = faults.iter().filter(|fault| fault.planned.rule == i).count();
+        if let Some(times) = rule.times.filter(|times| (*times as usize) < n) {
+            why.push(format!("faults.jsonl has {n} of rule {i}, and {times} are to be"));
+        }
     }
     why
 }
@@ -65,6 +87,9 @@ fn of_fault(scenario: &Scenario, run: &Run, faults: &[FaultLine], fault: &FaultL
         None => return Some(format!("the scenario has no rule {}", planned.rule)),
         Some(rule) if rule.fault != planned.fault => {
             return Some(format!("rule {} is a {}, not a {}", planned.rule, rule.fault.name(), planned.fault.name()));
+        }
+        Some(rule) if rule.target != planned.target => {
+            return Some(format!("rule {} is of {}, not of {}", planned.rule, rule.target, planned.target));
         }
         Some(_) => {}
     }
@@ -80,6 +105,16 @@ fn of_fault(scenario: &Scenario, run: &Run, faults: &[FaultLine], fault: &FaultL
     }
     if fault.members.is_empty() {
         return Some("it harmed nobody".into());
+    }
+    let led = fault.leader.as_ref().is_some_and(|leader| fault.members.contains(leader));
+    match &planned.target {
+        Target::Word(word) if word == "leader" && !led => {
+            return Some("it is of the leader, and harmed another".into());
+        }
+        Target::Word(word) if word == "follower" && led => {
+            return Some("it is of a follower, and harmed the leader".into());
+        }
+        Target::Word(_) | Target::Any(_) => {}
     }
     if fault.begun_us > run.over_us {
         return Some("it began when the run was over".into());

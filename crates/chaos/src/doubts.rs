@@ -71,9 +71,11 @@ pub(crate) fn unwhole(scenario: &Scenario, run: &Run) -> Option<String> {
     Some(format!("whole {late} ms after everything was healed, and {limit} are allowed"))
 }
 
-/// Whether the end of the history is not there: what each master itself holds is written last.
+/// Whether the end of the history is not there, or may not be: what each master itself holds is written last, unless the
+/// cluster was not whole then.
 pub(crate) fn is_cut(run: &Run, lines: &[Line]) -> bool {
-    (lines.len() as u64) < run.history_lines && untold(run, &listed(lines)).is_some()
+    let ends_open = run.missing.is_some() || untold(run, &listed(lines)).is_some();
+    (lines.len() as u64) < run.history_lines && ends_open
 }
 
 /// Who was listed something.

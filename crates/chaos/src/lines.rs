@@ -3,7 +3,8 @@
 
 use crate::schedule::Planned;
 use judge::{Assumed, Change, Fact, History, Moment, Operation, Refusal, Shown, Sight, Span, What, Write};
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
 /// Objects by name: the revision and the value of each.
@@ -38,11 +39,31 @@ pub enum Line {
         why: Option<String>,
     },
     /// A linearizable read of all objects.
-    Read { who: String, invoked_us: u64, answered_us: u64, revision: u64, seen: Seen },
+    Read {
+        who: String,
+        invoked_us: u64,
+        answered_us: u64,
+        revision: u64,
+        #[serde(deserialize_with = "each_once")]
+        seen: Seen,
+    },
     /// A watcher began, or began again, with a list.
-    Listed { who: String, at_us: u64, revision: u64, seen: Seen },
-    /// A watcher was shown a change; without a value, a deletion, which no client of a run asks for.
-    Shown { who: String, at_us: u64, revision: u64, name: String, value: Option<String> },
+    Listed {
+        who: String,
+        at_us: u64,
+        revision: u64,
+        #[serde(deserialize_with = "each_once")]
+        seen: Seen,
+    },
+    /// A watcher was shown a change; with `null`, a deletion, which no client of a run asks for.
+    Shown {
+        who: String,
+        at_us: u64,
+        revision: u64,
+        name: String,
+        #[serde(deserialize_with = "Option::deserialize")]
+        value: Option<String>,
+    },
     /// A pod was asked for.
     Pod { name: String, invoked_us: u64, answered_us: u64, made: bool },
     /// A watcher saw a pod on a node.
@@ -63,6 +84,32 @@ pub enum WriteEnd {
     Unknown,
 }
 
+/// Objects by name, none of them twice.
+fn each_once<'de, D: Deserializer<'de>>(from: D) -> Result<Seen, D::Error> {
+    struct Once;
+
+    impl<'de> Visitor<'de> for Once {
+        type Value = Seen;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("objects by name")
+        }
+
+        fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Seen, M::Error> {
+            let mut seen = Seen::new();
+            while let Some((name, sight)) = map.next_entry::<String, (u64, String)>()? {
+                if seen.contains_key(&name) {
+                    return Err(M::Error::custom(format!("seen: {name} is there twice")));
+                }
+                seen.insert(name, sight);
+            }
+            Ok(seen)
+        }
+    }
+
+    from.deserialize_map(Once)
+}
+
 fn is_false(value: &bool) -> bool {
     !value
 }
@@ -76,6 +123,7 @@ pub struct FaultLine {
     /// Who was harmed.
     pub members: Vec<String>,
     /// Who led just before.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub leader: Option<String>,
     /// A majority of the masters stayed whole.
     pub majority: bool,
@@ -215,10 +263,10 @@ fn kind(lines: &[Line]) -> &str {
     if is_common { first } else { "" }
 }
 
-/// The history that the lines tell. The truth is what watchers were shown: who wrote a value cannot have done
-/// so before it was asked for, nor after it was first shown.
-pub fn history(lines: &[Line]) -> History {
-    let mut history = History::default();
+/// The history that the lines tell, with the last write's revision. The truth is what watchers were shown: who wrote a
+/// value cannot have done so before it was asked for, nor after it was first shown.
+pub fn history(lines: &[Line], last_write: Option<u64>) -> History {
+    let mut history = History { until: last_write, ..History::default() };
     let kind = kind(lines);
     // The judgement takes what a watcher watches from its name.
     let watcher = |who: &str| format!("{who} of {kind}");
@@ -249,7 +297,8 @@ pub fn history(lines: &[Line]) -> History {
                     history.learn(who, *revision, fact, span(Some(value), *at_us));
                 }
                 // One look, and no watcher: what it shows must be so, and it is shown nothing after.
-                if !who.ends_with(DAMAGED) {
+                if !is_damaged(who) {
+                    history.told.push((Moment(*at_us), *revision));
                     let listed = Shown::Listed { at: *revision, seen: sights(seen) };
                     history.watched.entry(watcher(who)).or_default().push(listed);
                 }
@@ -271,9 +320,14 @@ pub const OWN_STATE: &str = "state of ";
 /// And how the name ends, when bits of its storage are flipped.
 pub const DAMAGED: &str = ", damaged";
 
-/// Revisions between two of which no watcher tells, so that the truth has a hole there. Masters' own states are
-/// no watchers: with other objects still changing, they may be listed a little beyond the last write.
-pub fn hole(lines: &[Line]) -> Option<(u64, u64)> {
+/// Whether this is what a master with damaged storage showed of itself.
+fn is_damaged(who: &str) -> bool {
+    who.starts_with(OWN_STATE) && who.ends_with(DAMAGED)
+}
+
+/// Revisions up to the last write's between two of which no watcher tells, so that the truth has a hole there. Masters' own
+/// states are no watchers: with other objects still changing, they may be listed a little beyond the last write.
+pub fn hole(lines: &[Line], last_write: Option<u64>) -> Option<(u64, u64)> {
     let mut open: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     let mut stretches = Vec::new();
     for line in lines {
@@ -283,7 +337,8 @@ pub fn hole(lines: &[Line]) -> Option<(u64, u64)> {
             }
             Line::Shown { who, revision, .. } => {
                 if let Some((_, to)) = open.get_mut(who.as_str()) {
-                    *to = *revision;
+                    // One that is shown what it had been shown is wrong, and leaves no hole.
+                    *to = (*to).max(*revision);
                 }
             }
             _ => {}
@@ -293,7 +348,7 @@ pub fn hole(lines: &[Line]) -> Option<(u64, u64)> {
     stretches.sort_unstable();
     let mut reached = stretches.first()?.1;
     for (from, to) in stretches {
-        if from > reached {
+        if from > reached && last_write.is_none_or(|last| reached < last) {
             return Some((reached, from));
         }
         reached = reached.max(to);

@@ -91,14 +91,15 @@ const LISTED_MAX: usize = 100;
 
 /// Judges a report from its files.
 pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line]) -> Report {
-    let history = history(lines);
+    let history = history(lines, run.last_write);
     let mut violations = Vec::new();
     let mut found = |invariant: &str, wrong: Vec<String>| {
         if scenario.judges(invariant) {
-            violations.extend(wrong.into_iter().map(|what| Violation { invariant: invariant.into(), what }));
+            let told = |what: String| Violation { invariant: invariant.into(), what: printable(&what) };
+            violations.extend(wrong.into_iter().map(told));
         }
     };
-    let hole = hole(lines);
+    let hole = hole(lines, run.last_write);
     let mut counts = Counts { planned: planned(scenario, run.seed), ..counts(faults, lines, run) };
     let is_cut = is_cut(run, lines);
     // Watchers that were cut short, a hole in the truth, and a file without its end accuse the innocent.
@@ -173,6 +174,18 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
     }
 }
 
+/// Names and values are anybody's: what a terminal would obey is told by its number.
+fn printable(what: &str) -> String {
+    let mut told = String::with_capacity(what.len());
+    for c in what.chars() {
+        match c.is_control() {
+            true => told.extend(c.escape_default()),
+            false => told.push(c),
+        }
+    }
+    told
+}
+
 /// How many faults of a kind there are to be, where that is fixed: the seed's schedule, or `times`.
 fn planned(scenario: &Scenario, seed: u64) -> BTreeMap<String, usize> {
     let mut planned = BTreeMap::new();
@@ -208,23 +221,42 @@ fn counts(faults: &[FaultLine], lines: &[Line], run: &Run) -> Counts {
     counts
 }
 
-/// A pod is made once, and stays where it was bound first.
+/// A pod is made once, after it was asked for, and stays where it was bound first.
 fn double_binds(lines: &[Line]) -> Vec<String> {
+    let mut asked: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut made: BTreeSet<&str> = BTreeSet::new();
+    let mut wrong = BTreeMap::new();
+    for line in lines {
+        if let Line::Pod { name, invoked_us, made: is_made, .. } = line {
+            asked.entry(name).or_insert(*invoked_us);
+            if *is_made && !made.insert(name) {
+                wrong.insert((name.as_str(), "asked"), format!("{name} was made twice, as who asked for it was told"));
+            }
+        }
+    }
     let mut nodes: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
     let mut uids: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut wrong = BTreeSet::new();
     for line in lines {
-        let Line::Bound { pod, uid, node, .. } = line else { continue };
-        let (_, first) = nodes.entry(uid).or_insert((pod, node));
-        if first != node {
-            wrong.insert(format!("{pod} ({uid}) was bound to {first}, and to {node}"));
+        let Line::Bound { who, at_us, revision, pod, uid, node } = line else { continue };
+        let mut tell = |kind, what: String| {
+            let told = || format!("{what} (shown to {who} at {at_us}, revision {revision})");
+            wrong.entry((pod.as_str(), kind)).or_insert_with(told);
+        };
+        let (named, first) = nodes.entry(uid).or_insert((pod, node));
+        if named != pod {
+            tell("uid", format!("{named} and {pod} have one uid, {uid}"));
+        } else if first != node {
+            tell("node", format!("{pod} ({uid}) was bound to {first}, and to {node}"));
         }
         let made = uids.entry(pod).or_insert(uid);
         if made != uid {
-            wrong.insert(format!("{pod} was made twice, as {made} and as {uid}"));
+            tell("made", format!("{pod} was made twice, as {made} and as {uid}"));
+        }
+        if asked.get(pod.as_str()).is_some_and(|asked| at_us < asked) {
+            tell("early", format!("{pod} was bound before it was asked for"));
         }
     }
-    wrong.into_iter().collect()
+    wrong.into_values().collect()
 }
 
 /// Pods that were made and never seen on a node, though the run waits for them.
@@ -274,7 +306,7 @@ fn over_limits(
     ];
     let over = |(name, limit, value): &(&str, Option<Millis>, Option<f64>)| {
         let (limit, value) = ((*limit)?, (*value)?);
-        (value > limit.0 as f64).then(|| format!("limits.{name}: {value:.0} ms, and {limit} are allowed"))
+        (value > limit.0 as f64).then(|| format!("limits.{name}: {value:.1} ms, and {limit} are allowed"))
     };
     told.iter().filter_map(over).collect()
 }

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) fn check(history: &History) -> Vec<String> {
     let mut wrong = Vec::new();
-    let mut happened: BTreeMap<&str, Vec<(u64, Moment)>> = BTreeMap::new();
+    let mut happened: BTreeMap<&str, Vec<Happened>> = BTreeMap::new();
     for (revision, (span, fact)) in &history.truth {
         if let Some(value) = &fact.value {
-            happened.entry(value).or_default().push((*revision, span.latest));
+            let one = Happened { revision: *revision, name: &fact.name, seen: span.latest };
+            happened.entry(value).or_default().push(one);
         }
     }
     let evidence =
@@ -22,9 +23,23 @@ pub(crate) fn check(history: &History) -> Vec<String> {
             wrong.push(format!("{who}: {value}, begun at {invoked}, of {} {why}", changes.join(" and ")));
         }
     }
-    wrong.extend(happened.into_keys().map(|value| format!("nobody wrote {value:?}, which was applied")));
+    for (value, all) in happened {
+        let first = &all[0];
+        wrong.push(format!(
+            "nobody wrote {value:?}, which {} holds from revision {} on, as was shown at {}",
+            first.name, first.revision, first.seen.0
+        ));
+    }
     wrong.extend(unasked(history));
     wrong
+}
+
+/// A revision at which an object came to hold a value.
+struct Happened<'a> {
+    revision: u64,
+    name: &'a str,
+    /// When it was shown first.
+    seen: Moment,
 }
 
 /// Deletions that nobody made. They hold no value: each is that of somebody who was told its revision, or of
@@ -72,8 +87,8 @@ struct Evidence<'a> {
 
 impl Evidence<'_> {
     /// What is wrong with the answer to a write that happened at these revisions.
-    fn against(&self, operation: &Operation, write: &Write, happened: &[(u64, Moment)]) -> Option<String> {
-        let revisions: Vec<u64> = happened.iter().map(|(revision, _)| *revision).collect();
+    fn against(&self, operation: &Operation, write: &Write, happened: &[Happened]) -> Option<String> {
+        let revisions: Vec<u64> = happened.iter().map(|one| one.revision).collect();
         let n_written = write.changes.iter().filter(|change| !change.deletes).count();
         if happened.len() > n_written {
             return Some(format!("was applied more than once, at {revisions:?}"));
@@ -81,8 +96,16 @@ impl Evidence<'_> {
         if !happened.is_empty() && happened.len() < n_written {
             return Some(format!("was applied in part, at {revisions:?}"));
         }
+        let is_asked = |one: &&Happened| write.changes.iter().any(|change| !change.deletes && change.name == one.name);
+        if let Some(one) = happened.iter().find(|one| !is_asked(one)) {
+            return Some(format!("was applied to {}, at revision {}", one.name, one.revision));
+        }
+        if let Some(one) = happened.iter().find(|one| one.seen < operation.invoked) {
+            return Some(format!("was shown before, at {}, as revision {}", one.seen.0, one.revision));
+        }
         match &write.end {
             End::Unknown => None,
+            End::Refused(refusal @ Refusal::Unearned(_)) => Some(format!("was told {refusal}, which no write earns")),
             End::Applied(told) => {
                 (!is_kept(self.history, write, told)).then(|| format!("was acknowledged at {told:?} and is not there"))
             }
@@ -90,14 +113,15 @@ impl Evidence<'_> {
             End::Refused(refusal) => {
                 // After a try of unknown outcome that one may still be under way; but what it had
                 // done before the last try must have been told.
-                let late = |first: &Moment| write.doubtful && *first > operation.tried;
-                if happened.iter().any(|(_, first)| !late(first)) {
+                let is_late = |one: &Happened| write.doubtful && one.seen > operation.tried;
+                if !happened.iter().all(is_late) {
                     return Some(format!("was told {refusal}, and was applied at {revisions:?}"));
                 }
                 // What had been told of before had been applied, even if it is of objects that nobody judges.
                 let first = self.known.before(operation.invoked);
                 let last = self.applied.at(operation.answered).max(first);
-                let due = (first..=last).any(|at| is_due(&self.past, write, refusal, at));
+                let due =
+                    self.past.moments(refusal.name(), first, last).any(|at| is_due(&self.past, write, refusal, at));
                 (!due).then(|| format!("was told {refusal}, which was so at no revision from {first} to {last}"))
             }
         }
@@ -168,6 +192,9 @@ mod tests {
         bad("1 a=x  2 a=y", true, conflict()); // the retry forgot that it was done
         bad("1 a=x", false, conflict()); // refused for nothing
         bad("1 a=x  2 b=q", false, End::Unknown); // from nowhere
+        bad("1 b=y", false, End::Unknown); // to another object
+        bad("0 a=x  1 a=y", false, End::Unknown); // before it was begun
+        bad("1 a=x  9000000000000000 a=z", false, End::Refused(Refusal::NotFound("1/a".into()))); // and at once
     }
 
     #[test]

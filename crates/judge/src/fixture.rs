@@ -68,8 +68,9 @@ impl Fixture {
 
     /// Somebody wrote `value`, as often as it stands there, and does not know.
     pub(crate) fn tells(self, value: &str, at: u64) -> Fixture {
-        let stands = self.0.truth.values().filter(|(_, fact)| fact.value.as_deref() == Some(value)).count();
-        let change = Change { name: "1/any".into(), assumed: Assumed::Absent, deletes: false };
-        self.write(value, at, at, at, false, vec![change; stands], End::Unknown)
+        let stands = self.0.truth.values().filter(|fact| fact.1.value.as_deref() == Some(value));
+        let change = |name: &String| Change { name: name.clone(), assumed: Assumed::Absent, deletes: false };
+        let changes = stands.map(|(_, fact)| change(&fact.name)).collect();
+        self.write(value, at, at, at, false, changes, End::Unknown)
     }
 }

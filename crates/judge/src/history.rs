@@ -77,6 +77,16 @@ pub enum Refusal {
     Unearned(String),
 }
 
+impl Refusal {
+    /// The object it is about; of none, an empty name.
+    pub fn name(&self) -> &str {
+        match self {
+            Refusal::AlreadyExists(name) | Refusal::NotFound(name) | Refusal::Conflict(name) => name,
+            Refusal::Fenced | Refusal::Unearned(_) => "",
+        }
+    }
+}
+
 /// What the client was told in the end.
 #[derive(Clone, Debug, PartialEq)]
 pub enum End {
@@ -125,6 +135,10 @@ pub struct History {
     pub watched: BTreeMap<String, Vec<Shown>>,
     /// By revision, with when the first master applied it.
     pub truth: BTreeMap<u64, (Span, Fact)>,
+    /// Further revisions that somebody was told of, and when: of lists, in which nothing may have changed.
+    pub told: Vec<(Moment, u64)>,
+    /// The revision up to which watchers were waited for; by default the last.
+    pub until: Option<u64>,
     /// What was found wrong while the run went on.
     pub problems: Vec<String>,
 }
@@ -163,6 +177,14 @@ impl<'a> Past<'a> {
         let n_before = states.partition_point(|(revision, _)| *revision <= at);
         let (revision, value) = states[..n_before].last()?;
         value.map(|value| (*revision, value))
+    }
+
+    /// Revisions in `first..=last` at which something other may stand there than just before: the first, and each change.
+    pub(crate) fn moments(&self, name: &str, first: u64, last: u64) -> impl Iterator<Item = u64> {
+        let states = self.0.get(name).map_or(&[][..], Vec::as_slice);
+        let later = &states[states.partition_point(|(revision, _)| *revision <= first)..];
+        let changes = later.iter().map(|(revision, _)| *revision).take_while(move |revision| *revision <= last);
+        std::iter::once(first).chain(changes)
     }
 
     /// All objects as of a revision whose names start with `prefix`.
@@ -219,7 +241,7 @@ impl Known {
         let told = history.operations.iter().filter_map(|op| Some((op.answered, op.position()?)));
         // What a master shows is committed, and whatever is begun later waits for all that is.
         let shown = history.truth.iter().map(|(revision, (span, _))| (span.latest, *revision));
-        let mut known: Vec<(Moment, u64)> = told.chain(shown).collect();
+        let mut known: Vec<(Moment, u64)> = told.chain(shown).chain(history.told.iter().copied()).collect();
         known.sort();
         let mut newest = 0;
         for (_, revision) in &mut known {

@@ -1,16 +1,17 @@
 //! Reads and writes take effect once, between their call and their answer, in the order of revisions.
 //!
 //! Answers tell their revision (`resourceVersion`), so nothing has to be searched for: the order is
-//! given, and two things can be wrong with it. An operation stands before one that was over when it
-//! began; or a read shows something else than the state at its revision. This is linearizability of
+//! given, and three things can be wrong with it. An operation stands before one that was over when it
+//! began; a read stands after a write that began when it was over; or it shows something else than the
+//! state at its revision. This is linearizability of
 //! the whole store, and so of each object.
 
-use crate::history::{History, Known, Past, What};
+use crate::history::{Applied, History, Known, Past, What};
 use crate::words::differences;
 
 pub(crate) fn check(history: &History) -> Vec<String> {
     let mut wrong = Vec::new();
-    let (past, known) = (Past::of(history), Known::of(history));
+    let (past, known, applied) = (Past::of(history), Known::of(history), Applied::of(history));
     for operation in &history.operations {
         let Some(position) = operation.position() else { continue };
         let before = known.before(operation.invoked);
@@ -26,6 +27,13 @@ pub(crate) fn check(history: &History) -> Vec<String> {
             ));
         }
         if let What::Read { at, seen } = &operation.what {
+            let newest = history.truth.range(..=at).next_back().map_or(0, |(revision, _)| *revision);
+            if newest > applied.at(operation.answered) {
+                let (who, answered) = (&operation.who, operation.answered.0);
+                wrong.push(format!(
+                    "{who}: a read answered at {answered} saw revision {newest}, which was written after"
+                ));
+            }
             let mut seen = seen.clone();
             seen.sort_by(|a, b| a.name.cmp(&b.name));
             let truth = past.objects("", *at);
@@ -56,6 +64,7 @@ mod tests {
         assert_eq!(n_wrong(truth().read(1, 2, 2, "a@2=y").read(3, 4, 1, "a@1=x")), 1, "reads go back");
         assert_eq!(n_wrong(truth().read(3, 4, 1, "a@1=x")), 1, "staler than what a watcher had been shown");
         assert_eq!(n_wrong(truth().read(2, 4, 1, "a@1=x")), 0, "shown while it was under way");
+        assert_eq!(n_wrong(truth().read(0, 1, 2, "a@2=y")), 1, "what was yet to come");
         assert_eq!(n_wrong(truth().read(1, 2, 2, "a@1=x")), 1, "not what stood there");
         assert_eq!(n_wrong(truth().read(1, 2, 2, "")), 1, "an object is missing");
         assert_eq!(n_wrong(truth().read(1, 2, 2, "a@2=y").wrote("x", 3, 4, &[1])), 1, "a write in the past");

@@ -8,7 +8,10 @@ pub(crate) fn check(history: &History) -> Vec<String> {
     history
         .watched
         .iter()
-        .filter_map(|(who, shown)| Some(format!("{who}: {}", first_wrong(history, who, shown)?)))
+        .filter_map(|(who, shown)| {
+            let what = first_wrong(history, who, shown)?;
+            Some(format!("{}: {what}", who.strip_suffix(" of ").unwrap_or(who)))
+        })
         .collect()
 }
 
@@ -48,7 +51,8 @@ fn first_wrong(history: &History, who: &str, shown: &[Shown]) -> Option<String> 
             }
         }
     }
-    let (revision, missed) = due_after(position.unwrap_or(0))?;
+    let (revision, missed) = due_after(position.unwrap_or(0))
+        .filter(|(revision, _)| history.until.is_none_or(|until| *revision <= until))?;
     Some(format!("was never shown {missed} at revision {revision}"))
 }
 

@@ -23,6 +23,13 @@ fn a_line_that_no_run_can_have_written_is_refused_by_the_field() {
     refused(write(r#""answeredUs":3,"end":"unknown","revision":7"#), "revision: only a write");
     refused(write(r#""answeredUs":1,"end":"unknown""#), "answeredUs: is before triedUs");
     refused(write(r#""answeredUs":3,"end":"unknown","revsion":7"#), "revsion");
+    refused(write(r#""answeredUs":3,"end":"applied","revision":9007199254740992"#), "no group issues");
+    refused(write(r#""answeredUs":3,"end":"unknown","creates":true,"assumed":4"#), "assumed");
+    refused(wrong(r#"{"op":"shown","who":"w","atUs":1,"revision":2,"name":"k"}"#), "value");
+    refused(
+        wrong(r#"{"op":"listed","who":"w","atUs":1,"revision":3,"seen":{"k":[1,"v"],"k":[2,"w"]}}"#),
+        "k is there twice",
+    );
     refused(wrong(r#"{"op":"listed","who":"w","atUs":1,"revision":0,"seen":{}}"#), "revision");
     refused(wrong(r#"{"op":"listed","who":"w","atUs":1,"revision":3,"seen":{"k":[0,"v"]}}"#), "seen.k");
     refused(wrong(r#"{"op":"shown","who":"w","atUs":1,"revision":0,"name":"k","value":null}"#), "revision");
@@ -82,4 +89,8 @@ fn a_fault_is_over_only_after_it_has_begun() {
     assert_eq!(told(&failed), Ok(()), "one that went wrong need not have come to its end");
     let misspelt = faults.trim().replacen('{', "{\"eror\":\"not healed\",", 1);
     assert_eq!(FaultLine::parse(&misspelt).map(drop), Err("eror: is not known".into()));
+    let twice = faults.trim().replacen('{', "{\"error\":\"not healed\",\"error\":null,", 1);
+    assert!(FaultLine::parse(&twice).unwrap_err().contains("duplicate field `error`"));
+    let leaderless = faults.trim().replacen("\"leader\":\"m1\",", "", 1);
+    assert!(FaultLine::parse(&leaderless).unwrap_err().contains("missing field `leader`"), "{leaderless}");
 }

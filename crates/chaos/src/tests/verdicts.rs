@@ -172,6 +172,45 @@ fn a_stale_read_is_found() {
     assert_eq!(broken(&lines), ["linearizable"]);
 }
 
+/// What leaves no hole behind is judged.
+#[test]
+fn a_watcher_that_goes_back_and_lists_anew_is_found() {
+    let mut lines = clean();
+    let at = lines.iter().position(|line| *line == shown(8, 18)).unwrap();
+    let seen: Seen = [("configmaps/k".into(), (18, "w-8".into()))].into();
+    let again = Line::Listed { who: "watcher".into(), at_us: 8_500, revision: 18, seen };
+    lines.splice(at + 1..at + 1, [shown(1, 11), again]);
+    assert_eq!(broken(&lines), ["watched"]);
+}
+
+#[test]
+fn a_list_beyond_the_last_write_leaves_no_hole() {
+    let mut lines = clean();
+    let seen: Seen = [("configmaps/k".into(), (20, "w-10".into()))].into();
+    lines.push(Line::Listed { who: "watcher".into(), at_us: 11_000, revision: 31, seen });
+    assert_eq!(judged(&lines).verdict, Verdict::Clean, "{}", judged(&lines).text());
+}
+
+#[test]
+fn what_a_watcher_is_named_or_told_is_printed_as_text() {
+    let mut lines = clean();
+    lines.push(bound_as("u-2\nviolated stays-up: no", "worker-1"));
+    assert!(!judged(&lines).text().contains("\nviolated stays-up"), "{}", judged(&lines).text());
+}
+
+#[test]
+fn pods_that_share_a_uid_are_found() {
+    let mut lines = clean();
+    let other = |line: &Line| match line.clone() {
+        Line::Bound { who, at_us, revision, uid, node, .. } => {
+            Some(Line::Bound { who, at_us, revision, pod: "p-2".into(), uid, node })
+        }
+        _ => None,
+    };
+    lines.extend(clean().iter().filter_map(other));
+    assert_eq!(broken(&lines), ["bound-once"]);
+}
+
 #[test]
 fn a_double_bind_is_found() {
     let mut lines = clean();
@@ -356,7 +395,10 @@ fn too_little_seen_concludes_nothing() {
     doubted(of(&[fault()], &clean(), &|run| run.masters.push("master-6".into())), "what master-6 itself holds");
     let list = |who: &str| Line::Listed { who: who.into(), at_us: 12_000_000, revision: 99, seen: Seen::default() };
     let and = |line: Line| clean().into_iter().chain([line]).collect::<Vec<_>>();
-    doubted(of(&[fault()], &and(list("late")), &|_| {}), "no watcher tells of the revisions from 20 to 99");
+    let later = |run: &mut Run| run.last_write = Some(99);
+    doubted(of(&[fault()], &and(list("late")), &later), "no watcher tells of the revisions from 20 to 99");
+    let after = of(&[fault()], &and(list("late")), &|_| {});
+    assert_eq!(after.verdict, Verdict::Violated, "what was there with the last write is gone");
     let failed =
         FaultLine { planned: Planned { n: 9, ..fault().planned }, error: Some("no such disk".into()), ..fault() };
     doubted(of(&[fault(), failed], &clean(), &|_| {}), "no such disk");
