@@ -6,6 +6,7 @@
 use crate::client::{endpoint_of, key};
 use crate::cluster::wanted;
 use crate::group::{Group, Written, text, write};
+use base64::Engine;
 use protos::objects as pb;
 use protos::objects::objects_client::ObjectsClient;
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What two lists of objects differ in, as text that can be read.
 fn assert_same(found: &BTreeMap<String, (String, String)>, wanted: &BTreeMap<String, (String, String)>, what: &str) {
@@ -306,7 +307,7 @@ fn restore(group: &Group, file: &str, saved: &BTreeSet<String>) {
     let cut = group.path("cut").display().to_string();
     let refused = group.local(&["backup", "restore", &cut, "--config", &group.config("m1")]);
     assert!(text(&refused.stderr).contains("truncated"), "{}", text(&refused.stderr));
-    assert!(!group.path("m1").join("identity.json").exists());
+    assert!(["identity.json", "raft-new"].iter().all(|name| !group.path("m1").join(name).exists()));
     let started = Instant::now();
     print!("{}", group.must(&["backup", "restore", file, "--config", &group.config("m1")]));
     group.start("m1");
@@ -495,8 +496,14 @@ fn a_lost_majority_is_repaired_and_a_damaged_disk_is_told() {
         if told.contains("May be lost") {
             takes = began.elapsed();
         }
-        let again = recover(&["--yes"]);
-        assert!(text(&again.stdout).contains("Nothing is to be repaired"), "{}", text(&again.stdout));
+        if i % 3 == 2 {
+            // Not even when there is nobody else.
+            std::fs::write(group.path("m1").join("master.key"), "garbage").unwrap();
+            std::fs::remove_file(group.path("m1").join("ca.crt")).unwrap();
+        }
+        let again = text(&recover(&["--yes"]).stdout);
+        assert!(again.contains("Nothing is to be repaired"), "{again}");
+        assert_eq!(again.contains("it has a new one"), i % 3 == 2, "{again}");
         group.start("m1");
         group.wait_voters(&["m1"]);
         let stored = objects(&group, "configmaps");
@@ -521,6 +528,73 @@ fn a_lost_majority_is_repaired_and_a_damaged_disk_is_told() {
     println!("{n} of {n} repairs; those that were interrupted before them had come as far as {reached:?}");
     assert!(n < 50 || ["reading", "writing"].iter().all(|far| reached.contains_key(far)), "{reached:?}");
     damaged_disk(&group);
+}
+
+/// Machines that were off for longer than a certificate lasts come back, and the others never come to that.
+#[test]
+fn a_cluster_outlives_its_certificates() {
+    if !wanted("a_cluster_outlives_its_certificates") {
+        return;
+    }
+    let masters = ["m1", "m2", "m3"];
+    let group = Group::of(&masters);
+    group.start_worker("w1", &masters);
+    let is_ready = || group.ok(&["get", "nodes"]).contains(" Ready");
+    group.wait("the worker to be ready", is_ready);
+    let secret = group.json(&["get", "secrets", "balsa-cluster", "-n", "kube-system"]);
+    let data = |name: &str| {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(secret["data"][name].as_str().unwrap()).unwrap();
+        text(&bytes)
+    };
+    let authority = pki::Authority { credential: pki::Credential { certificate: data("ca.crt"), key: data("ca.key") } };
+    let file = |name: &str, role: &str| group.path(name).join(format!("{role}.crt"));
+    let names = |role: &str| pki::alt_names_of(&std::fs::read_to_string(file("m1", role)).unwrap()).unwrap();
+    let day = Duration::from_secs(24 * 3600);
+    // All of them were off for so long; of the first one, half of it is over.
+    for (name, role, days) in [("m1", "master", 50), ("m2", "master", 100), ("m3", "master", 91), ("w1", "worker", 50)]
+    {
+        group.stop(name);
+        let (kind, alt_names) = match role {
+            "master" => (authz::Role::Master, names("master")),
+            _ => (authz::Role::Worker, Vec::new()),
+        };
+        let old = authority.issue_as_of(SystemTime::now() - day * days, kind, name, &alt_names).unwrap();
+        std::fs::write(file(name, role).with_extension("key"), old.key).unwrap();
+        std::fs::write(file(name, role), old.certificate).unwrap();
+    }
+    masters.iter().for_each(|name| group.start(name));
+    group.wait_voters(&masters);
+    group.leader();
+    under_load(&group, "after", |_| ());
+    let is_fresh = |name: &str, role: &str| {
+        let pem = std::fs::read_to_string(file(name, role)).unwrap();
+        pki::renew_at(&pem).unwrap() > SystemTime::now() + day * 40
+    };
+    assert!(masters.iter().all(|name| is_fresh(name, "master")));
+    leads_who_answers(&group);
+    // With the one that is still valid; and then with the token, as none is.
+    for days in [50, 200] {
+        let old = authority.issue_as_of(SystemTime::now() - day * days, authz::Role::Worker, "w1", &[]).unwrap();
+        std::fs::write(file("w1", "worker").with_extension("key"), old.key).unwrap();
+        std::fs::write(file("w1", "worker"), old.certificate).unwrap();
+        group.start_worker("w1", &masters);
+        group.wait("the worker's certificate", || is_fresh("w1", "worker"));
+        group.wait("the worker to be ready", is_ready);
+        group.stop("w1");
+    }
+}
+
+/// Who died a moment ago lags by nothing, and is not handed leadership all the same.
+fn leads_who_answers(group: &Group) {
+    let leader = group.leader();
+    let id = |member: &Value| u64::from_str_radix(member["id"].as_str().unwrap(), 16).unwrap();
+    let others = group.members().into_iter().filter(|member| member["name"] != leader.as_str());
+    let dead = others.min_by_key(id).unwrap()["name"].as_str().unwrap().to_string();
+    group.kill(&dead);
+    let told = group.json(&["members", "transfer"]);
+    assert!(told["leader"] != dead.as_str() && told["leader"] != leader.as_str(), "{dead} is dead: {told}");
+    group.start(&dead);
+    group.wait_voters(&["m1", "m2", "m3"]);
 }
 
 /// A flipped byte in the middle of the log: the master does not start, and says what to do; so done, it is

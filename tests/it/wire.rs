@@ -149,20 +149,8 @@ impl Wire {
 
     /// A certificate of the cluster that has been good until yesterday.
     pub(crate) fn expired(&self, role: authz::Role, holder: &str) -> Credential {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(rcgen::DnType::CommonName, holder);
-        params.distinguished_name.push(rcgen::DnType::OrganizationName, role.group());
-        let day = Duration::from_secs(24 * 3600);
-        let now = std::time::SystemTime::now();
-        (params.not_before, params.not_after) = ((now - 30 * day).into(), (now - day).into());
-        params.extended_key_usages =
-            vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth, rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-        let own = &self.authority.credential;
-        let issuer_key = rcgen::KeyPair::from_pem(&own.key).unwrap();
-        let issuer = rcgen::Issuer::from_ca_cert_pem(&own.certificate, issuer_key).unwrap();
-        Credential { certificate: params.signed_by(&key, &issuer).unwrap().pem(), key: key.serialize_pem() }
+        let yesterday = std::time::SystemTime::now() - Duration::from_secs(24 * 3600);
+        self.authority.issue_as_of(yesterday - pki::VALIDITY, role, holder, &[]).unwrap()
     }
 
     async fn connect(

@@ -40,10 +40,10 @@ pub(crate) fn log_file(container: &str, attempt: u32) -> String {
 
 /// Everything that can wake a pod's task.
 enum Wake {
-    Assigned,
+    Assigned(Box<Assignment>),
     World,
     Timer,
-    Answered(String, String, ProbeKind, Answer),
+    Answered(Answered),
     Hooked(Hooked),
     /// A container that was asked to stop has, or could not be.
     Stopped(String),
@@ -56,6 +56,9 @@ enum Wake {
     /// The sender of assignments is gone: the worker is stopping.
     Ended,
 }
+
+/// A probe's answer: of which container, by name and id.
+type Answered = (String, String, ProbeKind, Answer);
 
 /// A hook that ended: of which container, by name and id, and how.
 type Hooked = (String, String, HookKind, Result<(), String>);
@@ -70,7 +73,7 @@ pub(crate) struct Task<'a> {
     memory: Memory,
     sequence: u64,
     reported: Option<(Value, bool)>,
-    answers: mpsc::Sender<(String, String, ProbeKind, Answer)>,
+    answers: mpsc::Sender<Answered>,
     hooked: mpsc::Sender<Hooked>,
     /// By container id.
     pub(crate) stops: BTreeMap<String, Stop>,
@@ -181,10 +184,13 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
             }
         };
         let wake = tokio::select! {
-            changed = assigned.changed() => if changed.is_ok() { Wake::Assigned } else { Wake::Ended },
+            changed = assigned.changed() => match changed {
+                Ok(()) => Wake::Assigned(Box::new(assigned.borrow_and_update().clone())),
+                Err(_) => Wake::Ended,
+            },
             () = news(&task.uid, &seen, &mut worlds) => Wake::World,
             () = timer => Wake::Timer,
-            Some((container, id, kind, answer)) = answered.recv() => Wake::Answered(container, id, kind, answer),
+            Some(answered) = answered.recv() => Wake::Answered(answered),
             Some(hooked) = hooks.recv() => Wake::Hooked(hooked),
             Some(id) = stops.recv() => Wake::Stopped(id),
             Some((image, result)) = pulls.recv() => Wake::Pulled(image, result),
@@ -192,53 +198,65 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
             Some(usage) = measures.recv() => Wake::Measured(usage),
         };
         match wake {
-            Wake::Assigned => {
-                let news = assigned.borrow_and_update().clone();
-                let told = |assignment: &Assignment| {
-                    let metadata = assignment.pod.at("metadata");
-                    (metadata.at("labels").clone(), metadata.at("annotations").clone())
-                };
-                let referred = news.objects != task.assignment.objects || told(&news) != told(&task.assignment);
-                task.forget_failures_of_other_images(&news);
-                task.assignment = news;
-                if referred {
-                    task.refresh_at = Some(shared.now());
-                }
-            }
-            Wake::Answered(container, id, kind, answer) => {
-                let spec = task.container(&container);
-                if let Some(note) = podlife::answered(&spec, &id, kind, answer, &mut task.memory) {
-                    task.tell(&note);
-                }
-            }
-            Wake::Hooked((container, id, kind, result)) => {
-                if let Some(note) = podlife::hooked(&container, &id, kind, result, &mut task.memory) {
-                    task.tell(&note);
-                }
-            }
-            Wake::Stopped(id) => {
-                task.stops.remove(&id);
-                shared.refresh().await;
-            }
-            Wake::Pulled(image, result) => {
-                if let Some(pull) = task.pulls.get_mut(&image) {
-                    pull.result = Some(result);
-                }
-            }
-            Wake::Measure => task.measure(),
-            Wake::Measured(usage) => {
-                task.measuring = false;
-                if let Some(note) = podlife::measured(&task.assignment.pod, &usage, &mut task.memory) {
-                    task.tell(&note);
-                }
-            }
-            Wake::World | Wake::Timer => {}
             Wake::Ended => return,
+            wake => task.hear(wake).await,
         }
     }
 }
 
 impl Task<'_> {
+    /// Takes up what woke the pod.
+    async fn hear(&mut self, wake: Wake) {
+        let note = match wake {
+            Wake::Assigned(news) => {
+                self.assign(*news);
+                None
+            }
+            Wake::Answered((container, id, kind, answer)) => {
+                podlife::answered(&self.container(&container), &id, kind, answer, &mut self.memory)
+            }
+            Wake::Hooked((container, id, kind, result)) => {
+                podlife::hooked(&container, &id, kind, result, &mut self.memory)
+            }
+            Wake::Stopped(id) => {
+                self.stops.remove(&id);
+                self.shared.refresh().await;
+                None
+            }
+            Wake::Pulled(image, result) => {
+                if let Some(pull) = self.pulls.get_mut(&image) {
+                    pull.result = Some(result);
+                }
+                None
+            }
+            Wake::Measure => {
+                self.measure();
+                None
+            }
+            Wake::Measured(usage) => {
+                self.measuring = false;
+                podlife::measured(&self.assignment.pod, &usage, &mut self.memory)
+            }
+            Wake::World | Wake::Timer | Wake::Ended => None,
+        };
+        if let Some(note) = note {
+            self.tell(&note);
+        }
+    }
+
+    fn assign(&mut self, news: Assignment) {
+        let told = |assignment: &Assignment| {
+            let metadata = assignment.pod.at("metadata");
+            (metadata.at("labels").clone(), metadata.at("annotations").clone())
+        };
+        let referred = news.objects != self.assignment.objects || told(&news) != told(&self.assignment);
+        self.forget_failures_of_other_images(&news);
+        self.assignment = news;
+        if referred {
+            self.refresh_at = Some(self.shared.now());
+        }
+    }
+
     /// What the runtime has of this pod, its sandboxes, with what its ended containers said last.
     async fn world(&mut self, sandboxes: &[SandboxInfo]) -> World {
         let newest = sandboxes.iter().max_by_key(|sandbox| sandbox.attempt);

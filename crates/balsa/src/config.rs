@@ -82,6 +82,12 @@ impl Backup {
         if self.keep == 0 {
             bail!("backup.keep: must be at least 1");
         }
+        if !self.directory.is_absolute() {
+            bail!(
+                "backup.directory: {}: name it from / on, as a service's working folder is another",
+                self.directory.display()
+            );
+        }
         Ok(())
     }
 }

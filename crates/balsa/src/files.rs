@@ -85,6 +85,15 @@ impl Identity {
     }
 }
 
+/// Of a folder whose certificates are not what they were. The last copy of a state may lie beside them.
+pub(crate) const JOIN_ANEW: &str = "or, of a worker, or while the other masters have a quorum, remove the folder and join \
+                                    anew with a token; of a master that is the last one, run `balsa recover`";
+/// Of an identity.
+const OR_ANEW: &str = "from a copy, or write it anew (docs/operations.md, Damaged disks), or, of a worker, or while the \
+                       other masters have a quorum, move the folder away and join anew with a token";
+/// The Raft folder in the making.
+pub(crate) const UNBORN: &str = "raft-new";
+
 /// What `init` hands to the first start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Bootstrap {
@@ -146,10 +155,33 @@ impl DataDir {
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
         // As `raft_dir` names them, and as one in the making: what an operator has put beside them stays.
         let is_ours = |name: &str| match name.strip_prefix("raft-") {
-            Some(rest) => rest == "new" || rest.parse::<u64>().is_ok(),
+            Some(rest) => rest.parse::<u64>().is_ok() || name == UNBORN,
             None => name == "raft",
         };
         Ok(names.filter(|name| is_ours(name)).collect())
+    }
+
+    /// Refuses a folder whose Raft storage no identity names.
+    pub(crate) fn refuse_unnamed(&self) -> Result<()> {
+        match self.raft_folders()?.into_iter().find(|folder| folder != UNBORN) {
+            None => Ok(()),
+            Some(folder) => bail!(
+                "{} holds Raft storage ({folder}) and no identity.json: if a restore was interrupted here, remove {folder} \
+                 and run it again; else put identity.json back {OR_ANEW}",
+                self.0.display(),
+            ),
+        }
+    }
+
+    /// Removes what a restore or a repair left that did not come to its end.
+    pub(crate) fn remove_unborn(&self) -> Result<()> {
+        let path = self.path(UNBORN);
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing {}", path.display()))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Removes the Raft folders that are not to be kept: what an interrupted repair left, and those of
@@ -205,8 +237,13 @@ impl DataDir {
         Ok(format!("/balsa/{}", self.tag()?))
     }
 
-    pub(crate) fn read(&self, name: &str) -> Option<String> {
-        std::fs::read_to_string(self.path(name)).ok()
+    /// None where there is none. One that cannot be read is not one that is missing.
+    pub(crate) fn read(&self, name: &str) -> Result<Option<String>> {
+        let path = self.path(name);
+        match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some).with_context(|| format!("reading {}", path.display())),
+        }
     }
 
     /// Writes a file as a whole, readable by its owner only.
@@ -226,17 +263,10 @@ impl DataDir {
 
     /// None in a folder that holds nobody's. One that cannot be read is no reason to take the folder for empty.
     pub(crate) fn identity(&self) -> Result<Option<Identity>> {
-        let path = self.path("identity.json");
-        let text = match std::fs::read_to_string(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            read => read.with_context(|| format!("reading {}", path.display()))?,
-        };
-        sound(&text).map(Some).with_context(|| {
-            format!(
-                "{} is damaged: put it back from a copy, or move the folder away and join anew with a token",
-                path.display()
-            )
-        })
+        let Some(text) = self.read("identity.json")? else { return Ok(None) };
+        sound(&text)
+            .map(Some)
+            .with_context(|| format!("{} is damaged: put it back {OR_ANEW}", self.path("identity.json").display()))
     }
 
     /// The same for a configuration of that name: refused when the folder is another's.
@@ -261,23 +291,17 @@ impl DataDir {
         self.write("identity.json", &serde_json::to_string(&fields)?)
     }
 
-    fn missing(&self, name: &str) -> String {
-        format!(
-            "{} is missing: put it back from a copy, or remove {} and join anew with a token",
-            self.path(name).display(),
-            self.0.display()
-        )
+    fn needed(&self, name: &str) -> Result<String> {
+        let missing = || format!("{} is missing: put it back from a copy, {JOIN_ANEW}", self.path(name).display());
+        self.read(name)?.with_context(missing)
     }
 
     pub(crate) fn ca(&self) -> Result<String> {
-        self.read("ca.crt").with_context(|| self.missing("ca.crt"))
+        self.needed("ca.crt")
     }
 
     pub(crate) fn credential(&self, role: &str) -> Result<Credential> {
-        let read = |extension: &str| {
-            let name = format!("{role}.{extension}");
-            self.read(&name).with_context(|| self.missing(&name))
-        };
+        let read = |extension: &str| self.needed(&format!("{role}.{extension}"));
         Ok(Credential { certificate: read("crt")?, key: read("key")? })
     }
 
@@ -333,7 +357,7 @@ mod tests {
         let dir = DataDir::create(home.path()).unwrap();
         let identity = Identity { cluster_id: "c1".into(), node_id: 7, name: "m".into(), epoch: FIRST_EPOCH };
         dir.save_identity(&identity).unwrap();
-        let written = dir.read("identity.json").unwrap();
+        let written = dir.read("identity.json").unwrap().unwrap();
         let told = |text: &str| {
             dir.write("identity.json", text).unwrap();
             dir.identity().map(|found| found.unwrap().node_id).map_err(|error| format!("{error:#}"))

@@ -1,7 +1,7 @@
 //! How clusters begin and machines join them.
 
 use crate::config::{self, Join, MasterConfig};
-use crate::files::{Bootstrap, DataDir, FIRST_EPOCH, Identity};
+use crate::files::{Bootstrap, DataDir, FIRST_EPOCH, Identity, UNBORN};
 use anyhow::{Context, Result, bail};
 use authz::Role;
 use pki::token::Token;
@@ -19,9 +19,10 @@ pub(crate) fn init(config: &Path) -> Result<()> {
     let config = MasterConfig::load(config)?;
     let dir = DataDir::create(&config.data_dir)?;
     let _held = dir.hold()?;
-    if dir.identity()?.is_some() || !dir.raft_folders()?.is_empty() {
+    if dir.identity()?.is_some() || dir.raft_folders()?.iter().any(|name| name != UNBORN) {
         bail!("{} already holds a master; a new cluster needs an empty data folder", config.data_dir.display());
     }
+    dir.remove_unborn()?;
     let mut rng = stdx::Rng::new(crate::seed());
     let cluster_id = rng.uuid();
     let authority = Authority::generate(&cluster_id)?;
@@ -113,12 +114,38 @@ pub(crate) async fn join(
         }
         error => anyhow::Error::from(error),
     })?;
+    let channel = channel(&join.server, None, &ca).await?;
+    earn(dir, (&join.server, channel), &join.token, role, name, alt_names).await
+}
+
+/// Has the certificate in `dir`, which is still valid, replaced by one that lasts longer.
+pub(crate) async fn renew(
+    dir: &DataDir,
+    server: &str,
+    own: &Credential,
+    ca: &str,
+    role: Role,
+    name: &str,
+) -> Result<pb::IssueResponse> {
+    let channel = channel(server, Some(own), ca).await?;
+    earn(dir, (server, channel), "", role, name, &[]).await
+}
+
+/// Has a request for a certificate signed, by the token or as who the channel shows, and keeps what comes of it.
+async fn earn(
+    dir: &DataDir,
+    (server, channel): (&str, Channel),
+    token: &str,
+    role: Role,
+    name: &str,
+    alt_names: &[String],
+) -> Result<pb::IssueResponse> {
     let (key, csr) = pki::signing_request(name, alt_names)?;
-    let mut client = CertificateAuthorityClient::new(channel(&join.server, None, &ca).await?);
-    let request = pb::IssueRequest { token: join.token.clone(), name: name.into(), csr, role: String::new() };
+    let mut client = CertificateAuthorityClient::new(channel);
+    let request = pb::IssueRequest { token: token.into(), name: name.into(), csr, role: String::new() };
     let response = client.issue(request).await.map_err(|status| match status.code() {
         tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => anyhow::anyhow!("{}", status.message()),
-        _ => Refused(format!("{} refused the join: {}", join.server, status.message())).into(),
+        _ => Refused(format!("{server} refused a certificate: {}", status.message())).into(),
     })?;
     let issued = response.into_inner();
     let credential = Credential { certificate: issued.certificate.clone(), key };

@@ -27,11 +27,8 @@ pub(crate) fn document(servers: &[(String, String)], current: &str, ca: &str, us
 
 /// How our own verbs reach the cluster.
 pub(crate) fn read(path: &Path) -> Result<Access> {
-    let text = std::fs::read_to_string(path).with_context(|| {
-        format!(
-            "reading {}; name a kubeconfig with --kubeconfig or $KUBECONFIG, or a dev folder with --dir",
-            path.display()
-        )
-    })?;
-    Access::parse_in(&text, path.parent().unwrap_or(Path::new(""))).with_context(|| format!("in {}", path.display()))
+    Access::read(path).with_context(|| match path.exists() {
+        true => format!("in {}", path.display()),
+        false => "no kubeconfig; name one with --kubeconfig or $KUBECONFIG, or a dev folder with --dir".into(),
+    })
 }

@@ -17,6 +17,7 @@ mod master;
 mod members;
 mod pause;
 mod recover;
+mod renewal;
 mod scrub;
 mod user;
 mod verbs;

@@ -1,11 +1,11 @@
 //! `balsa master`: wires the rooms of a master together.
 
-use crate::backup::{self, UNBORN};
+use crate::backup;
 use crate::cluster_service::{self, ClusterService};
 use crate::config::{Join, MasterConfig};
-use crate::files::{BOOTSTRAP, Bootstrap, DataDir, Identity, JOINING};
+use crate::files::{BOOTSTRAP, Bootstrap, DataDir, Identity, JOIN_ANEW, JOINING};
 use crate::join;
-use crate::{scrub, vip};
+use crate::{renewal, scrub, vip};
 use anyhow::{Context, Result, bail};
 use api::WorkerCall;
 use async_trait::async_trait;
@@ -73,15 +73,8 @@ async fn identity(config: &MasterConfig, dir: &DataDir) -> Result<(Identity, boo
     if let Some(identity) = dir.identity_of(&config.name)? {
         return Ok((identity, false));
     }
-    if let Some(folder) = dir.raft_folders()?.into_iter().find(|folder| folder != UNBORN) {
-        bail!(
-            "{} holds Raft storage ({folder}) and no identity.json: if a restore was interrupted here, remove {folder} and \
-             run it again; else put identity.json back from a copy, or, while the others have a quorum, remove {} and \
-             join again with a token",
-            dir.0.display(),
-            dir.0.display()
-        );
-    }
+    dir.refuse_unnamed()?;
+    dir.remove_unborn()?;
     let Some(join) = &config.join else {
         bail!(
             "{} holds no master yet: make a new cluster with `balsa init --config FILE`, or set join.server and join.token \
@@ -143,7 +136,7 @@ async fn serve(
         name = %start.identity.name, api = %config.api_addr(), peer = %config.peer_addr(), "master started"
     );
     belong(&config, &dir, &start, &mut consensus, &api).await?;
-    begin_work(&config, &start, &consensus, &api, seat)?;
+    begin_work(&config, &dir, &start, &consensus, &api, seat)?;
     consensus.node.serve();
     let failed = tokio::select! {
         signal = stop_signal() => {
@@ -188,7 +181,14 @@ impl Start {
             dir.remove(BOOTSTRAP)?;
             dir.remove(JOINING)?;
         }
-        let bootstrap: Option<Bootstrap> = dir.read(BOOTSTRAP).map(|text| serde_json::from_str(&text)).transpose()?;
+        let bootstrap: Option<Bootstrap> =
+            dir.read(BOOTSTRAP)?.map(|text| serde_json::from_str(&text)).transpose().with_context(|| {
+                format!(
+                    "{} is damaged, and this cluster has not begun: empty {} and make it again with `balsa init`",
+                    dir.path(BOOTSTRAP).display(),
+                    dir.0.display()
+                )
+            })?;
         // An interrupted join goes on; a lost disk does not.
         joining |= !joined && bootstrap.is_none() && config.join.is_some() && dir.path(JOINING).exists();
         if !joined && bootstrap.is_none() && !joining {
@@ -252,6 +252,10 @@ impl Consensus {
         let node = runtime.spawn(Node::start(options)).await??;
         let liveness = Arc::new(Liveness::default());
         let hub = Hub::new(liveness.clone());
+        // In time for the first connection: it may have been off for longer than a certificate lasts.
+        if let Err(error) = renewal::of_master(dir, config, &node.store().view()) {
+            tracing::error!("this master's certificate cannot be issued anew: {error:#}");
+        }
         let tls = tls_source(dir, true)?;
         let routes = tonic::service::Routes::new(RaftService::server(node.clone()))
             .add_service(RelayService::server(hub.clone()))
@@ -353,13 +357,21 @@ async fn belong(
 }
 
 /// What goes on beside the answers to callers, until the process ends.
-fn begin_work(config: &MasterConfig, start: &Start, consensus: &Consensus, api: &Api, seat: vip::Seat) -> Result<()> {
+fn begin_work(
+    config: &MasterConfig,
+    dir: &DataDir,
+    start: &Start,
+    consensus: &Consensus,
+    api: &Api,
+    seat: vip::Seat,
+) -> Result<()> {
     let (Consensus { node, liveness, .. }, front) = (consensus, &api.front);
     let store = node.store();
     let facts = LeaderFacts { liveness: liveness.clone(), front: front.clone(), ca: start.ca.clone() };
     if let Some(backup) = config.backup.clone() {
         tokio::spawn(backup::schedule::keep(backup, front.clone(), node.clone(), start.identity.clone()));
     }
+    tokio::spawn(renewal::keep_master(dir.clone(), config.clone(), store.clone()));
     tokio::spawn(raft_node::end_changes(node.clone(), store.clone()));
     tokio::spawn(manager::run(front.clone(), Arc::new(facts)));
     tokio::spawn(keep_greeting(node.clone()));
@@ -413,8 +425,8 @@ async fn cannot_go_on(
                 dir.0.display()
             ),
             Failure::Storage(_) => format!(
-                "{failure}; this master must be started again, and if its disk is damaged (the log says so): remove {} \
-                 and join again with a token",
+                "{failure}; start this master again: it reads its whole log in {} and says whether that is damaged, \
+                 and what to do then",
                 dir.0.display()
             ),
             Failure::Other(_) => format!("{failure}; this master must be started again"),
@@ -459,21 +471,19 @@ fn tls_source(dir: &DataDir, required: bool) -> Result<watch::Receiver<Arc<tokio
         // The chain ends in the CA, so that a joining machine can compare it with its token.
         credential.certificate.push_str(&ca);
         let server = pki::tls::server(&credential, &ca, required).with_context(|| {
-            format!(
-                "master.crt, master.key or ca.crt in {} is damaged: put them back from a copy, or, while the others have \
-                 a quorum, remove the folder and join anew with a token",
-                dir.0.display()
-            )
+            let folder = dir.0.display();
+            format!("master.crt, master.key or ca.crt in {folder} is damaged: put them back from a copy, {JOIN_ANEW}")
         });
         Ok(Arc::new(server?))
     };
     let (sender, receiver) = watch::channel(load(dir)?);
     let dir = dir.clone();
     tokio::spawn(async move {
-        let mut seen = dir.read("master.crt");
+        let read = |dir: &DataDir| dir.credential("master").ok().map(|credential| credential.certificate);
+        let mut seen = read(&dir);
         loop {
             tokio::time::sleep(Duration::from_secs(30)).await;
-            let now = dir.read("master.crt");
+            let now = read(&dir);
             if now != seen {
                 match load(&dir) {
                     Ok(config) => drop(sender.send_replace(config)),

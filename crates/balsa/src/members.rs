@@ -9,10 +9,12 @@ use client::Access;
 use objects::{ValueExt, json};
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use tonic::transport::Channel;
 
 /// Longer than the master takes to say that a learner does not catch up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,9 +50,9 @@ pub(crate) enum Verb {
         #[command(flatten)]
         at: Where,
     },
-    /// Makes a learner a voter, once it has caught up, in the place of a lost member of its name. Of two of
-    /// one name, verbs take ids too.
+    /// Makes a learner a voter, once it has caught up, in the place of a lost member of its name.
     Promote {
+        /// A learner's name or id.
         name: String,
         #[command(flatten)]
         at: Where,
@@ -59,6 +61,7 @@ pub(crate) enum Verb {
     },
     /// Takes a member out. Refused when those that are left would have no quorum.
     Remove {
+        /// A member's name or id.
         name: String,
         #[command(flatten)]
         at: Where,
@@ -67,8 +70,9 @@ pub(crate) enum Verb {
     },
     /// Puts a learner in the place of a voter, in one change.
     Replace {
+        /// A voter's name or id.
         old: String,
-        /// A learner, as `add --learner` makes one.
+        /// A learner's name or id, as `add --learner` makes one.
         new: String,
         /// Also while the old one answers.
         #[arg(long)]
@@ -78,8 +82,9 @@ pub(crate) enum Verb {
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Hands leadership over: to a member, or to the one whose log is nearest.
+    /// Hands leadership over.
     Transfer {
+        /// A voter's name or id; by default the one that answers and whose log is nearest.
         #[arg(default_value = "")]
         to: String,
         #[command(flatten)]
@@ -99,6 +104,9 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
             if !data_dir.is_absolute() {
                 bail!("--data-dir {}: name it from / on, as a service's working folder is another", data_dir.display());
             }
+            let Some(data_dir) = data_dir.to_str() else {
+                bail!("--data-dir {}: not UTF-8, which a configuration is written in", data_dir.display());
+            };
             if learner && !replaces.is_empty() {
                 bail!(
                     "--learner: it takes nobody's place yet; leave out --replaces, and say `balsa members replace \
@@ -142,15 +150,20 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
             tell(output, &format!("{name} votes"), &done.warning)
         }
         Verb::Remove { name, at, output } => {
-            let done = verbs::call_within(&at.access()?, PATIENCE, async |channel| {
-                ClusterClient::new(channel).remove_member(pb::RemoveMemberRequest { name: name.clone() }).await
-            })?;
+            let done = change(
+                &at.access()?,
+                |members| !named(members, &name),
+                async |channel| {
+                    ClusterClient::new(channel).remove_member(pb::RemoveMemberRequest { name: name.clone() }).await
+                },
+            )?;
             let done_so =
                 format!("{name} is no longer a member; its process ends, and its data folder is to be removed");
             tell(output, &done_so, &done.warning)
         }
         Verb::Replace { old, new, force, at, output } => {
-            let done = verbs::call_within(&at.access()?, PATIENCE, async |channel| {
+            let is_done = |members: &[pb::Member]| !named(members, &old) && named(members, &new);
+            let done = change(&at.access()?, is_done, async |channel| {
                 let request = pb::ReplaceMemberRequest { old: old.clone(), new: new.clone(), force };
                 ClusterClient::new(channel).replace_member(request).await
             })?;
@@ -166,6 +179,30 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
             }
             Ok(())
         }
+    }
+}
+
+fn named(members: &[pb::Member], name: &str) -> bool {
+    members.iter().any(|member| member.name == name || format!("{:x}", member.id) == name)
+}
+
+/// Asks for a change. A first answer that leaves open whether it was made has the next server asked, which may find it
+/// made: that is what was wanted, if it was not so before.
+fn change<T: Default>(
+    access: &Access,
+    is_done: impl Fn(&[pb::Member]) -> bool,
+    ask: impl AsyncFn(Channel) -> Result<tonic::Response<T>, tonic::Status>,
+) -> Result<T> {
+    let was_done = is_done(&verbs::present_status(access)?.members);
+    let n_asked = Cell::new(0);
+    let done = verbs::call_within(access, PATIENCE, async |channel| {
+        n_asked.set(n_asked.get() + 1);
+        ask(channel).await
+    });
+    let is_repeated = done.is_err() && n_asked.get() > 1 && !was_done;
+    match is_repeated && verbs::present_status(access).is_ok_and(|status| is_done(&status.members)) {
+        true => Ok(T::default()),
+        false => done,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The verbs of operators and users, over gRPC.
 
+use crate::kubeconfig;
 use crate::members;
 use crate::output::{Format, TableFormat};
 use crate::user::{self, Scope};
@@ -35,13 +36,7 @@ impl Where {
             Some(path) => path,
             None => first_of(&listed)?.unwrap_or_else(|| of(Path::new(".balsa"))),
         };
-        Access::read(&path).with_context(|| {
-            if path.exists() {
-                format!("in {}", path.display())
-            } else {
-                "no kubeconfig; name one with --kubeconfig or $KUBECONFIG, or a dev folder with --dir".into()
-            }
-        })
+        kubeconfig::read(&path)
     }
 }
 
@@ -243,10 +238,18 @@ fn backup_line(backup: &pb::BackupStatus, now: Timestamp) -> String {
         "" => format!("last scheduled backup {} by {}, {age}", backup.last_file, backup.by),
         why => format!("the last scheduled backup FAILED on {} ({why}); the last good one: {age}", backup.by),
     };
-    match is_overdue(backup, now) {
-        true => format!("{last}: OVERDUE; is `backup:` in the configuration of the one that leads?"),
-        false => last,
-    }
+    let overdue = match is_overdue(backup, now) {
+        true => {
+            ": OVERDUE; is `backup:` in the configuration of the one that leads? (If there are to be none any more, delete \
+             the ConfigMap kube-system/balsa-backups.)"
+        }
+        false => "",
+    };
+    let untidied = match backup.untidied.as_str() {
+        "" => String::new(),
+        why => format!("; older ones are still there ({why})"),
+    };
+    format!("{last}{overdue}{untidied}")
 }
 
 /// Who keeps the feature level from rising to what others know, after the level itself.
@@ -403,12 +406,15 @@ mod tests {
             last_file: "/b/f".into(),
             failure: failure.into(),
             interval_ms: 6 * hour,
+            untidied: String::new(),
         };
         let line = |backup: pb::BackupStatus| backup_line(&backup, Timestamp(100 * hour));
         assert_eq!(line(backup(89 * hour, "")), "last scheduled backup /b/f by m1, 11h old");
         assert!(line(backup(87 * hour, "")).contains("13h old: OVERDUE; is `backup:` in the configuration"));
         assert!(line(backup(99 * hour, "full")).starts_with("the last scheduled backup FAILED on m1 (full); the last"));
         assert!(line(backup(0, "full")).ends_with("none yet"));
+        let untidied = pb::BackupStatus { untidied: "read-only".into(), ..backup(99 * hour, "") };
+        assert_eq!(line(untidied), "last scheduled backup /b/f by m1, 60m old; older ones are still there (read-only)");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::config::{Join, WorkerConfig};
 use crate::files::{BOOT_ID, DataDir, Identity};
-use crate::join;
+use crate::{join, renewal};
 use agent::{Machine, NetworkOptions, NodeOptions, TonicMasters};
 use anyhow::{Context, Result, bail};
 use authz::Role;
@@ -127,6 +127,7 @@ async fn serve(config: WorkerConfig, dir: DataDir) -> Result<()> {
     if dir.identity_of(&config.name)?.is_none() {
         enroll(&config, &dir).await?;
     }
+    tokio::spawn(renewal::keep_worker(dir.clone(), config.clone()));
     let ca = dir.ca()?;
     let containers = containers(&config, &dir).await?;
     let quantity = |text: &str| Quantity::parse(text).unwrap_or_default();

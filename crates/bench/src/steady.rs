@@ -98,6 +98,48 @@ impl Drop for Beside {
     }
 }
 
+/// The terms that were seen.
+struct Terms {
+    started: Instant,
+    /// The last, and who led it.
+    now: (u64, String),
+    n_changes: u64,
+    /// By the seconds they were seen after.
+    changes: Vec<(u64, u64)>,
+    n_missed: u64,
+}
+
+impl Terms {
+    fn new(now: (u64, String)) -> Terms {
+        Terms { started: Instant::now(), now, n_changes: 0, changes: Vec::new(), n_missed: 0 }
+    }
+
+    /// Whether there was an answer. Terms only rise: what one look misses, the next one counts.
+    async fn look(&mut self, balsa: &Balsa) -> Result<()> {
+        let term = balsa.term().await.inspect_err(|_| self.n_missed += 1)?;
+        if term.0 > self.now.0 {
+            let seconds = self.started.elapsed().as_secs();
+            let (was, is) = (&self.now, &term);
+            eprintln!("   {seconds:>6} s  term {} led by {:?}, after term {} led by {:?}", is.0, is.1, was.0, was.1);
+            self.n_changes += term.0 - self.now.0;
+            self.changes.push((seconds, term.0));
+            self.now = term;
+        }
+        Ok(())
+    }
+
+    /// The look that must not be missed.
+    async fn look_last(&mut self, balsa: &Balsa) -> Result<()> {
+        for _ in 0..LAST_LOOKS {
+            if self.look(balsa).await.is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        self.look(balsa).await.context("the term after the run cannot be looked up")
+    }
+}
+
 pub(crate) async fn run(options: &Options) -> Result<()> {
     let measured = Duration::try_from_secs_f64(options.minutes * 60.0).ok().filter(|time| *time >= TELL_EVERY / 60);
     let measured = measured.with_context(|| format!("--minutes {}: at least a second", options.minutes))?;
@@ -113,49 +155,23 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let pids = balsa.pids();
     let writing = load::run(clients, window, &pids);
     tokio::pin!(writing);
-    let (started, mut told) = (Instant::now(), Instant::now());
-    let mut now = balsa.term().await?;
-    let (mut n_changes, mut changes, mut n_missed) = (0, Vec::new(), 0_u64);
+    let mut terms = Terms::new(balsa.term().await?);
+    let mut told = Instant::now();
     let sample = loop {
         tokio::select! {
             sample = &mut writing => break sample?,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         beside.as_mut().map_or(Ok(()), Beside::keep_up)?;
-        let seconds = started.elapsed().as_secs();
-        // Terms only rise: what one look misses, the next one counts.
-        let Ok(term) = balsa.term().await else {
-            n_missed += 1;
-            continue;
-        };
-        if term.0 != now.0 {
-            eprintln!(
-                "   {seconds:>6} s  term {} led by {:?}, after term {} led by {:?}",
-                term.0, term.1, now.0, now.1
-            );
-            n_changes += term.0.saturating_sub(now.0);
-            changes.push((seconds, term.0));
-            now = term;
-        }
+        // Missed looks are counted, and told of.
+        drop(terms.look(&balsa).await);
         if told.elapsed() >= TELL_EVERY {
             told = Instant::now();
-            eprintln!("   {seconds:>6} s of {}  {n_changes} leader changes", measured.as_secs());
+            let seconds = terms.started.elapsed().as_secs();
+            eprintln!("   {seconds:>6} s of {}  {} leader changes", measured.as_secs(), terms.n_changes);
         }
     };
-    let mut last = balsa.term().await;
-    for _ in 0..LAST_LOOKS {
-        if last.is_ok() {
-            break;
-        }
-        n_missed += 1;
-        tokio::time::sleep(LOOK_EVERY).await;
-        last = balsa.term().await;
-    }
-    let last = last.context("the term after the run cannot be looked up")?;
-    if last.0 > now.0 {
-        n_changes += last.0 - now.0;
-        changes.push((started.elapsed().as_secs(), last.0));
-    }
+    terms.look_last(&balsa).await?;
     let n_commands = beside.as_ref().map(|beside| beside.n_ended);
     let text = || {
         let mut out = format!(
@@ -173,8 +189,8 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         row("p99, ms", format!("{:.1}", sample.p99_ms));
         row("writes failed", sample.n_errors.to_string());
         n_commands.map(|n| row("ends of the command", n.to_string()));
-        row("looks at the term missed", n_missed.to_string());
-        row("leader changes", n_changes.to_string());
+        row("looks at the term missed", terms.n_missed.to_string());
+        row("leader changes", terms.n_changes.to_string());
         out
     };
     let json = || -> Value {
@@ -183,13 +199,13 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
             "size": options.size, "beside": options.beside, "writesPerSecond": sample.per_second,
             "p50Ms": sample.p50_ms, "p99Ms": sample.p99_ms, "failed": sample.n_errors,
             "firstFailure": sample.error, "commandEnds": n_commands,
-            "looksMissed": n_missed, "leaderChanges": n_changes,
-            "changes": changes.iter().map(|(s, term)| json!({"second": s, "term": term})).collect::<Vec<_>>(),
+            "looksMissed": terms.n_missed, "leaderChanges": terms.n_changes,
+            "changes": terms.changes.iter().map(|(s, term)| json!({"second": s, "term": term})).collect::<Vec<_>>(),
         })
     };
     show(&options.at, text, json)?;
-    if n_changes > 0 {
-        bail!("the leader changed {n_changes} times, though nothing was done to it");
+    if terms.n_changes > 0 {
+        bail!("the leader changed {} times, though nothing was done to it", terms.n_changes);
     }
     let n_acknowledged = sample.per_second * measured.as_secs_f64();
     if sample.n_errors as f64 > n_acknowledged * FAILED_MAX {

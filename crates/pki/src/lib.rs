@@ -13,7 +13,7 @@ use rcgen::{
 };
 use std::time::{Duration, SystemTime};
 
-/// Certificates last this long; holders renew at half of it.
+/// Certificates last this long; machines have theirs issued anew at half of it.
 pub const VALIDITY: Duration = Duration::from_secs(90 * 24 * 3600);
 const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Clocks of joining machines may be behind the issuer's by this much.
@@ -28,7 +28,7 @@ pub enum Error {
     /// At this address.
     #[error("{0} belongs to another cluster than the token")]
     OtherCluster(String),
-    #[error("cannot set up TLS")]
+    #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
     #[error("cannot set up client verification: {0}")]
     Verifier(String),
@@ -46,8 +46,7 @@ pub struct Authority {
     pub credential: Credential,
 }
 
-fn window(validity: Duration) -> (SystemTime, SystemTime) {
-    let now = SystemTime::now();
+fn window(now: SystemTime, validity: Duration) -> (SystemTime, SystemTime) {
     (now - CLOCK_SLACK, now + validity)
 }
 
@@ -68,9 +67,9 @@ fn common_name(role: Role, holder: &str) -> String {
     }
 }
 
-fn leaf(mut params: CertificateParams, role: Role, holder: &str) -> CertificateParams {
+fn leaf(mut params: CertificateParams, role: Role, holder: &str, at: SystemTime) -> CertificateParams {
     params.distinguished_name = name(&common_name(role, holder), Some(role.group()));
-    let (from, to) = window(VALIDITY);
+    let (from, to) = window(at, VALIDITY);
     (params.not_before, params.not_after) = (from.into(), to.into());
     params.is_ca = IsCa::NoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -92,7 +91,7 @@ impl Authority {
         params.distinguished_name = name(&format!("balsa-ca-{cluster_id}"), None);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let (from, to) = window(CA_VALIDITY);
+        let (from, to) = window(SystemTime::now(), CA_VALIDITY);
         (params.not_before, params.not_after) = (from.into(), to.into());
         let certificate = params.self_signed(&key)?.pem();
         Ok(Authority { credential: Credential { certificate, key: key.serialize_pem() } })
@@ -105,8 +104,19 @@ impl Authority {
 
     /// Makes a key and a certificate of `role` for `holder`, valid for the given names and addresses.
     pub fn issue(&self, role: Role, holder: &str, alt_names: &[String]) -> Result<Credential, Error> {
+        self.issue_as_of(SystemTime::now(), role, holder, alt_names)
+    }
+
+    /// The same as of another moment: what it looks like some time after.
+    pub fn issue_as_of(
+        &self,
+        at: SystemTime,
+        role: Role,
+        holder: &str,
+        alt_names: &[String],
+    ) -> Result<Credential, Error> {
         let key = KeyPair::generate()?;
-        let params = leaf(CertificateParams::new(alt_names.to_vec())?, role, holder);
+        let params = leaf(CertificateParams::new(alt_names.to_vec())?, role, holder, at);
         let certificate = params.signed_by(&key, &self.issuer()?)?.pem();
         Ok(Credential { certificate, key: key.serialize_pem() })
     }
@@ -115,7 +125,7 @@ impl Authority {
     /// are the authority's word.
     pub fn sign(&self, role: Role, holder: &str, csr: &str) -> Result<String, Error> {
         let mut request = CertificateSigningRequestParams::from_pem(csr)?;
-        request.params = leaf(request.params, role, holder);
+        request.params = leaf(request.params, role, holder, SystemTime::now());
         Ok(request.signed_by(&self.issuer()?)?.pem())
     }
 }
@@ -162,7 +172,7 @@ pub fn renew_at(pem: &str) -> Result<SystemTime, Error> {
     Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
-/// The alternative names of a PEM certificate, for a renewal that keeps them.
+/// The alternative names of a PEM certificate.
 pub fn alt_names_of(pem: &str) -> Result<Vec<String>, Error> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|error| Error::Read(error.to_string()))?;
     let certificate = pem.parse_x509().map_err(|error| Error::Read(error.to_string()))?;

@@ -7,6 +7,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use std::sync::Arc;
+use std::time::SystemTime;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 /// Chooses the process-wide cryptography once; call it first in `main` and in tests.
@@ -40,6 +41,18 @@ pub fn server(credential: &Credential, ca: &str, required: bool) -> Result<Serve
     let mut config = ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// Whether this credential is a whole one that the cluster's authority issued, and valid at `now`.
+pub fn check(credential: &Credential, ca: &str, now: SystemTime) -> Result<(), Error> {
+    server(credential, ca, true)?;
+    let (chain, _) = parse(credential)?;
+    let leaf = chain.first().ok_or_else(|| Error::Read("there is none".into()))?;
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots(ca)?));
+    let verifier = verifier.build().map_err(|error| Error::Verifier(error.to_string()))?;
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    verifier.verify_client_cert(leaf, &[], UnixTime::since_unix_epoch(since))?;
+    Ok(())
 }
 
 /// A client of the cluster that speaks `protocol`, by its ALPN name, with a certificate.

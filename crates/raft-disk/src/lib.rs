@@ -390,6 +390,10 @@ fn failed(error: rocksdb::Error) -> io::Error {
             io::Error::new(io::ErrorKind::InvalidData, format!("the Raft storage is damaged ({error}): {REMEDY}"))
         }
         _ if error.to_string().contains(NO_SPACE) => io::Error::new(io::ErrorKind::StorageFull, error),
+        // A sector that cannot be read any more, for one.
+        rocksdb::ErrorKind::IOError => io::Error::other(format!(
+            "the Raft storage cannot be read or written ({error}); if it is its disk that fails: {REMEDY}"
+        )),
         _ => io::Error::other(error),
     }
 }

@@ -47,8 +47,9 @@ impl Batch {
 }
 
 /// What to do about a disk that lost or garbled data, whoever finds it.
-pub const REMEDY: &str = "empty this master's data folder and join again with a token (`balsa token` prints it); \
-                          docs/operations.md says what to do when too many masters are damaged at once";
+pub const REMEDY: &str = "while the others have a quorum, empty this master's data folder and join again with a token \
+                          (`balsa token` prints it); otherwise leave it as it is, and make a group of a master that is not \
+                          damaged (`balsa recover`) or of a backup: see docs/operations.md";
 
 /// A row's key, and its value; `None` deletes.
 pub type Row = (Vec<u8>, Option<Bytes>);

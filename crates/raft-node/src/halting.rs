@@ -54,6 +54,10 @@ impl Disk for HaltingDisk {
     fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<(Bytes, Bytes)>> {
         self.disk.last(from, to)
     }
+
+    fn flush(&self) -> io::Result<()> {
+        self.unless_failed(Disk::flush)
+    }
 }
 
 #[cfg(test)]

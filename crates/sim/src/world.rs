@@ -9,7 +9,8 @@ use crate::invariants::{self, converged, hashes, orphans, running};
 use crate::mix::{Fault, Mix, Weather, pick};
 use crate::onlookers;
 use crate::tenants::Tenant;
-use crate::{KINDS, Options, Report, workers};
+use crate::workers::{self, Workers};
+use crate::{KINDS, Options, Report};
 use judge::{End, History, Shown, What, Write};
 use raft_node::Node;
 use state::View;
@@ -185,86 +186,108 @@ async fn torment(cluster: &Arc<Cluster>, rng: &mut Rng, until: Instant, counts: 
         let back_in = Duration::from_millis(rng.below(back_in_ms_max));
         cluster.trace.note(format_args!("{fault:?} {i}"));
         counts.n_faults += 1;
-        match fault {
-            Fault::Crash => counts.n_crashes += crash(cluster, &[i], back_in, &mut repairs),
-            Fault::Blackout => {
-                let all: Vec<usize> = (0..cluster.n_masters()).collect();
-                counts.n_crashes += crash(cluster, &all, back_in, &mut repairs);
+        inflict(cluster, rng, (fault, i, back_in), counts, &mut repairs);
+    }
+}
+
+/// One fault of the master `i`, or of what it needs; what mends it again is one of the `repairs`.
+fn inflict(
+    cluster: &Arc<Cluster>,
+    rng: &mut Rng,
+    (fault, i, back_in): (Fault, usize, Duration),
+    counts: &mut Counts,
+    repairs: &mut JoinSet<()>,
+) {
+    match fault {
+        Fault::Crash => counts.n_crashes += crash(cluster, &[i], back_in, repairs),
+        Fault::Blackout => {
+            let all: Vec<usize> = (0..cluster.n_masters()).collect();
+            counts.n_crashes += crash(cluster, &all, back_in, repairs);
+        }
+        Fault::Stop => drop(repairs.spawn(stop(cluster.clone(), i, back_in))),
+        Fault::HandOver => drop(repairs.spawn(hand_over(cluster.clone(), i))),
+        Fault::Cut => {
+            let links = links(cluster.n_masters(), rng);
+            cluster.trace.note(format_args!("{links:?} for {back_in:?}"));
+            cluster.network.cut(&links);
+            let network = cluster.network.clone();
+            repairs.spawn(async move {
+                sleep(back_in).await;
+                network.mend(&links);
+            });
+        }
+        Fault::Weather => cluster.network.set_weather(Weather::draw(rng)),
+        Fault::BadDisk => cluster.fail_next_write(i, rng.chance(1, 2)),
+        Fault::Wipe => {
+            // One at a time: two lost disks of three are more than a group can bear.
+            if cluster.members().len() == cluster.n_masters() && cluster.crash(i) {
+                counts.n_changes += 1;
+                repairs.spawn(rejoin(cluster.clone(), i, back_in));
             }
-            Fault::Stop => drop(repairs.spawn(stop(cluster.clone(), i, back_in))),
-            Fault::HandOver => drop(repairs.spawn(hand_over(cluster.clone(), i))),
-            Fault::Cut => {
-                let links = links(cluster.n_masters(), rng);
-                cluster.trace.note(format_args!("{links:?} for {back_in:?}"));
-                cluster.network.cut(&links);
-                let network = cluster.network.clone();
+        }
+        Fault::Stall => {
+            cluster.network.stall(i, Instant::now() + back_in);
+        }
+        Fault::SlowDisk => {
+            cluster.set_slow(i, pick(rng, &[50, 500, 8_000]));
+            repairs.spawn(later(cluster.clone(), back_in, move |cluster| cluster.set_slow(i, 0)));
+        }
+        Fault::FullDisk => {
+            cluster.set_full(i, true);
+            repairs.spawn(later(cluster.clone(), back_in, move |cluster| cluster.set_full(i, false)));
+        }
+        Fault::ClockJump => cluster.set_clock(i, rng),
+        Fault::Upgrade => drop(repairs.spawn(upgrade(cluster.clone()))),
+        Fault::WorkerCrash => end_worker(cluster, rng, Workers::crash, back_in, repairs),
+        Fault::WorkerReboot => end_worker(cluster, rng, Workers::reboot, back_in, repairs),
+        Fault::WorkerCut => cut_worker(cluster, rng, back_in, repairs),
+        Fault::Exit => {
+            let worker = any_worker(cluster, rng);
+            let ended = cluster.workers.exit_one(worker, rng);
+            cluster.trace.note(format_args!("worker-{worker}: {ended:?} ends by itself"));
+        }
+        Fault::Remove => {
+            if cluster.members().len() == cluster.n_masters() {
+                counts.n_changes += 1;
+                let cluster = cluster.clone();
                 repairs.spawn(async move {
-                    sleep(back_in).await;
-                    network.mend(&links);
+                    cluster.remove(i).await;
+                    rejoin(cluster, i, back_in).await;
                 });
-            }
-            Fault::Weather => cluster.network.set_weather(Weather::draw(rng)),
-            Fault::BadDisk => cluster.fail_next_write(i, rng.chance(1, 2)),
-            Fault::Wipe => {
-                // One at a time: two lost disks of three are more than a group can bear.
-                if cluster.members().len() == cluster.n_masters() && cluster.crash(i) {
-                    counts.n_changes += 1;
-                    repairs.spawn(rejoin(cluster.clone(), i, back_in));
-                }
-            }
-            Fault::Stall => {
-                cluster.network.stall(i, Instant::now() + back_in);
-            }
-            Fault::SlowDisk => {
-                cluster.set_slow(i, pick(rng, &[50, 500, 8_000]));
-                repairs.spawn(later(cluster.clone(), back_in, move |cluster| cluster.set_slow(i, 0)));
-            }
-            Fault::FullDisk => {
-                cluster.set_full(i, true);
-                repairs.spawn(later(cluster.clone(), back_in, move |cluster| cluster.set_full(i, false)));
-            }
-            Fault::ClockJump => cluster.set_clock(i, rng),
-            Fault::Upgrade => drop(repairs.spawn(upgrade(cluster.clone()))),
-            Fault::WorkerCrash | Fault::WorkerReboot => {
-                let worker = rng.below(cluster.workers.len() as u64) as usize;
-                let was_up = match fault {
-                    Fault::WorkerCrash => cluster.workers.crash(worker),
-                    _ => cluster.workers.reboot(worker),
-                };
-                if was_up {
-                    // Long enough, now and then, for its pods to be taken elsewhere.
-                    let back_in = back_in * pick(rng, &[1, 1, 3]);
-                    repairs.spawn(later(cluster.clone(), back_in, move |cluster| cluster.workers.start(worker)));
-                }
-            }
-            Fault::WorkerCut => {
-                let worker = rng.below(cluster.workers.len() as u64) as usize;
-                let style = rng.below(3);
-                let masters: Vec<usize> = (0..cluster.n_masters()).filter(|_| style == 0 || rng.chance(1, 2)).collect();
-                cluster.trace.note(format_args!("worker-{worker} is cut off from {masters:?}"));
-                cluster.network.cut_worker(worker, &masters);
-                let back_in = back_in * pick(rng, &[1, 1, 3]);
-                repairs.spawn(later(cluster.clone(), back_in, move |cluster| {
-                    cluster.network.mend_worker(worker, &masters);
-                }));
-            }
-            Fault::Exit => {
-                let worker = rng.below(cluster.workers.len() as u64) as usize;
-                let ended = cluster.workers.exit_one(worker, rng);
-                cluster.trace.note(format_args!("worker-{worker}: {ended:?} ends by itself"));
-            }
-            Fault::Remove => {
-                if cluster.members().len() == cluster.n_masters() {
-                    counts.n_changes += 1;
-                    let cluster = cluster.clone();
-                    repairs.spawn(async move {
-                        cluster.remove(i).await;
-                        rejoin(cluster, i, back_in).await;
-                    });
-                }
             }
         }
     }
+}
+
+fn any_worker(cluster: &Cluster, rng: &mut Rng) -> usize {
+    rng.below(cluster.workers.len() as u64) as usize
+}
+
+fn end_worker(
+    cluster: &Arc<Cluster>,
+    rng: &mut Rng,
+    end: fn(&Workers, usize) -> bool,
+    back_in: Duration,
+    repairs: &mut JoinSet<()>,
+) {
+    let worker = any_worker(cluster, rng);
+    if end(&cluster.workers, worker) {
+        // Long enough, now and then, for its pods to be taken elsewhere.
+        let back_in = back_in * pick(rng, &[1, 1, 3]);
+        repairs.spawn(later(cluster.clone(), back_in, move |cluster| cluster.workers.start(worker)));
+    }
+}
+
+fn cut_worker(cluster: &Arc<Cluster>, rng: &mut Rng, back_in: Duration, repairs: &mut JoinSet<()>) {
+    let worker = any_worker(cluster, rng);
+    let style = rng.below(3);
+    let masters: Vec<usize> = (0..cluster.n_masters()).filter(|_| style == 0 || rng.chance(1, 2)).collect();
+    cluster.trace.note(format_args!("worker-{worker} is cut off from {masters:?}"));
+    cluster.network.cut_worker(worker, &masters);
+    let back_in = back_in * pick(rng, &[1, 1, 3]);
+    repairs.spawn(later(cluster.clone(), back_in, move |cluster| {
+        cluster.network.mend_worker(worker, &masters);
+    }));
 }
 
 fn crash(cluster: &Arc<Cluster>, masters: &[usize], back_in: Duration, repairs: &mut JoinSet<()>) -> u64 {

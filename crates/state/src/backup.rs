@@ -249,8 +249,10 @@ impl<R: Read> Reader<R> {
 }
 
 /// Revisions given out by one group, at most, for each second of its life: some thirty times what was ever measured
-/// (27,000 writes/s on two processors). A revision stays below 2^53, which JavaScript's numbers end with, for 285 years.
+/// (27,000 writes/s on two processors). A revision stays below `REVISION_MAX` for 285 years.
 pub const REVISIONS_PER_SECOND_MAX: u64 = 1_000_000;
+/// The last whole number of JavaScript's, after which some are missing.
+pub const REVISION_MAX: u64 = 1 << 53;
 /// On top, for what was in flight when the backup was taken, and for clocks that differ by 10 s.
 pub const REVISIONS_SLACK: u64 = 1_000_000;
 
@@ -259,7 +261,8 @@ pub const REVISIONS_SLACK: u64 = 1_000_000;
 /// other, stay below the beginning of the next. A clock that is behind `as_of` counts as no time passed.
 pub fn revision_after(revision: Revision, as_of: Timestamp, now: Timestamp) -> Revision {
     let seconds = u64::try_from(now.since_ms(as_of)).unwrap_or(0) / 1000 + 1;
-    Revision(revision.0 + REVISIONS_SLACK + seconds * REVISIONS_PER_SECOND_MAX)
+    let issued = REVISIONS_SLACK.saturating_add(seconds.saturating_mul(REVISIONS_PER_SECOND_MAX));
+    Revision(revision.0.saturating_add(issued))
 }
 
 /// The epoch of a group that follows one of epoch `old`: milliseconds since 1970, so that two groups made

@@ -4,22 +4,24 @@ mod restore;
 pub(crate) mod schedule;
 pub(crate) mod service;
 
-pub(crate) use restore::{UNBORN, fresh, settle, unchanged};
+pub(crate) use restore::{fresh, settle, unchanged};
 
 use crate::output::Format;
 use crate::verbs::{self, Where};
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
+use client::Access;
 use objects::{Revision, Timestamp, Value, json, registry};
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
 use raft_node::Node;
-use state::backup::{Manifest, Reader, revision_after};
+use state::backup::{Manifest, REVISION_MAX, Reader, revision_after};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -51,6 +53,9 @@ pub(crate) enum Verb {
         /// Begins this many revisions later still: for clocks that differ by more than 10 s.
         #[arg(long, default_value_t = 0)]
         skip_revisions: u64,
+        /// Is of a greater epoch than this too: of a group that was made from the same backup while a clock was ahead.
+        #[arg(long, default_value_t = 0)]
+        epoch_above: u64,
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
@@ -60,7 +65,9 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::Save { file, at, output } => save(&file, &at, output),
         Verb::Inspect { file, output } => inspect(&file, output),
-        Verb::Restore { file, config, skip_revisions, output } => restore::run(&file, &config, skip_revisions, output),
+        Verb::Restore { file, config, skip_revisions, epoch_above, output } => {
+            restore::run(&file, &config, restore::After { skip_revisions, epoch_above }, output)
+        }
     }
 }
 
@@ -81,7 +88,12 @@ pub(crate) fn next_revision(newest: Revision, as_of: Timestamp, skip: u64) -> Re
             as_of.since_ms(now) / 1000
         );
     }
-    revision_after(newest, as_of, now).0.checked_add(skip).map(Revision).context("--skip-revisions: too many")
+    let begins = revision_after(newest, as_of, now).0.checked_add(skip).filter(|begins| *begins <= REVISION_MAX);
+    begins.map(Revision).with_context(|| {
+        format!(
+            "--skip-revisions {skip}: revisions would go on beyond {REVISION_MAX}, which clients in JavaScript end with"
+        )
+    })
 }
 
 /// A new file that only its owner can read.
@@ -95,6 +107,9 @@ fn create_private(path: &Path) -> Result<std::fs::File> {
     let open = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     open.with_context(|| format!("creating {}", path.display()))
 }
+
+/// Pieces of a backup that wait to be written.
+const WAITING_MAX: usize = 4;
 
 /// How the name of a file in the making ends.
 const PART: &str = ".part";
@@ -134,7 +149,7 @@ fn refuse_others(file: &Path) -> Result<()> {
 }
 
 /// Ctrl-C and TERM: what has come of a backup by then holds secrets, and is of no use.
-async fn interrupted() -> Result<u64> {
+async fn interrupted<T>() -> Result<T> {
     let mut terminated = signal(SignalKind::terminate())?;
     tokio::select! {
         taken = tokio::signal::ctrl_c() => taken?,
@@ -149,50 +164,73 @@ fn save(file: &Path, at: &Where, output: Format) -> Result<()> {
         refuse_others(file)?;
     }
     let access = at.access()?;
-    let part = beside(file);
-    let mut out: Box<dyn Write> = match to_stdout {
-        true => Box::new(std::io::stdout().lock()),
+    // Of this process alone: two that save to one file do not meet.
+    let mut own = file.as_os_str().to_os_string();
+    own.push(format!(".{:08x}", crate::seed() as u32));
+    let part = beside(Path::new(&own));
+    let out: Box<dyn Write + Send> = match to_stdout {
+        true => Box::new(std::io::stdout()),
         false => Box::new(create_private(&part)?),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let receiving = async {
-        let cluster = verbs::cluster(&access);
-        let begun = cluster.call(async |channel| {
-            let mut client = ClusterClient::new(channel).max_decoding_message_size(service::PIECE_BYTES_MAX * 2);
-            client.backup(pb::BackupRequest {}).await
-        });
-        let told = |status: tonic::Status| anyhow::anyhow!("{}", status.message());
-        let mut pieces = begun.await?;
-        let mut n_bytes = 0;
-        while let Some(piece) = pieces.message().await.map_err(told)? {
-            out.write_all(&piece.data).context("writing the backup")?;
-            n_bytes += piece.data.len() as u64;
+    let saving = async {
+        let n_bytes = receive(&access, out).await?;
+        if to_stdout {
+            return Ok((n_bytes, None));
         }
-        out.flush().context("writing the backup")?;
-        Ok::<u64, anyhow::Error>(n_bytes)
+        let (part, file) = (part.clone(), file.to_path_buf());
+        let published = tokio::task::spawn_blocking(move || {
+            std::fs::File::open(&part)?.sync_all().context("syncing the backup")?;
+            publish(&part, &file)
+        });
+        Ok((n_bytes, Some(published.await??)))
     };
-    let received = runtime.block_on(async {
+    let saved = runtime.block_on(async {
         tokio::select! {
-            received = receiving => received,
+            saved = saving => saved,
             interrupted = interrupted() => interrupted,
         }
     });
-    drop(out);
-    if to_stdout {
-        let n_bytes = received?;
-        eprintln!("{n_bytes} bytes; verify where they end up with `balsa backup inspect`");
-        return Ok(());
+    // What still writes may wait for long.
+    runtime.shutdown_background();
+    if saved.is_err() && !to_stdout {
+        drop(std::fs::remove_file(&part));
     }
-    let finished = received.and_then(|_| {
-        std::fs::File::open(&part)?.sync_all().context("syncing the backup")?;
-        publish(&part, file)
-    });
-    let summary = finished.inspect_err(|_| drop(std::fs::remove_file(&part)))?;
-    match output {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&summary.json())?),
-        Format::Text => println!("{} holds {}", file.display(), summary.line()),
+    match (saved?, output) {
+        ((n_bytes, None), _) => eprintln!("{n_bytes} bytes; verify where they end up with `balsa backup inspect`"),
+        ((_, Some(summary)), Format::Json) => println!("{}", serde_json::to_string_pretty(&summary.json())?),
+        ((_, Some(summary)), Format::Text) => println!("{} holds {}", file.display(), summary.line()),
     }
     Ok(())
+}
+
+/// Writes what a master sends, on a thread of its own: where it goes may take its time, and the connection must stay
+/// alive meanwhile. Returns how many bytes it was.
+async fn receive(access: &Access, mut out: Box<dyn Write + Send>) -> Result<u64> {
+    let cluster = verbs::cluster(access);
+    let begun = cluster.call(async |channel| {
+        let mut client = ClusterClient::new(channel).max_decoding_message_size(service::PIECE_BYTES_MAX * 2);
+        client.backup(pb::BackupRequest {}).await
+    });
+    let mut stream = begun.await?;
+    let (pieces, mut received) = mpsc::channel::<Vec<u8>>(WAITING_MAX);
+    let writing = tokio::task::spawn_blocking(move || {
+        let mut n_bytes = 0;
+        while let Some(piece) = received.blocking_recv() {
+            out.write_all(&piece)?;
+            n_bytes += piece.len() as u64;
+        }
+        out.flush().map(|()| n_bytes)
+    });
+    let told = |status: tonic::Status| anyhow::anyhow!("{}", status.message());
+    while let Some(piece) = stream.message().await.map_err(told)? {
+        if pieces.send(piece.data.into()).await.is_err() {
+            // It says below why it ended.
+            break;
+        }
+    }
+    drop(pieces);
+    writing.await?.context("writing the backup")
 }
 
 /// What a backup that was read to its end holds.

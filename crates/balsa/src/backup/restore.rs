@@ -5,7 +5,7 @@
 
 use crate::cluster_service::{authority, secret_key};
 use crate::config::MasterConfig;
-use crate::files::{DataDir, Identity};
+use crate::files::{DataDir, Identity, UNBORN};
 use crate::output::Format;
 use crate::{kubeconfig, master};
 use anyhow::{Context, Result, bail};
@@ -13,53 +13,58 @@ use authz::Role;
 use objects::{Revision, Timestamp, json};
 use raft_disk::{OpenError, RocksDisk};
 use raft_node::{Disk, Founding};
-use state::backup::{Reader, epoch_after};
+use state::backup::{Manifest, Reader, epoch_after};
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The Raft folder in the making.
-pub(crate) const UNBORN: &str = "raft-new";
+/// What the new group is to come after, beyond what the backup tells.
+pub(super) struct After {
+    pub(super) skip_revisions: u64,
+    pub(super) epoch_above: u64,
+}
 
-pub(super) fn run(file: &Path, config: &Path, skip_revisions: u64, output: Format) -> Result<()> {
+pub(super) fn run(file: &Path, config: &Path, after: After, output: Format) -> Result<()> {
     let config = MasterConfig::load(config)?;
     let dir = DataDir::create(&config.data_dir)?;
     let _held = dir.hold()?;
-    if dir.identity()?.is_some() {
-        bail!(
-            "{} already holds a master; a restore needs an empty data folder (move it away: it may be the last copy \
-             of something)",
-            dir.0.display()
-        );
-    }
-    for name in dir.raft_folders()? {
-        let path = dir.path(&name);
-        if name != UNBORN {
-            bail!(
-                "{} is Raft storage without an identity: move it away (if a restore was interrupted here, remove it)",
-                path.display()
-            );
-        }
-        std::fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
-    }
-    let mut reader = Reader::open(super::open(file)?).with_context(|| format!("{}", file.display()))?;
+    clear(&dir)?;
+    let reader = Reader::open(super::open(file)?).with_context(|| format!("{}", file.display()))?;
     let manifest = reader.manifest().clone();
     // The two clocks there are: the master's that took it, and the leaders' that stamped what it holds, of whom one may
     // have been ahead for a while. Too early an instant only skips more revisions.
     let as_of = Timestamp(manifest.taken_at_ms).min(reader.stamp()?);
-    let begins = super::next_revision(Revision(manifest.revision), as_of, skip_revisions)?;
+    let begins = super::next_revision(Revision(manifest.revision), as_of, after.skip_revisions)?;
     let identity = Identity {
         cluster_id: manifest.cluster_id.clone(),
         node_id: stdx::Rng::new(crate::seed()).next_u64() >> 11,
         name: config.name.clone(),
-        epoch: epoch_after(manifest.epoch, crate::now()),
+        epoch: epoch_after(manifest.epoch.max(after.epoch_above), crate::now()),
     };
+    let told = || format!("{}: nothing was restored", file.display());
+    make(&dir, &config, reader, begins, &identity).with_context(told).inspect_err(|_| {
+        // It holds secrets, and is of no use.
+        if let Err(error) = dir.remove_unborn() {
+            eprintln!("warning: {error:#}");
+        }
+    })?;
+    tell(&config.name, &identity, begins, &dir.path("admin.kubeconfig"), &manifest, output)
+}
 
-    let unchanged = || unchanged(&dir);
-    let disk = Arc::new(fresh(&dir)?);
+/// Makes the group, and last of all the identity.
+fn make(
+    dir: &DataDir,
+    config: &MasterConfig,
+    mut reader: Reader<impl Read>,
+    begins: Revision,
+    identity: &Identity,
+) -> Result<()> {
+    let unchanged = || unchanged(dir);
+    let disk = Arc::new(fresh(dir)?);
     let mut founding = Founding::on(disk.clone());
     let secret_key = secret_key();
     let mut secret = None;
-    while let Some(row) = reader.next_row().with_context(|| format!("{}", file.display()))? {
+    while let Some(row) = reader.next_row()? {
         if row.record.key == secret_key {
             secret = Some(row.record.value());
         }
@@ -68,7 +73,7 @@ pub(super) fn run(file: &Path, config: &Path, skip_revisions: u64, output: Forma
     let secret = secret.context("the backup lacks the cluster's authority (Secret kube-system/balsa-cluster)")?;
     let own = config.member();
     founding.finish(identity.node_id, own, reader.head_at(begins)?).with_context(unchanged)?;
-    settle(&dir, disk, &identity, || {
+    settle(dir, disk, identity, || {
         let authority = authority(&secret);
         let ca = authority.credential.certificate.clone();
         let credential = authority.issue(Role::Master, &config.name, &config.alt_names())?;
@@ -76,24 +81,50 @@ pub(super) fn run(file: &Path, config: &Path, skip_revisions: u64, output: Forma
         let admin = authority.issue(Role::Admin, "admin", &[])?;
         let document = kubeconfig::document(&[("balsa".into(), config.server())], "balsa", &ca, &admin);
         dir.write("admin.kubeconfig", &document)
-    })?;
+    })
+}
 
-    let admin = dir.path("admin.kubeconfig");
+/// Sees to it that nothing is overwritten; what an interrupted restore left unfinished goes.
+fn clear(dir: &DataDir) -> Result<()> {
+    if dir.identity()?.is_some() {
+        bail!(
+            "{} already holds a master; a restore needs an empty data folder (move it away: it may be the last copy \
+             of something)",
+            dir.0.display()
+        );
+    }
+    if let Some(name) = dir.raft_folders()?.into_iter().find(|name| name != UNBORN) {
+        bail!(
+            "{} is Raft storage without an identity: move it away (if a restore was interrupted here, remove it)",
+            dir.path(&name).display()
+        );
+    }
+    dir.remove_unborn()
+}
+
+fn tell(
+    name: &str,
+    identity: &Identity,
+    begins: Revision,
+    admin: &Path,
+    manifest: &Manifest,
+    output: Format,
+) -> Result<()> {
     if output == Format::Json {
         let told = json!({
-            "name": config.name, "epoch": identity.epoch, "revision": begins.0, "kubeconfig": admin.display().to_string(),
+            "name": name, "epoch": identity.epoch, "revision": begins.0, "kubeconfig": admin.display().to_string(),
             "manifest": manifest,
         });
         println!("{}", serde_json::to_string_pretty(&told)?);
         return Ok(());
     }
     println!(
-        "{} holds {} objects as of {} (revision {}).",
-        config.name,
+        "{name} holds {} objects as of {} (revision {}).",
         manifest.n_objects,
         Timestamp(manifest.taken_at_ms).rfc3339(),
         manifest.revision
     );
+    println!("  of the cluster    {}, masters {}", manifest.cluster_id, manifest.members.join(", "));
     println!("  epoch             {}: masters of the old group (epoch {}) are refused", identity.epoch, manifest.epoch);
     println!("  revisions         go on at {begins}; older watches list again");
     println!("  start it          balsa master --config FILE");

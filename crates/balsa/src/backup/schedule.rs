@@ -43,6 +43,7 @@ pub(crate) fn told(view: &View) -> Option<pb::BackupStatus> {
         last_at_ms: Timestamp::parse(data.text("lastAt")).map_or(0, |at| at.0),
         last_file: data.text("lastFile").into(),
         failure: data.text("failure").into(),
+        untidied: data.text("untidied").into(),
         interval_ms: data.text("intervalMs").parse().unwrap_or(0),
     })
 }
@@ -235,8 +236,11 @@ async fn tell(
         data.set("lastAt", front.now().rfc3339());
         data.set("lastFile", path.display().to_string());
     }
-    let failure = outcome.as_ref().err().or(tidied.as_ref().err());
-    data.set("failure", failure.map_or(String::new(), |error| format!("{}: {error:#}", front.now().rfc3339())));
+    let told = |failure: Option<&anyhow::Error>| {
+        failure.map_or(String::new(), |error| format!("{}: {error:#}", front.now().rfc3339()))
+    };
+    data.set("failure", told(outcome.as_ref().err()));
+    data.set("untidied", told(tidied.as_ref().err()));
     let txn = match stored {
         Some(record) => {
             let mut object: Value = record.value();

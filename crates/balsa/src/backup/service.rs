@@ -21,7 +21,9 @@ const READER_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Holds the view while it is read out; what is written meanwhile goes to newer ones.
 pub(crate) fn stream(view: View, manifest: Manifest) -> Response<Stream> {
-    let (sender, receiver) = mpsc::channel(PIECES_MAX);
+    let (sender, receiver) = mpsc::channel(PIECES_MAX + 1);
+    // There is room for the last word: a stream that merely ends is taken for a whole one.
+    let last_word = sender.clone().try_reserve_owned();
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
         for piece in Pieces::of(view, manifest) {
@@ -32,8 +34,14 @@ pub(crate) fn stream(view: View, manifest: Manifest) -> Response<Stream> {
                 match runtime.block_on(sent) {
                     Ok(Ok(())) => {}
                     Ok(Err(_)) => return tracing::info!("a backup was given up by its reader"),
-                    // It finds the end missing: there the hash stands.
-                    Err(_) => return tracing::warn!("a backup is given up: its reader took nothing for 5 minutes"),
+                    Err(_) => {
+                        let why = "the backup is given up: its reader took nothing for 5 minutes";
+                        tracing::warn!("{why}");
+                        return match last_word {
+                            Ok(room) => drop(room.send(Err(Status::deadline_exceeded(why)))),
+                            Err(_) => {}
+                        };
+                    }
                 }
             }
         }

@@ -285,7 +285,15 @@ pub(super) fn seen(items: &[pb::Object]) -> Seen {
         let name = format!("configmaps/{}", object.text("metadata.name"));
         (name, (item.revision, object.text("data.v").to_string()))
     };
-    items.iter().map(sight).collect()
+    let mut all = Seen::new();
+    for (mut name, sight) in items.iter().map(sight) {
+        // One that is there twice is not to hide behind itself.
+        while all.contains_key(&name) {
+            name.push_str(" again");
+        }
+        all.insert(name, sight);
+    }
+    all
 }
 
 pub(super) fn list_request(world: &World, stale: bool) -> pb::ListRequest {

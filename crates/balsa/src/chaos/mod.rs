@@ -31,17 +31,14 @@ use std::time::{Duration, Instant};
 use stdx::Rng;
 use target::Target;
 use tokio::runtime::Runtime;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use watchers::Watchers;
 use world::{Master, World};
 
 /// MiB of a master's disk in a cluster that is made for a scenario with faults of disks.
 const DISK_MIB: u64 = 512;
-/// Watchers that have not been listed an empty namespace by then find no master that serves them.
-const FIRST_LIST_MAX: Duration = Duration::from_secs(30);
-/// Watchers that have not been shown the last write by then have missed it.
-const LAST_SIGHT_MAX: Duration = Duration::from_secs(20);
 /// A cluster that is not whole by then is not harmed: what comes of it would not be the faults'.
 const WHOLE_AT_FIRST_MAX: Duration = Duration::from_secs(20);
 
@@ -316,26 +313,7 @@ impl Plan {
         }
         clients::prepare(world).await?;
         let maps = Arc::new(clients::Maps::new(world));
-        // Watchers begin before anything is there to see, so that they are shown all of it.
-        let (until, due) = watch::channel(watchers::ENDLESS);
-        let mut watching = JoinSet::new();
-        let mut lists = Vec::new();
-        for i in 0..world.scenario.workload.watchers as usize {
-            let (listed, list) = oneshot::channel();
-            lists.push(list);
-            watching.spawn(watchers::maps(world.clone(), i, due.clone(), listed));
-        }
-        let (pods_until, pods_due) = watch::channel(watchers::ENDLESS);
-        let mut of_pods = JoinSet::new();
-        if world.scenario.workload.pods + world.scenario.workload.deployment > 0 {
-            for i in 0..world.masters.len() {
-                of_pods.spawn(watchers::pods(world.clone(), i, pods_due.clone()));
-            }
-        }
-        let all_listed = timeout(FIRST_LIST_MAX, futures::future::try_join_all(lists)).await;
-        if !matches!(all_listed, Ok(Ok(_))) {
-            bail!("not every watcher was served within {} s", FIRST_LIST_MAX.as_secs());
-        }
+        let (of_maps, of_pods) = (watchers::of_maps(world).await?, watchers::of_pods(world));
         maps.create(&self.stopped).await?;
         run.begun_us = world.recorder.begin();
         let (end, ended) = watch::channel(false);
@@ -352,20 +330,10 @@ impl Plan {
         run.over_us = world.recorder.now_us();
         // What is down then does not converge; and it is told why.
         run.interrupted = faults.start_ended().await.err();
-        let began = Instant::now();
-        let whole = converge(world, &maps, &faults);
-        let whole = timeout(Duration::from_millis(world.scenario.limits.converges.0), whole).await;
-        match whole {
-            Ok(Err(why)) => run.interrupted = run.interrupted.take().or(Some(why)),
-            Ok(Ok(())) => run.converged_ms = u64::try_from(began.elapsed().as_millis()).ok(),
-            Err(_) => {
-                let missing = world.missing().await;
-                let missing = match missing {
-                    Some(missing) => Some(missing),
-                    None => clients::missing(world, &maps).await,
-                };
-                run.missing = Some(missing.unwrap_or_else(|| "it came too late".into()));
-            }
+        match until_converged(world, &maps, &faults).await {
+            Converged::In(ms) => run.converged_ms = Some(ms),
+            Converged::Not(missing) => run.missing = Some(missing),
+            Converged::Broken(why) => run.interrupted = run.interrupted.take().or(Some(why)),
         }
         end.send_replace(true);
         while asking.join_next().await.is_some() {}
@@ -374,23 +342,17 @@ impl Plan {
         }
         // The last write: whoever is shown it has been shown all.
         if let Some(last) = maps.write_last().await {
-            until.send_replace(last);
-            let all_watched = timeout(LAST_SIGHT_MAX, async { while watching.join_next().await.is_some() {} }).await;
-            if all_watched.is_err() {
+            if of_maps.end(last).await > 0 {
                 tracing::warn!("a watcher was not shown the last write in time");
             }
             run.last_write = Some(last);
-            if let Some(missing) = watchers::own_states(world, last, LAST_SIGHT_MAX).await {
+            if let Some(missing) = watchers::own_states(world, last).await {
                 run.missing.get_or_insert(missing);
             }
         }
-        run.pods_unseen = match of_pods.is_empty() {
-            true => None,
-            false => watched_pods(world, &pods_until, &mut of_pods).await.err(),
-        };
-        // They must not see what is removed now.
-        watching.shutdown().await;
-        of_pods.shutdown().await;
+        if let Some(of_pods) = of_pods {
+            run.pods_unseen = watched_pods(world, of_pods).await.err();
+        }
         Ok(())
     }
 
@@ -410,21 +372,49 @@ impl Plan {
 }
 
 /// Waits until all watchers of pods have been shown what became of them; says why they were not.
-async fn watched_pods(world: &World, until: &watch::Sender<u64>, watching: &mut JoinSet<()>) -> Result<(), String> {
+async fn watched_pods(world: &World, watchers: Watchers) -> Result<(), String> {
     let last = clients::last_pod(world).await.ok_or("a pod after all others could not be made")?;
-    until.send_replace(last);
-    let all = timeout(LAST_SIGHT_MAX, async { while watching.join_next().await.is_some() {} }).await;
-    all.map_err(|_| format!("{} of their watchers were not shown the last pod in time", watching.len()))
+    match watchers.end(last).await {
+        0 => Ok(()),
+        n => Err(format!("{n} of their watchers were not shown the last pod in time")),
+    }
+}
+
+enum Converged {
+    /// After so many milliseconds.
+    In(u64),
+    /// What was missing when it was due.
+    Not(String),
+    /// Why a member could not be started, so that nobody can say.
+    Broken(String),
+}
+
+async fn until_converged(world: &World, maps: &clients::Maps, faults: &Faults) -> Converged {
+    let began = Instant::now();
+    let limit = Duration::from_millis(world.scenario.limits.converges.0);
+    match timeout(limit, converge(world, maps, faults)).await {
+        Ok(Ok(())) => Converged::In(began.elapsed().as_millis() as u64),
+        Ok(Err(why)) => Converged::Broken(why),
+        Err(_) => Converged::Not(missing(world, maps).await.unwrap_or_else(|| "it came too late".into())),
+    }
 }
 
 /// Waits until the cluster and the workload are whole. Who ends only now, of a fault that he was slow to notice, is
 /// started too: a service manager does not stop looking.
 async fn converge(world: &World, maps: &clients::Maps, faults: &Faults) -> Result<(), String> {
-    while world.missing().await.is_some() || clients::missing(world, maps).await.is_some() {
+    while missing(world, maps).await.is_some() {
         sleep(Duration::from_millis(50)).await;
         faults.start_ended().await?;
     }
     Ok(())
+}
+
+/// What there is not of the cluster, or of the workload.
+async fn missing(world: &World, maps: &clients::Maps) -> Option<String> {
+    match world.missing().await {
+        Some(missing) => Some(missing),
+        None => clients::missing(world, maps).await,
+    }
 }
 
 /// From now on no Ctrl-C, no TERM and no terminal that closes ends this process: the first is told, as a wish to end

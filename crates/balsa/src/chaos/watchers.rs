@@ -4,6 +4,7 @@
 use super::clients::{self, ASKED, LABEL, list_request, seen};
 use super::world::World;
 use crate::verbs::objects_client;
+use anyhow::{Result, bail};
 use chaos::lines::{DAMAGED, Line, OWN_STATE, Seen};
 use objects::{Value, ValueExt};
 use protos::objects as pb;
@@ -12,6 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
 use tonic::Code;
@@ -20,7 +22,54 @@ use tonic::Code;
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 const OPENING_MAX: Duration = Duration::from_secs(2);
 /// Nothing is due beyond a revision that no run reaches.
-pub(super) const ENDLESS: u64 = u64::MAX;
+const ENDLESS: u64 = u64::MAX;
+/// Watchers that have not been listed an empty namespace by then find no master that serves them.
+const FIRST_LIST_MAX: Duration = Duration::from_secs(30);
+/// Who has not been shown the last write by then has missed it.
+const LAST_SIGHT_MAX: Duration = Duration::from_secs(20);
+
+/// Those of one resource. They end with this value.
+pub(super) struct Watchers {
+    /// The revision they look up to.
+    until: watch::Sender<u64>,
+    all: JoinSet<()>,
+}
+
+impl Watchers {
+    /// Waits until all have been shown `last`; returns how many were not, in time.
+    pub(super) async fn end(mut self, last: u64) -> usize {
+        self.until.send_replace(last);
+        let all = timeout(LAST_SIGHT_MAX, async { while self.all.join_next().await.is_some() {} }).await;
+        all.map_or(self.all.len(), |()| 0)
+    }
+}
+
+/// Of the ConfigMaps. They begin before anything is there to see, so that they are shown all of it.
+pub(super) async fn of_maps(world: &Arc<World>) -> Result<Watchers> {
+    let (until, due) = watch::channel(ENDLESS);
+    let mut all = JoinSet::new();
+    let mut lists = Vec::new();
+    for i in 0..world.scenario.workload.watchers as usize {
+        let (listed, list) = oneshot::channel();
+        lists.push(list);
+        all.spawn(maps(world.clone(), i, due.clone(), listed));
+    }
+    let all_listed = timeout(FIRST_LIST_MAX, futures::future::try_join_all(lists)).await;
+    if !matches!(all_listed, Ok(Ok(_))) {
+        bail!("not every watcher was served within {} s", FIRST_LIST_MAX.as_secs());
+    }
+    Ok(Watchers { until, all })
+}
+
+/// Of the pods, one at each master, if the workload has any.
+pub(super) fn of_pods(world: &Arc<World>) -> Option<Watchers> {
+    let work = &world.scenario.workload;
+    let (until, due) = watch::channel(ENDLESS);
+    (work.pods + work.deployment > 0).then(|| {
+        let all = (0..world.masters.len()).map(|i| pods(world.clone(), i, due.clone())).collect();
+        Watchers { until, all }
+    })
+}
 
 /// What one watcher makes of an event.
 trait Viewer {
@@ -122,7 +171,7 @@ impl Viewer for Maps {
 }
 
 /// The `i`th watcher of the ConfigMaps, which tells when it has been listed what is there.
-pub(super) async fn maps(world: Arc<World>, i: usize, until: watch::Receiver<u64>, listed: oneshot::Sender<()>) {
+async fn maps(world: Arc<World>, i: usize, until: watch::Receiver<u64>, listed: oneshot::Sender<()>) {
     let mut viewer = Maps { who: format!("watcher {}", i + 1), first: Some(listed) };
     follow(&world, "configmaps", i, until, &mut viewer).await;
 }
@@ -176,7 +225,7 @@ impl Viewer for Pods {
     }
 }
 
-pub(super) async fn pods(world: Arc<World>, i: usize, until: watch::Receiver<u64>) {
+async fn pods(world: Arc<World>, i: usize, until: watch::Receiver<u64>) {
     let who = format!("pod watcher {}", i + 1);
     let mut viewer = Pods { world: world.clone(), who, deletes: i == 0, told: BTreeSet::new() };
     follow(&world, "pods", i, until, &mut viewer).await;
@@ -195,9 +244,9 @@ pub(super) async fn damaged_state(world: &World, name: &str) {
 }
 
 /// Takes down what each master holds itself, once it has applied `revision`; tells who does not get there.
-pub(super) async fn own_states(world: &World, revision: u64, patience: Duration) -> Option<String> {
+pub(super) async fn own_states(world: &World, revision: u64) -> Option<String> {
     for master in &world.masters {
-        let held = timeout(patience, async {
+        let held = timeout(LAST_SIGHT_MAX, async {
             loop {
                 let mut client = objects_client(master.channel.clone());
                 if let Ok(Ok(list)) = timeout(OPENING_MAX, client.list(list_request(world, true))).await {

@@ -311,7 +311,7 @@ impl Cluster {
         match name {
             BALANCER => listens(self.topology.common_port()),
             name if name.starts_with("master-") => listens(self.topology.ports(name).0),
-            worker => self.data(worker).read(BOOT_ID).is_some(),
+            worker => self.data(worker).path(BOOT_ID).exists(),
         }
     }
 

@@ -232,7 +232,7 @@ fn first_unready(cluster: &Cluster, names: &[String], access: &Access) -> Result
     }
     let nodes = verbs::nodes(access).map_err(told("master-1"))?;
     for name in cluster.workers() {
-        let boot_id = cluster.data(&name).read(BOOT_ID);
+        let boot_id = cluster.data(&name).read(BOOT_ID).map_err(|error| not_yet(&name, format!("{error:#}")))?;
         readiness::worker(nodes.get(&name), boot_id.as_deref()).map_err(|why| not_yet(&name, why))?;
     }
     Ok(())

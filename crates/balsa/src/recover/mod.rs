@@ -7,15 +7,13 @@
 mod verdict;
 
 use crate::backup::{fresh, next_revision, settle, unchanged};
-use crate::cluster_service::{authority, secret_key};
 use crate::config::MasterConfig;
 use crate::files::{DataDir, Identity};
 use crate::join;
 use crate::output::Format;
+use crate::renewal::{Papers, papers};
 use anyhow::{Context, Result, bail};
-use authz::Role;
 use objects::{Timestamp, json};
-use pki::Credential;
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
 use raft_disk::{OpenError, RocksDisk};
@@ -73,6 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let dir = DataDir::create(&config.data_dir)?;
     let _held = dir.hold()?;
     let Some(identity) = dir.identity_of(&config.name)? else {
+        dir.refuse_unnamed()?;
         bail!("{} holds no master: it is no survivor", dir.0.display());
     };
     let remains = read(&dir, &identity)?;
@@ -88,12 +87,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let others = args.other.iter().map(|path| read_report(path, &identity)).collect::<Result<Vec<_>>>()?;
     check_names(args, &identity, &remains, &others)?;
-    let papers = papers(&dir, &config, &remains)?;
+    // Where those of the folder are gone or over, new ones: who asks a survivor to be emptied for a lost file destroys the
+    // last copy.
+    let papers = papers(&dir, &config, &View::new(remains.state.clone()))?;
     let heard = ask(&dir, &identity, &remains, &papers)?;
     let output = args.output;
     tell(output, &identity, &remains, &others, &heard);
     let index = |heard: &Heard| match heard.what {
-        Answer::Status(index) => Some((heard.id, heard.name.clone(), index)),
+        Answer::Status(_) => Some((heard.id, heard.name.clone())),
         Answer::Strange(_) | Answer::Nothing(_) => None,
     };
     let is_there = |heard: &&Heard| matches!(heard.what, Answer::Strange(_)) && !args.gone.contains(&heard.name);
@@ -107,6 +108,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let may_be_lost = match verdict(&facts) {
         Verdict::Alone => {
             let name = &identity.name;
+            if papers.is_new {
+                dir.save_credential("master", &papers.credential, &papers.ca)?;
+                say(output, format_args!("Its certificate was gone or not valid: it has a new one."));
+            }
             match output {
                 Format::Json => println!("{}", json!({"repaired": false, "name": name, "epoch": identity.epoch})),
                 Format::Text => println!("Nothing is to be repaired: {name} is the group's only voter. Start it."),
@@ -148,6 +153,7 @@ fn read(dir: &DataDir, identity: &Identity) -> Result<Remains> {
     let path = dir.path(&identity.raft_dir());
     let disk = RocksDisk::open_read_only(&path).map_err(|error| match error {
         OpenError::Rocks { .. } | OpenError::Damaged { .. } | OpenError::LostTail { .. } => lost(error.into()),
+        OpenError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::InvalidData => lost(error.into()),
         OpenError::Full { .. } | OpenError::Io { .. } | OpenError::Earlier { .. } => error.into(),
     })?;
     let reading = |error: std::io::Error| {
@@ -210,30 +216,6 @@ struct Heard {
     id: u64,
     name: String,
     what: Answer,
-}
-
-/// What this master shows others.
-struct Papers {
-    credential: Credential,
-    ca: String,
-    /// Issued just now, and not in the data folder yet.
-    is_new: bool,
-}
-
-/// Of the data folder; where they are gone from there, new ones: the state holds the authority, and whoever asks a
-/// survivor to be emptied for a lost file destroys the last copy.
-fn papers(dir: &DataDir, config: &MasterConfig, remains: &Remains) -> Result<Papers> {
-    let lost = match (dir.credential("master"), dir.ca()) {
-        (Ok(credential), Ok(ca)) => return Ok(Papers { credential, ca, is_new: false }),
-        (Err(error), _) | (_, Err(error)) => error,
-    };
-    let view = View::new(remains.state.clone());
-    let Some(secret) = view.get(&secret_key()) else {
-        return Err(lost.context("the state lacks the cluster's authority, and no certificate can be issued from it"));
-    };
-    let authority = authority(&secret.value());
-    let credential = authority.issue(Role::Master, &config.name, &config.alt_names())?;
-    Ok(Papers { credential, ca: authority.credential.certificate, is_new: true })
 }
 
 /// Asks the other members. An error when this group is replaced already.

@@ -28,8 +28,8 @@ pub(crate) struct Facts {
     pub(crate) voters: Vec<BTreeSet<u64>>,
     /// Other stopped survivors.
     pub(crate) others: Vec<Survivor>,
-    /// The members that answer right now, with the last entry of each.
-    pub(crate) answering: Vec<(u64, String, u64)>,
+    /// The members that answer right now.
+    pub(crate) answering: Vec<(u64, String)>,
     /// Those at whose address something takes connections that does not answer as a member.
     pub(crate) strange: Vec<String>,
 }
@@ -54,7 +54,7 @@ pub(crate) fn verdict(facts: &Facts) -> Verdict {
         return Verdict::Alone;
     }
     let stopped: BTreeSet<u64> = others.iter().map(|other| other.id).chain([own.id]).collect();
-    let alive: BTreeSet<u64> = answering.iter().map(|(id, ..)| *id).collect();
+    let alive: BTreeSet<u64> = answering.iter().map(|(id, _)| *id).collect();
     let reachable: BTreeSet<u64> = stopped.union(&alive).copied().collect();
     let n_in = |set: &BTreeSet<u64>, ids: &BTreeSet<u64>| set.intersection(ids).count();
     if voters.iter().all(|set| n_in(set, &alive) >= majority(set)) {
@@ -79,7 +79,7 @@ pub(crate) fn verdict(facts: &Facts) -> Verdict {
         ));
     }
     // How far its log reaches is not known as long as it runs: its status tells an index without that entry's term.
-    if let Some((_, name, _)) = answering.first() {
+    if let Some((_, name)) = answering.first() {
         return Verdict::Refused(format!(
             "{name} still answers, and may hold what this one does not: stop it, run `balsa recover --report` there, \
              and give what that prints with --other"
@@ -118,12 +118,12 @@ mod tests {
     }
 
     /// Master 1, at term 5, entry 100.
-    fn facts(voters: &[&[u64]], others: &[(u64, u64, u64)], answering: &[(u64, u64)]) -> Facts {
+    fn facts(voters: &[&[u64]], others: &[(u64, u64, u64)], answering: &[u64]) -> Facts {
         Facts {
             own: survivor(1, 5, 100),
             voters: voters.iter().map(|set| set.iter().copied().collect()).collect(),
             others: others.iter().map(|(id, term, index)| survivor(*id, *term, *index)).collect(),
-            answering: answering.iter().map(|(id, index)| (*id, format!("m{id}"), *index)).collect(),
+            answering: answering.iter().map(|id| (*id, format!("m{id}"))).collect(),
             strange: Vec::new(),
         }
     }
@@ -150,10 +150,10 @@ mod tests {
 
     #[test]
     fn a_quorum_is_not_repaired() {
-        assert!(refused(facts(&[&[1, 2, 3]], &[], &[(2, 90), (3, 90)])).contains("have a quorum"));
-        assert!(refused(facts(&[&[1, 2, 3]], &[], &[(2, 90)])).contains("start it"));
+        assert!(refused(facts(&[&[1, 2, 3]], &[], &[2, 3])).contains("have a quorum"));
+        assert!(refused(facts(&[&[1, 2, 3]], &[], &[2])).contains("start it"));
         assert!(refused(facts(&[&[1, 2, 3]], &[(2, 5, 90)], &[])).contains("start them"));
-        assert!(refused(facts(&[&[1, 2, 3, 4, 5]], &[(2, 5, 90)], &[(3, 90)])).contains("m2 and m1"));
+        assert!(refused(facts(&[&[1, 2, 3, 4, 5]], &[(2, 5, 90)], &[3])).contains("m2 and m1"));
     }
 
     #[test]
@@ -161,7 +161,7 @@ mod tests {
         assert!(refused(facts(&[&[1, 2, 3, 4, 5]], &[(2, 5, 101)], &[])).contains("the log of m2 reaches further"));
         assert!(refused(facts(&[&[1, 2, 3, 4, 5]], &[(2, 6, 7)], &[])).contains("(term 6, entry 7)"));
         // It may be of a later term, with a shorter log.
-        assert!(refused(facts(&[&[1, 2, 3, 4, 5]], &[], &[(2, 90)])).contains("m2 still answers"));
+        assert!(refused(facts(&[&[1, 2, 3, 4, 5]], &[], &[2])).contains("m2 still answers"));
         assert!(matches!(verdict(&facts(&[&[1, 2, 3, 4, 5]], &[(2, 5, 99)], &[])), Verdict::MayLose(_)));
     }
 

@@ -206,23 +206,14 @@ impl Changes {
         Ok(self.carry_out(decided).await?)
     }
 
-    /// Hands leadership over: to a voter of that name, or, without one, to the voter whose log is nearest. Returns who
-    /// leads then, and after how many milliseconds.
+    /// Hands leadership over: to a voter of that name, or, without one, to the voter that answers and whose log is
+    /// nearest. Returns who leads then, and after how many milliseconds.
     pub async fn transfer(&self, to: &str) -> Result<(String, u64), Refusal> {
-        let status = self.node.status();
-        let me = self.node.id();
-        let voters = || status.members.iter().filter(|m| m.voter && m.id != me);
-        // Of two of one name, as after the loss of a disk, the one that votes can lead.
-        let is_named = |m: &&MemberStatus, name: &str| m.member.name == name || format!("{:x}", m.id) == name;
-        let named = |name: &str| status.members.iter().filter(|m| is_named(m, name)).max_by_key(|m| m.voter);
         let target = match to {
-            "" => voters().min_by_key(|m| m.lag.unwrap_or(u64::MAX)),
-            name => Some(named(name).ok_or_else(|| {
-                let mut there: Vec<&str> = status.members.iter().map(|m| m.member.name.as_str()).collect();
-                there.sort_unstable();
-                Refusal::NotFound(format!("no member is named {name:?}; there are {}", there.join(", ")))
-            })?),
+            "" => self.node.present_successors().await.into_iter().next().map(|(successor, _)| successor),
+            name => Some(self.named(name)?),
         };
+        let me = self.node.id();
         let target = target.ok_or_else(|| Refusal::Refused("there is no other voter to hand over to".into()))?;
         let name = &target.member.name;
         if target.id == me {
@@ -241,5 +232,16 @@ impl Changes {
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(to = %name, took_ms, "leadership handed over");
         Ok((name.clone(), took_ms))
+    }
+
+    /// The member of that name or id. Of two of one name, as after the loss of a disk, the one that votes can lead.
+    fn named(&self, name: &str) -> Result<MemberStatus, Refusal> {
+        let members = self.node.status().members;
+        let is_named = |m: &&MemberStatus| m.member.name == name || format!("{:x}", m.id) == name;
+        members.iter().filter(is_named).max_by_key(|m| m.voter).cloned().ok_or_else(|| {
+            let mut there: Vec<&str> = members.iter().map(|m| m.member.name.as_str()).collect();
+            there.sort_unstable();
+            Refusal::NotFound(format!("no member is named {name:?}; there are {}", there.join(", ")))
+        })
     }
 }

@@ -143,6 +143,12 @@ pub(crate) fn plan(seats: &[Seat], change: Change) -> Result<Plan, No> {
             if out.id == into.id {
                 return Err(No::Refused(format!("{old} cannot replace itself")));
             }
+            if !out.voter {
+                return Err(No::Refused(format!(
+                    "{old} is a learner, which has no vote to take over: `balsa members promote {new}`, and `balsa members \
+                     remove {old}`"
+                )));
+            }
             if into.voter {
                 return Err(No::Refused(format!(
                     "{new} votes already: `balsa members remove {old}` is what is left to do"
@@ -372,6 +378,13 @@ mod tests {
             expect!["no: d votes already: `balsa members remove c` is what is left to do"],
         );
         check("a* b*", replace("b", "b", true), expect!["no: b cannot replace itself"]);
+        check(
+            "a* b* c?- d?",
+            replace("c", "d", false),
+            expect![
+                "no: c is a learner, which has no vote to take over: `balsa members promote d`, and `balsa members remove c`"
+            ],
+        );
     }
 
     #[test]

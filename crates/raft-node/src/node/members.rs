@@ -17,6 +17,8 @@ use tokio::time::Instant;
 pub const LAG_MAX: u64 = 1_000;
 /// A follower that is asked to lead takes over within this, or is given up: three elections of `lan`.
 const TAKEOVER_MAX: Duration = Duration::from_secs(1);
+/// Who is to lead next has answered within this.
+const PRESENT_MAX: Duration = Duration::from_millis(200);
 /// A change of another that is not settled within this lacks a quorum; who is to come after it is told and may ask
 /// again.
 pub(super) const SETTLE_MAX: Duration = Duration::from_secs(2);
@@ -221,10 +223,25 @@ impl Node {
         successors
     }
 
-    /// Hands leadership to the follower whose log is nearest, before a planned stop; to the next one
+    /// The same, those first that answer right now: one that died a moment ago may lag by nothing. Meanwhile this one leads.
+    pub(crate) async fn present_successors(&self) -> Vec<(MemberStatus, bool)> {
+        let asked = self.successors().into_iter().map(async |successor| {
+            let answers = self.answers(successor.id, &successor.member);
+            let answers = tokio::time::timeout(PRESENT_MAX, answers).await.unwrap_or(false);
+            (successor, answers)
+        });
+        let mut successors = futures::future::join_all(asked).await;
+        successors.sort_by_key(|(_, answers)| !answers);
+        successors
+    }
+
+    /// Hands leadership to the follower that answers and whose log is nearest, before a planned stop; to the next one
     /// when that does not take it. Does nothing on a follower.
     pub async fn hand_over(&self) {
-        for candidate in self.successors().iter().take(2) {
+        if self.status().leader != Some(self.0.id) {
+            return;
+        }
+        for (candidate, _) in self.present_successors().await.iter().take(2) {
             match self.hand_over_to(candidate.id).await {
                 Ok(()) | Err(Error::NotLeader) => return,
                 Err(error) => tracing::warn!(to = %candidate.member.name, %error, "leadership was not taken over"),
