@@ -500,10 +500,11 @@ fn a_lost_majority_is_repaired_and_a_damaged_disk_is_told() {
             // Not even when there is nobody else.
             std::fs::write(group.path("m1").join("master.key"), "garbage").unwrap();
             std::fs::remove_file(group.path("m1").join("ca.crt")).unwrap();
+            std::fs::remove_file(group.path("m1").join("identity.json")).unwrap();
         }
         let again = text(&recover(&["--yes"]).stdout);
         assert!(again.contains("Nothing is to be repaired"), "{again}");
-        assert_eq!(again.contains("it has a new one"), i % 3 == 2, "{again}");
+        assert_eq!(again.contains("It has a new certificate"), i % 3 == 2, "{again}");
         group.start("m1");
         group.wait_voters(&["m1"]);
         let stored = objects(&group, "configmaps");
@@ -548,19 +549,19 @@ fn a_cluster_outlives_its_certificates() {
     };
     let authority = pki::Authority { credential: pki::Credential { certificate: data("ca.crt"), key: data("ca.key") } };
     let file = |name: &str, role: &str| group.path(name).join(format!("{role}.crt"));
-    let names = |role: &str| pki::alt_names_of(&std::fs::read_to_string(file("m1", role)).unwrap()).unwrap();
     let day = Duration::from_secs(24 * 3600);
-    // All of them were off for so long; of the first one, half of it is over.
-    for (name, role, days) in [("m1", "master", 50), ("m2", "master", 100), ("m3", "master", 91), ("w1", "worker", 50)]
-    {
-        group.stop(name);
-        let (kind, alt_names) = match role {
-            "master" => (authz::Role::Master, names("master")),
-            _ => (authz::Role::Worker, Vec::new()),
-        };
-        let old = authority.issue_as_of(SystemTime::now() - day * days, kind, name, &alt_names).unwrap();
+    let age = |name: &str, role: &str, days: u32| {
+        let kind = if role == "master" { authz::Role::Master } else { authz::Role::Worker };
+        let held = pki::alt_names_of(&std::fs::read_to_string(file(name, role)).unwrap()).unwrap();
+        let old = authority.issue_as_of(SystemTime::now() - day * days, kind, name, &held).unwrap();
         std::fs::write(file(name, role).with_extension("key"), old.key).unwrap();
         std::fs::write(file(name, role), old.certificate).unwrap();
+    };
+    // All of them were off for so long; of the first one, half of it is over.
+    group.stop("w1");
+    for (name, days) in [("m1", 50), ("m2", 100), ("m3", 91)] {
+        group.stop(name);
+        age(name, "master", days);
     }
     masters.iter().for_each(|name| group.start(name));
     group.wait_voters(&masters);
@@ -574,12 +575,14 @@ fn a_cluster_outlives_its_certificates() {
     leads_who_answers(&group);
     // With the one that is still valid; and then with the token, as none is.
     for days in [50, 200] {
-        let old = authority.issue_as_of(SystemTime::now() - day * days, authz::Role::Worker, "w1", &[]).unwrap();
-        std::fs::write(file("w1", "worker").with_extension("key"), old.key).unwrap();
-        std::fs::write(file("w1", "worker"), old.certificate).unwrap();
+        age("w1", "worker", days);
+        // Of this start, and not of the last, is what the node then tells.
+        let boot_id = group.path("w1").join("boot-id");
+        std::fs::remove_file(&boot_id).unwrap();
         group.start_worker("w1", &masters);
         group.wait("the worker's certificate", || is_fresh("w1", "worker"));
-        group.wait("the worker to be ready", is_ready);
+        let told = || group.json(&["get", "nodes"])["items"][0]["metadata"]["annotations"]["balsa.dev/boot-id"].clone();
+        group.wait("the worker to report", || std::fs::read_to_string(&boot_id).is_ok_and(|id| told() == id.as_str()));
         group.stop("w1");
     }
 }

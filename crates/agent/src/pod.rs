@@ -53,8 +53,6 @@ enum Wake {
     Measure,
     /// Bytes that volumes take.
     Measured(BTreeMap<String, i64>),
-    /// The sender of assignments is gone: the worker is stopping.
-    Ended,
 }
 
 /// A probe's answer: of which container, by name and id.
@@ -186,7 +184,8 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
         let wake = tokio::select! {
             changed = assigned.changed() => match changed {
                 Ok(()) => Wake::Assigned(Box::new(assigned.borrow_and_update().clone())),
-                Err(_) => Wake::Ended,
+                // The sender of assignments is gone: the worker is stopping.
+                Err(_) => return,
             },
             () = news(&task.uid, &seen, &mut worlds) => Wake::World,
             () = timer => Wake::Timer,
@@ -197,10 +196,7 @@ pub(crate) async fn live(shared: &Arc<Shared>, mut assigned: watch::Receiver<Ass
             _ = measure.tick(), if !rests && task.has_limits() => Wake::Measure,
             Some(usage) = measures.recv() => Wake::Measured(usage),
         };
-        match wake {
-            Wake::Ended => return,
-            wake => task.hear(wake).await,
-        }
+        task.hear(wake).await;
     }
 }
 
@@ -237,7 +233,7 @@ impl Task<'_> {
                 self.measuring = false;
                 podlife::measured(&self.assignment.pod, &usage, &mut self.memory)
             }
-            Wake::World | Wake::Timer | Wake::Ended => None,
+            Wake::World | Wake::Timer => None,
         };
         if let Some(note) = note {
             self.tell(&note);

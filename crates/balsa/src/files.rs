@@ -89,8 +89,8 @@ impl Identity {
 pub(crate) const JOIN_ANEW: &str = "or, of a worker, or while the other masters have a quorum, remove the folder and join \
                                     anew with a token; of a master that is the last one, run `balsa recover`";
 /// Of an identity.
-const OR_ANEW: &str = "from a copy, or write it anew (docs/operations.md, Damaged disks), or, of a worker, or while the \
-                       other masters have a quorum, move the folder away and join anew with a token";
+const OR_ANEW: &str = "from a copy, or, of a worker, or while the other masters have a quorum, move the folder away and \
+                       join anew with a token; of a master that is the last one, run `balsa recover`";
 /// The Raft folder in the making.
 pub(crate) const UNBORN: &str = "raft-new";
 
@@ -173,9 +173,23 @@ impl DataDir {
         }
     }
 
+    /// The Raft storage of the newest epoch, and that.
+    pub(crate) fn newest_raft_folder(&self) -> Result<Option<(String, u64)>> {
+        let epoch = |name: String| {
+            let epoch = if name == "raft" { Some(FIRST_EPOCH) } else { name.strip_prefix("raft-")?.parse().ok() };
+            Some((name, epoch?))
+        };
+        Ok(self.raft_folders()?.into_iter().filter_map(epoch).max_by_key(|(_, epoch)| *epoch))
+    }
+
     /// Removes what a restore or a repair left that did not come to its end.
     pub(crate) fn remove_unborn(&self) -> Result<()> {
-        let path = self.path(UNBORN);
+        self.remove_all(UNBORN)
+    }
+
+    /// Removes a folder, if there is one.
+    pub(crate) fn remove_all(&self, name: &str) -> Result<()> {
+        let path = self.path(name);
         match std::fs::remove_dir_all(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("removing {}", path.display()))
@@ -188,8 +202,7 @@ impl DataDir {
     /// epochs long gone.
     pub(crate) fn sweep(&self, keep: &str) -> Result<()> {
         for name in self.raft_folders()?.into_iter().filter(|name| name != keep) {
-            let path = self.path(&name);
-            std::fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
+            self.remove_all(&name)?;
         }
         Ok(())
     }
@@ -206,7 +219,7 @@ impl DataDir {
         remove().with_context(|| format!("removing {}", self.path(name).display()))
     }
 
-    /// Gives a finished folder its name, durably.
+    /// Gives a finished file or folder its name, durably.
     pub(crate) fn rename(&self, from: &str, to: &str) -> Result<()> {
         let rename = || -> std::io::Result<()> {
             std::fs::rename(self.path(from), self.path(to))?;
@@ -248,15 +261,18 @@ impl DataDir {
 
     /// Writes a file as a whole, readable by its owner only.
     pub(crate) fn write(&self, name: &str, text: &str) -> Result<()> {
-        let path = self.path(name);
-        let temporary = self.path(&format!("{name}.new"));
+        self.prepare(name, text)?;
+        self.rename(&unfinished(name), name)
+    }
+
+    /// Puts what a file is to hold beside it.
+    fn prepare(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.path(&unfinished(name));
         let write = || -> std::io::Result<()> {
             let mut file =
-                std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+                std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
             file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(&temporary, &path)?;
-            std::fs::File::open(&self.0)?.sync_all()
+            file.sync_all()
         };
         write().with_context(|| format!("writing {}", path.display()))
     }
@@ -305,11 +321,33 @@ impl DataDir {
         Ok(Credential { certificate: read("crt")?, key: read("key")? })
     }
 
+    /// A key and its certificate come together or not at all, as far as `complete` is called before they are read next.
     pub(crate) fn save_credential(&self, role: &str, credential: &Credential, ca: &str) -> Result<()> {
-        self.write("ca.crt", ca)?;
-        self.write(&format!("{role}.key"), &credential.key)?;
-        self.write(&format!("{role}.crt"), &credential.certificate)
+        let [key, certificate] = ["key", "crt"].map(|extension| format!("{role}.{extension}"));
+        if self.read("ca.crt").ok().flatten().as_deref() != Some(ca) {
+            self.write("ca.crt", ca)?;
+        }
+        self.prepare(&key, &credential.key)?;
+        self.prepare(&certificate, &credential.certificate)?;
+        self.rename(&unfinished(&key), &key)?;
+        self.rename(&unfinished(&certificate), &certificate)
     }
+
+    /// Ends a `save_credential` that was interrupted between the key and its certificate, which lies there alone then. Not
+    /// while one is under way.
+    pub(crate) fn complete(&self, role: &str) -> Result<()> {
+        let [key, certificate] = ["key", "crt"].map(|extension| format!("{role}.{extension}"));
+        let waits = |name: &str| self.path(&unfinished(name)).exists();
+        match waits(&certificate) && !waits(&key) {
+            true => self.rename(&unfinished(&certificate), &certificate),
+            false => Ok(()),
+        }
+    }
+}
+
+/// The name of what a file is to hold.
+fn unfinished(name: &str) -> String {
+    format!("{name}.new")
 }
 
 #[cfg(test)]
@@ -339,6 +377,26 @@ mod tests {
         assert!(format!("{:#}", dir.identity_of("m2").unwrap_err()).contains("belongs to m1"));
         dir.write("identity.json", "{\"cluster_id\": \"c").unwrap();
         assert!(format!("{:#}", dir.identity().unwrap_err()).contains("is damaged"));
+    }
+
+    #[test]
+    fn a_key_and_its_certificate_come_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = DataDir::create(folder.path()).unwrap();
+        let of = |text: &str| Credential { certificate: format!("crt {text}"), key: format!("key {text}") };
+        dir.save_credential("worker", &of("old"), "ca").unwrap();
+        // Interrupted before the key, and before the certificate.
+        dir.prepare("worker.key", "key new").unwrap();
+        dir.prepare("worker.crt", "crt new").unwrap();
+        dir.complete("worker").unwrap();
+        assert_eq!(dir.credential("worker").unwrap(), of("old"));
+        dir.rename("worker.key.new", "worker.key").unwrap();
+        dir.complete("worker").unwrap();
+        assert_eq!(dir.credential("worker").unwrap(), of("new"));
+        // A disk without room for both has neither.
+        std::fs::create_dir(dir.path("worker.crt.new")).unwrap();
+        dir.save_credential("worker", &of("newer"), "ca").unwrap_err();
+        assert_eq!(dir.credential("worker").unwrap(), of("new"));
     }
 
     #[test]

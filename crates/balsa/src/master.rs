@@ -26,7 +26,7 @@ use protos::cluster::cluster_client::ClusterClient;
 use protos::cluster::cluster_server::ClusterServer;
 use protos::dispatch as pb;
 use raft_disk::RocksDisk;
-use raft_node::{Changes, Disk, Failure, Member, Node, Options, RaftService, TonicTransport};
+use raft_node::{Changes, Disk, Failure, Member, Node, Options, REMEDY, RaftService, TonicTransport};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -424,9 +424,9 @@ async fn cannot_go_on(
                  again",
                 dir.0.display()
             ),
+            Failure::Storage(ref why) if why.contains(REMEDY) => failure.to_string(),
             Failure::Storage(_) => format!(
-                "{failure}; start this master again: it reads its whole log in {} and says whether that is damaged, \
-                 and what to do then",
+                "{failure}; start this master again, and if {} is damaged, as it says then: {REMEDY}",
                 dir.0.display()
             ),
             Failure::Other(_) => format!("{failure}; this master must be started again"),

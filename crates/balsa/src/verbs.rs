@@ -4,7 +4,7 @@ use crate::kubeconfig;
 use crate::members;
 use crate::output::{Format, TableFormat};
 use crate::user::{self, Scope};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Subcommand;
 use client::{Access, Client, Patience};
 use objects::{Timestamp, Value, ValueExt, json};

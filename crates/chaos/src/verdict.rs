@@ -110,9 +110,9 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
         counts.lost = Some(judge::n_lost(&history));
         found("watched", history.problems.clone());
     }
-    let doubles = double_binds(lines);
-    counts.double_binds = doubles.len();
-    found(BOUND_ONCE, doubles);
+    let wrongly = wrongly_bound(lines);
+    counts.double_binds = wrongly.iter().filter(|wrong| wrong.is_double).count();
+    found(BOUND_ONCE, wrongly.into_iter().map(|wrong| wrong.what).collect());
     if is_healed(run, faults) && hole.is_none() && !is_cut {
         found(BINDS, unbound(lines));
     }
@@ -146,6 +146,7 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
     }
     violations.extend(over.into_iter().map(|what| Violation { invariant: "limits".into(), what }));
     let inconclusive = doubts(scenario, run, faults, lines, &counts, &failovers, hole);
+    let inconclusive: Vec<String> = inconclusive.iter().map(|why| printable(why)).collect();
     let verdict = match (violations.is_empty(), inconclusive.is_empty()) {
         (false, _) => Verdict::Violated,
         (true, true) => Verdict::Clean,
@@ -221,8 +222,14 @@ fn counts(faults: &[FaultLine], lines: &[Line], run: &Run) -> Counts {
     counts
 }
 
+struct WronglyBound {
+    /// To two nodes.
+    is_double: bool,
+    what: String,
+}
+
 /// A pod is made once, after it was asked for, and stays where it was bound first.
-fn double_binds(lines: &[Line]) -> Vec<String> {
+fn wrongly_bound(lines: &[Line]) -> Vec<WronglyBound> {
     let mut asked: BTreeMap<&str, u64> = BTreeMap::new();
     let mut made: BTreeSet<&str> = BTreeSet::new();
     let mut wrong = BTreeMap::new();
@@ -256,7 +263,7 @@ fn double_binds(lines: &[Line]) -> Vec<String> {
             tell("early", format!("{pod} was bound before it was asked for"));
         }
     }
-    wrong.into_values().collect()
+    wrong.into_iter().map(|((_, kind), what)| WronglyBound { is_double: kind == "node", what }).collect()
 }
 
 /// Pods that were made and never seen on a node, though the run waits for them.

@@ -3,8 +3,7 @@
 //! Answers tell their revision (`resourceVersion`), so nothing has to be searched for: the order is
 //! given, and three things can be wrong with it. An operation stands before one that was over when it
 //! began; a read stands after a write that began when it was over; or it shows something else than the
-//! state at its revision. This is linearizability of
-//! the whole store, and so of each object.
+//! state at its revision. This is linearizability of the whole store, and so of each object.
 
 use crate::history::{Applied, History, Known, Past, What};
 use crate::words::differences;

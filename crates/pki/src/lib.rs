@@ -15,8 +15,10 @@ use std::time::{Duration, SystemTime};
 
 /// Certificates last this long; machines have theirs issued anew at half of it.
 pub const VALIDITY: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How the name of a cluster's authority begins, before the cluster's id.
+const CA_NAME: &str = "balsa-ca-";
 const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// Clocks of joining machines may be behind the issuer's by this much.
+/// Clocks of machines may be behind that of the one that makes the authority by this much.
 const CLOCK_SLACK: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +48,6 @@ pub struct Authority {
     pub credential: Credential,
 }
 
-fn window(now: SystemTime, validity: Duration) -> (SystemTime, SystemTime) {
-    (now - CLOCK_SLACK, now + validity)
-}
-
 fn name(common: &str, organization: Option<&str>) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common);
@@ -67,10 +65,17 @@ fn common_name(role: Role, holder: &str) -> String {
     }
 }
 
-fn leaf(mut params: CertificateParams, role: Role, holder: &str, at: SystemTime) -> CertificateParams {
+/// Valid since the authority's own beginning, `from`, whatever the clock says: one that was ahead when the certificate was
+/// issued, and is set right, is not to make it of no use.
+fn leaf(
+    mut params: CertificateParams,
+    role: Role,
+    holder: &str,
+    from: SystemTime,
+    at: SystemTime,
+) -> CertificateParams {
     params.distinguished_name = name(&common_name(role, holder), Some(role.group()));
-    let (from, to) = window(at, VALIDITY);
-    (params.not_before, params.not_after) = (from.into(), to.into());
+    (params.not_before, params.not_after) = (from.min(at).into(), (at + VALIDITY).into());
     params.is_ca = IsCa::NoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -88,13 +93,17 @@ impl Authority {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(Vec::new())?;
         // A name of its own: OpenSSL calls a leaf of the same name self-signed.
-        params.distinguished_name = name(&format!("balsa-ca-{cluster_id}"), None);
+        params.distinguished_name = name(&format!("{CA_NAME}{cluster_id}"), None);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let (from, to) = window(SystemTime::now(), CA_VALIDITY);
-        (params.not_before, params.not_after) = (from.into(), to.into());
+        let now = SystemTime::now();
+        (params.not_before, params.not_after) = ((now - CLOCK_SLACK).into(), (now + CA_VALIDITY).into());
         let certificate = params.self_signed(&key)?.pem();
         Ok(Authority { credential: Credential { certificate, key: key.serialize_pem() } })
+    }
+
+    fn begins(&self) -> Result<SystemTime, Error> {
+        with_certificate(&self.credential.certificate, |own| Ok(instant(own.validity().not_before)))
     }
 
     fn issuer(&self) -> Result<Issuer<'static, KeyPair>, Error> {
@@ -116,7 +125,7 @@ impl Authority {
         alt_names: &[String],
     ) -> Result<Credential, Error> {
         let key = KeyPair::generate()?;
-        let params = leaf(CertificateParams::new(alt_names.to_vec())?, role, holder, at);
+        let params = leaf(CertificateParams::new(alt_names.to_vec())?, role, holder, self.begins()?, at);
         let certificate = params.signed_by(&key, &self.issuer()?)?.pem();
         Ok(Credential { certificate, key: key.serialize_pem() })
     }
@@ -125,7 +134,7 @@ impl Authority {
     /// are the authority's word.
     pub fn sign(&self, role: Role, holder: &str, csr: &str) -> Result<String, Error> {
         let mut request = CertificateSigningRequestParams::from_pem(csr)?;
-        request.params = leaf(request.params, role, holder, SystemTime::now());
+        request.params = leaf(request.params, role, holder, self.begins()?, SystemTime::now());
         Ok(request.signed_by(&self.issuer()?)?.pem())
     }
 }
@@ -163,29 +172,50 @@ pub fn identity_of(der: &[u8]) -> Result<Identity, Error> {
     })
 }
 
-/// The instant after which a certificate is to be renewed: half of its life.
-pub fn renew_at(pem: &str) -> Result<SystemTime, Error> {
+/// Of a PEM certificate.
+fn with_certificate<T>(
+    pem: &str,
+    look: impl FnOnce(&x509_parser::certificate::X509Certificate) -> Result<T, Error>,
+) -> Result<T, Error> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|error| Error::Read(error.to_string()))?;
-    let certificate = pem.parse_x509().map_err(|error| Error::Read(error.to_string()))?;
-    let validity = certificate.validity();
-    let seconds = (validity.not_before.timestamp() + validity.not_after.timestamp()) / 2;
-    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+    look(&pem.parse_x509().map_err(|error| Error::Read(error.to_string()))?)
+}
+
+fn instant(time: x509_parser::time::ASN1Time) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
+}
+
+/// The instant after which a certificate is to be issued anew: half of its time before its end.
+pub fn renew_at(pem: &str) -> Result<SystemTime, Error> {
+    with_certificate(pem, |certificate| Ok(instant(certificate.validity().not_after) - VALIDITY / 2))
+}
+
+/// The id of the cluster whose authority this is.
+pub fn cluster_of(ca: &str) -> Result<String, Error> {
+    with_certificate(ca, |certificate| {
+        let name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let id = name.and_then(|name| name.strip_prefix(CA_NAME));
+        id.map(String::from).ok_or_else(|| Error::Read("not an authority of a cluster".into()))
+    })
 }
 
 /// The alternative names of a PEM certificate.
 pub fn alt_names_of(pem: &str) -> Result<Vec<String>, Error> {
-    let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|error| Error::Read(error.to_string()))?;
-    let certificate = pem.parse_x509().map_err(|error| Error::Read(error.to_string()))?;
-    let names = certificate.subject_alternative_name().map_err(|error| Error::Read(error.to_string()))?;
-    let text = |name: &x509_parser::extensions::GeneralName| match name {
+    with_certificate(pem, |certificate| {
+        let names = certificate.subject_alternative_name().map_err(|error| Error::Read(error.to_string()))?;
+        Ok(names.map(|names| names.value.general_names.iter().filter_map(alt_name).collect()).unwrap_or_default())
+    })
+}
+
+fn alt_name(name: &x509_parser::extensions::GeneralName) -> Option<String> {
+    match name {
         x509_parser::extensions::GeneralName::DNSName(name) => Some(name.to_string()),
         x509_parser::extensions::GeneralName::IPAddress([a, b, c, d]) => Some(format!("{a}.{b}.{c}.{d}")),
         x509_parser::extensions::GeneralName::IPAddress(bytes) => {
             <[u8; 16]>::try_from(*bytes).ok().map(|octets| std::net::Ipv6Addr::from(octets).to_string())
         }
         _ => None,
-    };
-    Ok(names.map(|names| names.value.general_names.iter().filter_map(text).collect()).unwrap_or_default())
+    }
 }
 
 #[cfg(test)]
@@ -195,6 +225,7 @@ mod tests {
     #[test]
     fn certificates_carry_role_and_holder() {
         let authority = Authority::generate("c1").unwrap();
+        assert_eq!(cluster_of(&authority.credential.certificate).unwrap(), "c1");
         let worker = authority.issue(Role::Worker, "w1", &[]).unwrap();
         let (_, pem) = x509_parser::pem::parse_x509_pem(worker.certificate.as_bytes()).unwrap();
         let identity = identity_of(&pem.contents).unwrap();

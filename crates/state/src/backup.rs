@@ -249,10 +249,10 @@ impl<R: Read> Reader<R> {
 }
 
 /// Revisions given out by one group, at most, for each second of its life: some thirty times what was ever measured
-/// (27,000 writes/s on two processors). A revision stays below `REVISION_MAX` for 285 years.
+/// (27,000 writes/s on two processors). A revision stays below 2^53, which JavaScript's numbers end with, for 285 years.
 pub const REVISIONS_PER_SECOND_MAX: u64 = 1_000_000;
-/// The last whole number of JavaScript's, after which some are missing.
-pub const REVISION_MAX: u64 = 1 << 53;
+/// A group begins no later: half of those numbers are left to it.
+pub const BEGIN_MAX: u64 = 1 << 52;
 /// On top, for what was in flight when the backup was taken, and for clocks that differ by 10 s.
 pub const REVISIONS_SLACK: u64 = 1_000_000;
 
@@ -268,7 +268,7 @@ pub fn revision_after(revision: Revision, as_of: Timestamp, now: Timestamp) -> R
 /// The epoch of a group that follows one of epoch `old`: milliseconds since 1970, so that two groups made
 /// from the same backup have two, the later one the greater.
 pub fn epoch_after(old: u64, now: Timestamp) -> u64 {
-    u64::try_from(now.0).unwrap_or(0).max(old + 1)
+    u64::try_from(now.0).unwrap_or(0).max(old.saturating_add(1))
 }
 
 #[cfg(test)]

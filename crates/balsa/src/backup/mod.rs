@@ -15,7 +15,7 @@ use objects::{Revision, Timestamp, Value, json, registry};
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
 use raft_node::Node;
-use state::backup::{Manifest, REVISION_MAX, Reader, revision_after};
+use state::backup::{BEGIN_MAX, Manifest, Reader, revision_after};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -88,10 +88,11 @@ pub(crate) fn next_revision(newest: Revision, as_of: Timestamp, skip: u64) -> Re
             as_of.since_ms(now) / 1000
         );
     }
-    let begins = revision_after(newest, as_of, now).0.checked_add(skip).filter(|begins| *begins <= REVISION_MAX);
+    let begins = revision_after(newest, as_of, now).0.checked_add(skip).filter(|begins| *begins <= BEGIN_MAX);
     begins.map(Revision).with_context(|| {
         format!(
-            "--skip-revisions {skip}: revisions would go on beyond {REVISION_MAX}, which clients in JavaScript end with"
+            "revisions would go on beyond {BEGIN_MAX}: --skip-revisions ({skip}) is too many, or this machine's clock is \
+             far ahead"
         )
     })
 }
@@ -106,6 +107,23 @@ fn create_private(path: &Path) -> Result<std::fs::File> {
     }
     let open = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     open.with_context(|| format!("creating {}", path.display()))
+}
+
+/// The same, for this process alone until it is closed, as are its clones. What one that was killed has left is taken over.
+fn create_alone(path: &Path) -> Result<std::fs::File> {
+    let busy = || format!("{} is being written by another `balsa backup save`: wait for it", path.display());
+    let told = || format!("creating {}", path.display());
+    let left = match std::fs::OpenOptions::new().write(true).open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        opened => Some(opened.with_context(told)?),
+    };
+    // Held until the new one is there, so that nobody else takes it for left.
+    if let Some(left) = &left {
+        left.try_lock().with_context(busy)?;
+    }
+    let new = create_private(path)?;
+    new.try_lock().with_context(busy)?;
+    Ok(new)
 }
 
 /// Pieces of a backup that wait to be written.
@@ -164,13 +182,12 @@ fn save(file: &Path, at: &Where, output: Format) -> Result<()> {
         refuse_others(file)?;
     }
     let access = at.access()?;
-    // Of this process alone: two that save to one file do not meet.
-    let mut own = file.as_os_str().to_os_string();
-    own.push(format!(".{:08x}", crate::seed() as u32));
-    let part = beside(Path::new(&own));
-    let out: Box<dyn Write + Send> = match to_stdout {
-        true => Box::new(std::io::stdout()),
-        false => Box::new(create_private(&part)?),
+    let part = beside(file);
+    // Held until it has its name.
+    let held = if to_stdout { None } else { Some(create_alone(&part)?) };
+    let out: Box<dyn Write + Send> = match &held {
+        None => Box::new(std::io::stdout()),
+        Some(file) => Box::new(file.try_clone().with_context(|| format!("creating {}", part.display()))?),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let saving = async {
@@ -196,6 +213,7 @@ fn save(file: &Path, at: &Where, output: Format) -> Result<()> {
     if saved.is_err() && !to_stdout {
         drop(std::fs::remove_file(&part));
     }
+    drop(held);
     match (saved?, output) {
         ((n_bytes, None), _) => eprintln!("{n_bytes} bytes; verify where they end up with `balsa backup inspect`"),
         ((_, Some(summary)), Format::Json) => println!("{}", serde_json::to_string_pretty(&summary.json())?),

@@ -18,6 +18,9 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Ten years, by which no clock was ahead when a group was made: none would have a greater epoch for as long.
+const EPOCH_AHEAD_MAX: u64 = 10 * 365 * 24 * 3_600_000;
+
 /// What the new group is to come after, beyond what the backup tells.
 pub(super) struct After {
     pub(super) skip_revisions: u64,
@@ -29,6 +32,9 @@ pub(super) fn run(file: &Path, config: &Path, after: After, output: Format) -> R
     let dir = DataDir::create(&config.data_dir)?;
     let _held = dir.hold()?;
     clear(&dir)?;
+    if after.epoch_above > u64::try_from(crate::now().0).unwrap_or(0).saturating_add(EPOCH_AHEAD_MAX) {
+        bail!("--epoch-above {}: an epoch is milliseconds since 1970, and this is years ahead", after.epoch_above);
+    }
     let reader = Reader::open(super::open(file)?).with_context(|| format!("{}", file.display()))?;
     let manifest = reader.manifest().clone();
     // The two clocks there are: the master's that took it, and the leaders' that stamped what it holds, of whom one may
@@ -43,8 +49,12 @@ pub(super) fn run(file: &Path, config: &Path, after: After, output: Format) -> R
     };
     let told = || format!("{}: nothing was restored", file.display());
     make(&dir, &config, reader, begins, &identity).with_context(told).inspect_err(|_| {
-        // It holds secrets, and is of no use.
-        if let Err(error) = dir.remove_unborn() {
+        // What there is of it holds every secret, and is of no use without an identity.
+        let removed = dir.remove_unborn().and_then(|()| match dir.identity()? {
+            None => dir.remove_all(&identity.raft_dir()).and_then(|()| dir.remove("admin.kubeconfig")),
+            Some(_) => Ok(()),
+        });
+        if let Err(error) = removed {
             eprintln!("warning: {error:#}");
         }
     })?;

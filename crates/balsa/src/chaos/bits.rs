@@ -2,6 +2,7 @@
 //! emptied, and it joins anew.
 
 use anyhow::{Context, Result, bail};
+use raft_node::REMEDY;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -55,7 +56,7 @@ pub(super) fn flip(data: &Path, n_bits: u32, draw: u64) -> Result<()> {
 
 /// Whether the last words of a master that ended tell its operator what to do.
 pub(super) fn names_remedy(last_words: &str) -> bool {
-    last_words.contains("join again with a token")
+    last_words.contains(REMEDY)
 }
 
 /// Empties a data folder. The folder itself stays, as a disk may be mounted there.

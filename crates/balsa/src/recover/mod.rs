@@ -7,6 +7,7 @@
 mod verdict;
 
 use crate::backup::{fresh, next_revision, settle, unchanged};
+use crate::cluster_service::{authority, secret_key};
 use crate::config::MasterConfig;
 use crate::files::{DataDir, Identity};
 use crate::join;
@@ -70,11 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let dir = DataDir::create(&config.data_dir)?;
     let _held = dir.hold()?;
-    let Some(identity) = dir.identity_of(&config.name)? else {
-        dir.refuse_unnamed()?;
-        bail!("{} holds no master: it is no survivor", dir.0.display());
-    };
-    let remains = read(&dir, &identity)?;
+    let (identity, remains, is_rebuilt) = survivor(&dir, &config)?;
     let own = Survivor {
         id: identity.node_id,
         name: identity.name.clone(),
@@ -108,9 +105,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let may_be_lost = match verdict(&facts) {
         Verdict::Alone => {
             let name = &identity.name;
-            if papers.is_new {
+            if let Some(why) = &papers.issued {
                 dir.save_credential("master", &papers.credential, &papers.ca)?;
-                say(output, format_args!("Its certificate was gone or not valid: it has a new one."));
+                say(output, format_args!("It has a new certificate: {why}."));
+            }
+            if is_rebuilt {
+                dir.save_identity(&identity)?;
             }
             match output {
                 Format::Json => println!("{}", json!({"repaired": false, "name": name, "epoch": identity.epoch})),
@@ -149,8 +149,41 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn read(dir: &DataDir, identity: &Identity) -> Result<Remains> {
-    let path = dir.path(&identity.raft_dir());
+/// Who this is, what there is of it, and whether its identity.json is not there.
+fn survivor(dir: &DataDir, config: &MasterConfig) -> Result<(Identity, Remains, bool)> {
+    let lost = match dir.identity() {
+        Ok(Some(_)) => {
+            let identity = dir.identity_of(&config.name)?.context("the identity has just been read")?;
+            let remains = read(dir, &identity.raft_dir())?;
+            return Ok((identity, remains, false));
+        }
+        Ok(None) => "identity.json is missing".to_string(),
+        // What cannot be read now may be sound.
+        Err(error) if dir.read("identity.json").is_err() => return Err(error),
+        Err(error) => format!("{error:#}"),
+    };
+    let Some((folder, epoch)) = dir.newest_raft_folder()? else {
+        bail!("{} holds no master: it is no survivor", dir.0.display());
+    };
+    let remains = read(dir, &folder).with_context(|| lost.clone())?;
+    let named: Vec<u64> = remains.members.iter().filter(|m| m.member.name == config.name).map(|m| m.id).collect();
+    let [node_id] = named[..] else {
+        bail!(
+            "{lost}; of the members in {folder}, {} are named {}, as the configuration says: put identity.json back from a \
+             copy",
+            named.len(),
+            config.name
+        );
+    };
+    let view = View::new(remains.state.clone());
+    let secret = view.get(&secret_key()).context("the state lacks the cluster's authority")?;
+    let cluster_id = pki::cluster_of(&authority(&secret.value()).credential.certificate)?;
+    eprintln!("{lost}: by {folder}, this is {} (id {node_id:x}) of cluster {cluster_id}, epoch {epoch}", config.name);
+    Ok((Identity { cluster_id, node_id, name: config.name.clone(), epoch }, remains, true))
+}
+
+fn read(dir: &DataDir, folder: &str) -> Result<Remains> {
+    let path = dir.path(folder);
     let disk = RocksDisk::open_read_only(&path).map_err(|error| match error {
         OpenError::Rocks { .. } | OpenError::Damaged { .. } | OpenError::LostTail { .. } => lost(error.into()),
         OpenError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::InvalidData => lost(error.into()),
@@ -352,9 +385,9 @@ fn refound(
     let head = snapshot::rebase(&snapshot::head_bytes(state), begins)?;
     let own = config.member();
     founding.finish(identity.node_id, own, head).with_context(|| unchanged(dir))?;
-    settle(dir, disk, &identity, || match papers.is_new {
-        true => dir.save_credential("master", &papers.credential, &papers.ca),
-        false => Ok(()),
+    settle(dir, disk, &identity, || match papers.issued {
+        Some(_) => dir.save_credential("master", &papers.credential, &papers.ca),
+        None => Ok(()),
     })?;
     Ok(identity)
 }
