@@ -4,7 +4,7 @@
 use crate::cluster::{Cluster, wanted};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 fn shipped(name: &str) -> PathBuf {
@@ -211,10 +211,12 @@ fn an_interrupted_run_heals_what_it_harmed() {
     std::fs::write(&scenario, text_of_it).unwrap();
     let mut run = Command::new(crate::cluster::binary());
     run.args(["chaos", "run"]).arg(&scenario).arg("--report").arg(&report).arg("--dir").arg(&cluster.dir);
-    let mut running = run.spawn().unwrap();
+    let mut running = run.stderr(Stdio::piped()).spawn().unwrap();
     let states = || cluster.json(&["dev", "status"])["processes"].clone();
     let n_down = || states().as_object().unwrap().values().filter(|state| **state == "down").count();
     cluster.wait("a master to be killed", Duration::from_secs(20), || n_down() == 1);
+    // Nobody listens to what it tells any more, as when `head` has seen enough.
+    drop(running.stderr.take());
     interrupt(&running);
     // It is asked for already, and changes nothing.
     interrupt(&running);

@@ -141,7 +141,9 @@ fn run() -> u8 {
     let default = if daemon { "info,openraft=off" } else { "warn" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("BALSA_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    // What cannot be told is not told: the library would panic when nobody listens.
+    let told = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    told.log_internal_errors(false).init();
     let result = match cli.command {
         Command::Master { config } => master::run(&config),
         Command::Init { config } => join::init(&config),

@@ -53,8 +53,19 @@ pub(crate) fn bytes(bytes: &[u8]) {
     printed(out.write_all(bytes).and_then(|()| out.flush()));
 }
 
+/// What is told on the way. That nobody listens any more is no reason to leave what was begun: a run of chaos has harm to
+/// heal.
+pub(crate) fn tell(text: Arguments) {
+    drop(std::io::stderr().write_fmt(text));
+}
+
 /// In the place of the standard library's, which panics when the reader has left.
 macro_rules! println {
     () => { $crate::output::print(format_args!("\n")) };
     ($text:literal $($rest:tt)*) => { $crate::output::print(format_args!("{}\n", format_args!($text $($rest)*))) };
+}
+
+/// The same of standard error's.
+macro_rules! eprintln {
+    ($text:literal $($rest:tt)*) => { $crate::output::tell(format_args!("{}\n", format_args!($text $($rest)*))) };
 }

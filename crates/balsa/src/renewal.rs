@@ -62,6 +62,8 @@ pub(crate) struct Papers {
     pub(crate) ca: String,
     /// Why they were issued just now; they are not in the data folder yet.
     pub(crate) issued: Option<String>,
+    /// Why they could not be, though it is time: those of the folder are still valid.
+    failed: Option<anyhow::Error>,
 }
 
 /// Those of the data folder, or, where they are of no use any more, new ones out of the state. Fails where there are none
@@ -76,16 +78,13 @@ pub(crate) fn papers(dir: &DataDir, config: &MasterConfig, view: &View) -> Resul
         }
         Err(error) => (None, Some(format!("{error:#}"))),
     };
-    let kept = |own: Own| Papers { credential: own.credential, ca: own.ca, issued: None };
+    let of = |Own { credential, ca }: Own, issued, failed| Papers { credential, ca, issued, failed };
     match (own, why) {
-        (Some(own), None) => Ok(kept(own)),
+        (Some(own), None) => Ok(of(own, None, None)),
         (own, why) => match issued(dir, config, view, now) {
-            Ok(new) => Ok(Papers { credential: new.credential, ca: new.ca, issued: why }),
+            Ok(new) => Ok(of(new, why, None)),
             Err(error) => match own.filter(|own| own.is_valid(now)) {
-                Some(own) => {
-                    tracing::error!("this master's certificate cannot be issued anew: {error:#}");
-                    Ok(kept(own))
-                }
+                Some(own) => Ok(of(own, None, Some(error))),
                 None => Err(error.context(why.unwrap_or_default())),
             },
         },
@@ -109,38 +108,45 @@ fn issued(dir: &DataDir, config: &MasterConfig, view: &View, now: SystemTime) ->
     }
 }
 
-/// Has a master's certificate in its folder be one that is valid.
+/// Has a master's certificate in its folder be one that is valid, and will be for long. An error when it could not be issued
+/// anew.
 pub(crate) fn of_master(dir: &DataDir, config: &MasterConfig, view: &View) -> Result<()> {
-    let Papers { credential, ca, issued } = papers(dir, config, view)?;
+    let Papers { credential, ca, issued, failed } = papers(dir, config, view)?;
     if let Some(why) = issued {
         dir.save_credential(Role::Master.name(), &credential, &ca)?;
         tracing::info!("this master has a new certificate: {why}");
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// Keeps a master's certificate valid, for ever.
 pub(crate) async fn keep_master(dir: DataDir, config: MasterConfig, store: Store) {
+    let mut told = Told::default();
     loop {
         tokio::time::sleep(EVERY).await;
-        if let Err(error) = of_master(&dir, &config, &store.view()) {
-            tracing::error!("this master has no valid certificate: {error:#}");
+        told.take("master", of_master(&dir, &config, &store.view()));
+    }
+}
+
+/// What was said last: what stays as it is is not said again.
+#[derive(Default)]
+struct Told(String);
+
+impl Told {
+    fn take(&mut self, role: &str, outcome: Result<()>) {
+        let why = outcome.err().map_or_else(String::new, |error| format!("{error:#}"));
+        if !why.is_empty() && why != self.0 {
+            tracing::warn!("this {role}'s certificate is not issued anew yet: {why}");
         }
+        self.0 = why;
     }
 }
 
 /// Keeps a worker's certificate valid, for ever.
 pub(crate) async fn keep_worker(dir: DataDir, config: WorkerConfig) {
-    let mut told = String::new();
+    let mut told = Told::default();
     loop {
-        if let Err(error) = of_worker(&dir, &config).await {
-            let why = format!("{error:#}");
-            // While masters are down it goes on like that.
-            if why != told {
-                tracing::warn!("this worker's certificate is not issued anew yet: {why}");
-                told = why;
-            }
-        }
+        told.take("worker", of_worker(&dir, &config).await);
         tokio::time::sleep(EVERY).await;
     }
 }

@@ -8,7 +8,7 @@ use crate::log::Log;
 use crate::node::Heard;
 use crate::pipe::{Opening, Pipe};
 use crate::transport::{Lane, PeerReply, PeerRequest, Transport, TransportError, append_timeout};
-use crate::types::{LogId, Member, Snapshot, SnapshotData, TypeConfig, Vote};
+use crate::types::{LogId, Member, Snapshot, SnapshotData, TypeConfig, Vote, is_later};
 use futures::{Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -202,6 +202,10 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        // A leader that was replaced a moment ago may still be sending, what it has applied of its successor's log too.
+        if is_later(&snapshot.meta, &vote) {
+            return Err(Unreachable::<TypeConfig>::from_string("this master does not lead any more").into());
+        }
         // To encode a large state takes seconds, in vain for a peer that is down, whom openraft tries again and again.
         self.call(PeerRequest::Greet(pb::GreetRequest { to: self.to() }), GREETING_TIMEOUT).await?;
         let ends = snapshot.meta.last_log_id.map_or(0, |last| last.index);

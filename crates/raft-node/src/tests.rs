@@ -151,6 +151,12 @@ async fn who_does_not_answer_a_greeting_is_sent_no_snapshot() {
     assert!(told.unwrap_err().to_string().contains("it does not run"));
     assert_eq!(transport.0.load(Ordering::Relaxed), 0);
     assert_eq!(log.holds().lowest(0), None);
+    // One that was replaced, and has applied some of its successor's log.
+    let meta = SnapshotMeta { last_log_id: Some(id(30)), ..SnapshotMeta::default() };
+    let snapshot = Snapshot { meta, snapshot: state::State::default() };
+    let vote = Vote { leader_id: LeaderId { term: 0, node_id: 3 }, committed: true };
+    let told = peer.full_snapshot(vote, snapshot, std::future::pending(), RPCOption::new(Duration::MAX)).await;
+    assert!(told.unwrap_err().to_string().contains("does not lead any more"));
 }
 
 /// A group in one process. Counts appends that carry entries, by whom they are meant for.
@@ -359,6 +365,23 @@ async fn an_older_build_that_is_sent_a_newer_state_stops() {
     };
     assert!(matches!(node.handle(snapshot).await, Err(Error::Refused(_))));
     assert!(node.failed().await.to_string().contains("feature level 2, and this build knows 1"));
+}
+
+/// openraft's core ends of such a pair.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_of_a_later_term_than_its_leader_is_refused() {
+    let node = boot_as(Arc::new(MemoryDisk::default()), 1).await.unwrap();
+    let of = |term| PeerRequest::Snapshot {
+        to: protos::raft::To { cluster_id: "test".into(), node_id: 1 },
+        vote: protos::raft::Vote { term: 9, node_id: 2, committed: true },
+        meta: crate::codec::meta_to_bytes(&SnapshotMeta {
+            last_log_id: Some(LogId { leader_id: LeaderId { term, node_id: 2 }, index: 30 }),
+            ..SnapshotMeta::default()
+        }),
+        data: state::snapshot::encode(&state::State::new()).into(),
+    };
+    assert!(matches!(node.handle(of(10)).await, Err(Error::Refused(_))));
+    assert!(matches!(node.handle(of(9)).await, Ok(PeerReply::Snapshot(_))), "its core is there");
 }
 
 /// A log of 4,000 entries halved, step by step, would take nine messages to each.

@@ -54,6 +54,11 @@ pub(crate) type SnapshotMeta = a::SnapshotMetaOf<TypeConfig>;
 pub(crate) type SnapshotData = state::State;
 pub(crate) type Snapshot = a::SnapshotOf<TypeConfig, SnapshotData>;
 
+/// Whether a snapshot holds entries of a later leader than that of this vote.
+pub(crate) fn is_later(meta: &SnapshotMeta, vote: &Vote) -> bool {
+    meta.last_log_id.is_some_and(|last| last.leader_id > vote.leader_id)
+}
+
 pub(crate) fn leader_id(log_id: &LogId) -> LeaderId {
     LeaderId { term: log_id.leader_id.term, node: log_id.leader_id.node_id }
 }

@@ -427,9 +427,14 @@ impl Cluster {
             () = host.ended() => return,
             why = host.node.failed() => why,
         };
-        let expected = match &self.masters[i].lock().state {
-            State::Up(up) if up.boot == host.boot => up.mount.was_failed(),
-            State::Up(_) | State::Starting | State::Down => return,
+        let expected = {
+            let master = self.masters[i].lock();
+            // Of who is taken out, those that stay do not ask what its build knows.
+            let is_outgrown = !master.member && why.to_string().contains("is of feature level");
+            match &master.state {
+                State::Up(up) if up.boot == host.boot => up.mount.was_failed() || is_outgrown,
+                State::Up(_) | State::Starting | State::Down => return,
+            }
         };
         self.trace.note(format_args!("{} stopped: {why}", label(i)));
         if !expected {

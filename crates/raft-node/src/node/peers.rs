@@ -5,7 +5,7 @@ use crate::aside::aside;
 use crate::codec;
 use crate::pipe;
 use crate::transport::{PeerReply, PeerRequest};
-use crate::types::{Command, Snapshot, TypeConfig};
+use crate::types::{Command, Snapshot, TypeConfig, is_later};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
@@ -70,6 +70,11 @@ impl Node {
             }
             PeerRequest::Snapshot { vote, meta, data, .. } => {
                 let meta = codec::meta_from_bytes(&meta).map_err(Error::Storage)?;
+                let vote = codec::vote_from_pb(Some(vote));
+                // Such a pair ends openraft's core, and with it the process.
+                if is_later(&meta, &vote) {
+                    return Err(Error::Refused("the snapshot is of a later term than its leader".into()));
+                }
                 let n_bytes = data.len();
                 let knows = inner.feature_level;
                 let state = aside(move || state::snapshot::decode(&data, knows)).await;
@@ -82,7 +87,7 @@ impl Node {
                     Error::Refused(error.to_string())
                 })?;
                 let snapshot = Snapshot { meta, snapshot: state };
-                let reply = inner.raft.install_full_snapshot(codec::vote_from_pb(Some(vote)), snapshot).await;
+                let reply = inner.raft.install_full_snapshot(vote, snapshot).await;
                 let vote = reply.map_err(|error| fatal(&error))?.vote;
                 tracing::info!(n_bytes, "caught up by snapshot: the log here ended before the leader's begins");
                 PeerReply::Snapshot(pb::SnapshotResponse { vote: Some(codec::vote_to_pb(&vote)) })

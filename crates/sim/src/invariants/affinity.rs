@@ -3,7 +3,8 @@
 //!
 //! Source: kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node, "Inter-pod affinity and
 //! anti-affinity". The first pod of a group that wants to be near itself may start the group. The scheduler
-//! decides on what it has seen, which may be a moment old: who was there within that moment counts as near.
+//! decides on what it has seen, which may be a moment old: who was there, or was called so, within that moment counts
+//! as near, and who was not as far.
 
 use super::{HOSTNAME, MOMENT_MS, selects};
 use crate::chronicle::{Chronicle, Replay, binding, place};
@@ -23,6 +24,10 @@ fn domain(replay: &Replay, node: &str, key: &str) -> Option<String> {
     replay.objects.get(&Key::new(registry::NODE, "", node))?.value().label(key).map(Into::into)
 }
 
+fn labels(pod: &Record) -> Value {
+    pod.value().at("metadata").at("labels").clone()
+}
+
 /// Whether a term is about a pod. All pods here are of one namespace.
 fn is_about(term: &Value, pod: &Value) -> bool {
     selects(term.at("labelSelector"), pod)
@@ -35,12 +40,15 @@ fn parting<'a>(terms: &'a [Value], from: &Value, is_together: impl Fn(&str) -> b
 
 pub(super) fn check(chronicle: &Chronicle) -> Vec<String> {
     let mut wrong = Vec::new();
-    // Pods that have left their nodes, with the time.
+    // Pods that have left their nodes, or have other labels, as they were, with the time.
     let mut left: Vec<(u64, &Arc<Record>)> = Vec::new();
     Replay::of(chronicle).each(|replay, now_ms, event| {
         left.retain(|(at_ms, _)| at_ms + MOMENT_MS >= now_ms);
         let goes = event.new.as_ref().is_none_or(|new| place(new).is_none());
-        left.extend(event.old.iter().filter(|old| goes && place(old).is_some()).map(|old| (now_ms, old)));
+        let changes = |old: &Record| event.new.as_ref().is_some_and(|new| labels(new) != labels(old));
+        left.extend(
+            event.old.iter().filter(|old| place(old).is_some() && (goes || changes(old))).map(|old| (now_ms, old)),
+        );
         let Some((record, node)) = binding(event) else { return };
         let pod = record.value();
         let apart = required(&pod, "podAntiAffinity");
@@ -49,16 +57,19 @@ pub(super) fn check(chronicle: &Chronicle) -> Vec<String> {
                 let here = domain(replay, node, key);
                 here.is_some() && here == domain(replay, place, key)
             };
-            let other_pod = other.value();
-            let of_other = required(&other_pod, "podAntiAffinity");
-            let parted = parting(&apart, &other_pod, is_together).or(parting(&of_other, &pod, is_together));
-            if let Some(term) = parted {
+            let parted = |other: &Record| {
+                let other = other.value();
+                let of_other = required(&other, "podAntiAffinity");
+                let term = parting(&apart, &other, is_together).or(parting(&of_other, &pod, is_together));
+                term.map(|term| term.text("topologyKey").to_string())
+            };
+            let lately = left.iter().filter(|(_, old)| old.key == other.key);
+            if let Some(key) = parted(other)
+                && lately.clone().all(|(_, old)| parted(old).is_some())
+            {
                 wrong.push(format!(
                     "revision {}: {} came to {node}, and {} is at {place}, from which it is kept apart by {}",
-                    event.revision,
-                    record.key,
-                    other.key,
-                    term.text("topologyKey")
+                    event.revision, record.key, other.key, key
                 ));
             }
         }
@@ -68,7 +79,9 @@ pub(super) fn check(chronicle: &Chronicle) -> Vec<String> {
             let around: Vec<(bool, Option<String>)> = replay
                 .placed()
                 .filter(|(other, _)| other.key != record.key)
-                .map(|placed| (true, placed))
+                .map(|placed| {
+                    (!left.iter().any(|(_, old)| old.key == placed.0.key && !is_about(&term, &old.value())), placed)
+                })
                 .chain(lately.map(|placed| (false, placed)))
                 .filter(|(_, (other, _))| is_about(&term, &other.value()))
                 .map(|(stands, (_, place))| (stands, domain(replay, place, key)))
@@ -101,6 +114,9 @@ mod tests {
         assert_eq!(check(&one(true).pod("b", "x", "n", false).chronicle).len(), 1, "who is there keeps apart");
         assert_eq!(check(&one(false).pod("b", "x", "n", true).chronicle).len(), 1, "who comes keeps apart");
         assert_eq!(check(&one(false).pod("b", "x", "n", false).chronicle), [""; 0]);
+        let renamed = one(false).put(registry::POD, pod("a", "z", "n", false));
+        let back = renamed.put(registry::POD, pod("a", "x", "n", false));
+        assert_eq!(check(&back.pod("b", "x", "n", true).chronicle), [""; 0], "it was called otherwise just now");
     }
 
     /// A pod that must be in a zone with one of these apps.
@@ -127,5 +143,10 @@ mod tests {
         let after = |n_events| (0..n_events).fold(gone(), |f, i| f.soon(400).node(&format!("other-{i}"), 1));
         assert_eq!(n_wrong(after(2).put(registry::POD, near("b", "y", "m", &["x"]))), 0, "it was there just now");
         assert_eq!(n_wrong(after(20).put(registry::POD, near("b", "y", "m", &["x"]))), 1, "it was there long ago");
+        let renamed = || zones().pod("a", "x", "n", false).put(registry::POD, pod("a", "z", "n", false));
+        assert_eq!(n_wrong(renamed().put(registry::POD, near("b", "y", "m", &["x"]))), 0, "it was called so just now");
+        assert_eq!(n_wrong(renamed().put(registry::POD, near("b", "y", "far", &["x"]))), 1, "in another zone");
+        let first = renamed().put(registry::POD, near("b", "z", "far", &["z"]));
+        assert_eq!(n_wrong(first), 0, "the first of its group, until just now");
     }
 }
