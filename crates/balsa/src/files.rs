@@ -85,6 +85,14 @@ impl Identity {
     }
 }
 
+/// Of a folder that `Identity::raft_dir` names.
+fn epoch_of(raft_folder: &str) -> Option<u64> {
+    match raft_folder.strip_prefix("raft-") {
+        Some(epoch) => epoch.parse().ok(),
+        None => (raft_folder == "raft").then_some(FIRST_EPOCH),
+    }
+}
+
 /// Of a folder whose certificates are not what they were. The last copy of a state may lie beside them.
 pub(crate) const JOIN_ANEW: &str = "or, of a worker, or while the other masters have a quorum, remove the folder and join \
                                     anew with a token; of a master that is the last one, run `balsa recover`";
@@ -153,11 +161,8 @@ impl DataDir {
     pub(crate) fn raft_folders(&self) -> Result<Vec<String>> {
         let entries = std::fs::read_dir(&self.0).with_context(|| format!("reading {}", self.0.display()))?;
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        // As `raft_dir` names them, and as one in the making: what an operator has put beside them stays.
-        let is_ours = |name: &str| match name.strip_prefix("raft-") {
-            Some(rest) => rest.parse::<u64>().is_ok() || name == UNBORN,
-            None => name == "raft",
-        };
+        // Those, and one in the making: what an operator has put beside them stays.
+        let is_ours = |name: &str| name == UNBORN || epoch_of(name).is_some();
         Ok(names.filter(|name| is_ours(name)).collect())
     }
 
@@ -175,11 +180,8 @@ impl DataDir {
 
     /// The Raft storage of the newest epoch, and that.
     pub(crate) fn newest_raft_folder(&self) -> Result<Option<(String, u64)>> {
-        let epoch = |name: String| {
-            let epoch = if name == "raft" { Some(FIRST_EPOCH) } else { name.strip_prefix("raft-")?.parse().ok() };
-            Some((name, epoch?))
-        };
-        Ok(self.raft_folders()?.into_iter().filter_map(epoch).max_by_key(|(_, epoch)| *epoch))
+        let with_epoch = |name: String| epoch_of(&name).map(|epoch| (name, epoch));
+        Ok(self.raft_folders()?.into_iter().filter_map(with_epoch).max_by_key(|(_, epoch)| *epoch))
     }
 
     /// Removes what a restore or a repair left that did not come to its end.

@@ -2,6 +2,7 @@
 
 use crate::config::{self, Join, MasterConfig};
 use crate::files::{Bootstrap, DataDir, FIRST_EPOCH, Identity, UNBORN};
+use crate::kubeconfig;
 use anyhow::{Context, Result, bail};
 use authz::Role;
 use pki::token::Token;
@@ -27,8 +28,6 @@ pub(crate) fn init(config: &Path) -> Result<()> {
     let cluster_id = rng.uuid();
     let authority = Authority::generate(&cluster_id)?;
     let ca = authority.credential.certificate.clone();
-    let credential = authority.issue(Role::Master, &config.name, &config.alt_names())?;
-    dir.save_credential("master", &credential, &ca)?;
     let digest = pki::tls::ca_digest(&ca)?;
     let token = |role| Token { role, secret: pki::token::fresh_secret(), ca_digest: digest.clone() }.text();
     let bootstrap = Bootstrap {
@@ -38,9 +37,7 @@ pub(crate) fn init(config: &Path) -> Result<()> {
         pod_cidrs: config.pod_network.clone(),
     };
     dir.write(crate::files::BOOTSTRAP, &serde_json::to_string(&bootstrap)?)?;
-    let admin = authority.issue(Role::Admin, "admin", &[])?;
-    let kubeconfig = crate::kubeconfig::document(&[("balsa".into(), config.server())], "balsa", &ca, &admin);
-    dir.write("admin.kubeconfig", &kubeconfig)?;
+    first_credentials(&dir, &config, &authority)?;
     // Last: its presence means that the folder is complete.
     let node_id = rng.next_u64() >> 11;
     dir.save_identity(&Identity { cluster_id, node_id, name: config.name.clone(), epoch: FIRST_EPOCH })?;
@@ -50,6 +47,16 @@ pub(crate) fn init(config: &Path) -> Result<()> {
     println!("  another one       balsa kubeconfig --config FILE, on any master's machine");
     println!("  join tokens       balsa token --kubeconfig {}", dir.path("admin.kubeconfig").display());
     Ok(())
+}
+
+/// What the first master of a group begins with, issued by the one who holds the authority: its own certificate, and an
+/// administrator's kubeconfig.
+pub(crate) fn first_credentials(dir: &DataDir, config: &MasterConfig, authority: &Authority) -> Result<()> {
+    let ca = &authority.credential.certificate;
+    let own = authority.issue(Role::Master, &config.name, &config.alt_names())?;
+    dir.save_credential(Role::Master.name(), &own, ca)?;
+    let admin = authority.issue(Role::Admin, "admin", &[])?;
+    dir.write("admin.kubeconfig", &kubeconfig::document(&[("balsa".into(), config.server())], "balsa", ca, &admin))
 }
 
 /// A machine that lost its power says nothing: calls to it end after two of these. (Members that catch up are waited

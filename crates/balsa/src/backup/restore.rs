@@ -7,9 +7,8 @@ use crate::cluster_service::{authority, secret_key};
 use crate::config::MasterConfig;
 use crate::files::{DataDir, Identity, UNBORN};
 use crate::output::Format;
-use crate::{kubeconfig, master};
+use crate::{join, master};
 use anyhow::{Context, Result, bail};
-use authz::Role;
 use objects::{Revision, Timestamp, json};
 use raft_disk::{OpenError, RocksDisk};
 use raft_node::{Disk, Founding};
@@ -83,15 +82,7 @@ fn make(
     let secret = secret.context("the backup lacks the cluster's authority (Secret kube-system/balsa-cluster)")?;
     let own = config.member();
     founding.finish(identity.node_id, own, reader.head_at(begins)?).with_context(unchanged)?;
-    settle(dir, disk, identity, || {
-        let authority = authority(&secret);
-        let ca = authority.credential.certificate.clone();
-        let credential = authority.issue(Role::Master, &config.name, &config.alt_names())?;
-        dir.save_credential("master", &credential, &ca)?;
-        let admin = authority.issue(Role::Admin, "admin", &[])?;
-        let document = kubeconfig::document(&[("balsa".into(), config.server())], "balsa", &ca, &admin);
-        dir.write("admin.kubeconfig", &document)
-    })
+    settle(dir, disk, identity, || join::first_credentials(dir, config, &authority(&secret)))
 }
 
 /// Sees to it that nothing is overwritten; what an interrupted restore left unfinished goes.
