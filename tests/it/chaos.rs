@@ -90,6 +90,16 @@ fn masters_die_freeze_and_lose_their_disks() {
 }
 
 #[test]
+fn disks_that_are_slow_cost_no_leader() {
+    if !wanted("disks_that_are_slow_cost_no_leader") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let group = ["--workers", "0", "--runtime", "process", "--master-disk", "512", "--profile", "slow-disk"];
+    clean(&Cluster::up_with(&group), dir.path(), "slow-disks.yaml", "14s");
+}
+
+#[test]
 fn masters_are_harmed_by_commands_that_do_it() {
     if !wanted("masters_are_harmed_by_commands_that_do_it") {
         return;

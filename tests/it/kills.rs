@@ -110,10 +110,11 @@ fn report(what: &str, costs: &[Cost], n_written: usize) {
     let at = |sorted: &[Duration], percent| ms(stdx::percentile(sorted, percent).unwrap_or_default());
     // One line a story, for the bench to read.
     println!(
-        "kills of {what}: n={} gap_p50_ms={} gap_p90_ms={} gap_max_ms={} kubectl_p50_ms={} kubectl_max_ms={} written={n_written}",
+        "kills of {what}: n={} gap_p50_ms={} gap_p90_ms={} gap_p99_ms={} gap_max_ms={} kubectl_p50_ms={} kubectl_max_ms={} written={n_written}",
         gaps.len(),
         at(&gaps, 50),
         at(&gaps, 90),
+        at(&gaps, 99),
         ms(gaps[gaps.len() - 1]),
         at(&kubectl, 50),
         ms(kubectl[kubectl.len() - 1]),

@@ -222,13 +222,12 @@ impl Consensus {
         start: &Start,
         runtime: &tokio::runtime::Handle,
     ) -> Result<Consensus> {
-        let tls_dir = dir.clone();
-        let tls = move || {
-            let credential = tls_dir.credential("master").ok();
-            let ca = tls_dir.ca().unwrap_or_default();
-            pki::tls::tonic_client(credential.as_ref(), &ca, "localhost")
+        let client_tls = |dir: &DataDir| -> Result<_> {
+            Ok(Some(pki::tls::tonic_client(Some(&dir.credential("master")?), &dir.ca()?, "localhost")))
         };
-        let transport = TonicTransport::new(tls, runtime.clone());
+        // What is lost or damaged may be issued anew once the state is there.
+        let (shown, to_show) = watch::channel(client_tls(dir).unwrap_or_default());
+        let transport = TonicTransport::new(move || to_show.borrow().clone(), runtime.clone());
         let (superseded_sender, superseded) = watch::channel(None);
         let own = start.identity.clone();
         let transport = Arc::new(transport.on_other_group(move |group| {
@@ -257,6 +256,8 @@ impl Consensus {
             tracing::error!("this master's certificate cannot be issued anew: {error:#}");
         }
         let tls = tls_source(dir, true)?;
+        shown.send_replace(client_tls(dir)?);
+        tokio::spawn(keep_fresh(dir.clone(), client_tls, shown));
         let routes = tonic::service::Routes::new(RaftService::server(node.clone()))
             .add_service(RelayService::server(hub.clone()))
             .into_axum_router()
@@ -345,8 +346,18 @@ async fn belong(
     } else if start.joining
         && let Some(join) = &config.join
     {
+        let joined = async {
+            let taken_in = add_self(dir, join, &start.ca, &start.identity, own, node);
+            tokio::pin!(taken_in);
+            tokio::select! {
+                taken_in = &mut taken_in => return taken_in,
+                // The answer may be lost; who votes must not come back with an empty disk under the same id.
+                () = node.votes() => mark_joined(&*start.disk)?,
+            }
+            taken_in.await
+        };
         tokio::select! {
-            joined = add_self(dir, join, &start.ca, &start.identity, own, node) => joined?,
+            joined = joined => joined?,
             why = cannot_go_on(node, &mut consensus.superseded, &start.identity, dir) => bail!("{why}"),
         }
         mark_joined(&*start.disk)?;
@@ -477,24 +488,29 @@ fn tls_source(dir: &DataDir, required: bool) -> Result<watch::Receiver<Arc<tokio
         Ok(Arc::new(server?))
     };
     let (sender, receiver) = watch::channel(load(dir)?);
-    let dir = dir.clone();
-    tokio::spawn(async move {
-        let read = |dir: &DataDir| dir.credential("master").ok().map(|credential| credential.certificate);
-        let mut seen = read(&dir);
-        loop {
-            tokio::time::sleep(Duration::from_secs(30)).await;
-            let now = read(&dir);
-            if now != seen {
-                match load(&dir) {
-                    Ok(config) => drop(sender.send_replace(config)),
-                    Err(error) => tracing::warn!(why = format!("{error:#}"), "the renewed certificate cannot be used"),
-                }
-                seen = now;
-            }
-        }
-    });
+    tokio::spawn(keep_fresh(dir.clone(), load, sender));
     Ok(receiver)
 }
+
+/// Loads what is made of this master's certificate again whenever its file holds another.
+async fn keep_fresh<T>(dir: DataDir, load: impl Fn(&DataDir) -> Result<T>, sender: watch::Sender<T>) {
+    let read = |dir: &DataDir| dir.credential("master").ok().map(|credential| credential.certificate);
+    let mut seen = read(&dir);
+    loop {
+        tokio::time::sleep(FRESH_EVERY).await;
+        let now = read(&dir);
+        if now != seen {
+            match load(&dir) {
+                Ok(made) => drop(sender.send_replace(made)),
+                Err(error) => tracing::warn!(why = format!("{error:#}"), "the renewed certificate cannot be used"),
+            }
+            seen = now;
+        }
+    }
+}
+
+/// A certificate is issued anew weeks before the old one ends.
+const FRESH_EVERY: Duration = Duration::from_secs(30);
 
 /// gRPC and REST on one port, told apart by content type. REST asks for each request itself.
 fn faces(grpc: Router, rest: Router) -> Router {

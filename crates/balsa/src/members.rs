@@ -29,27 +29,7 @@ pub(crate) enum Verb {
         output: Format,
     },
     /// Prints the configuration with which a new master joins: run `balsa master --config` with it.
-    Add {
-        /// The new master's name.
-        name: String,
-        /// The address other machines reach it at.
-        #[arg(long)]
-        address: String,
-        #[arg(long, default_value_t = 6443)]
-        api_port: u16,
-        #[arg(long, default_value_t = 6444)]
-        peer_port: u16,
-        #[arg(long, default_value = "/var/lib/balsa")]
-        data_dir: PathBuf,
-        /// It stays a learner, which does not vote, until it is promoted.
-        #[arg(long)]
-        learner: bool,
-        /// A member that is gone, in whose place it comes.
-        #[arg(long, default_value = "")]
-        replaces: String,
-        #[command(flatten)]
-        at: Where,
-    },
+    Add(Add),
     /// Makes a learner a voter, once it has caught up, in the place of a lost member of its name.
     Promote {
         /// A learner's name or id.
@@ -94,55 +74,88 @@ pub(crate) enum Verb {
     },
 }
 
+/// What the configuration of a new master says.
+#[derive(clap::Args)]
+pub(crate) struct Add {
+    /// The new master's name.
+    name: String,
+    /// The address other machines reach it at.
+    #[arg(long)]
+    address: String,
+    #[arg(long, default_value_t = 6443)]
+    api_port: u16,
+    #[arg(long, default_value_t = 6444)]
+    peer_port: u16,
+    #[arg(long, default_value = "/var/lib/balsa")]
+    data_dir: PathBuf,
+    /// It stays a learner, which does not vote, until it is promoted.
+    #[arg(long)]
+    learner: bool,
+    /// A member that is gone, by name or id, in whose place it comes.
+    #[arg(long, default_value = "")]
+    replaces: String,
+    #[command(flatten)]
+    at: Where,
+}
+
+impl Add {
+    /// What is wrong whatever members there are; the address and the data folder as they are written.
+    fn check(&self) -> Result<(String, &str)> {
+        let Add { name, address, api_port, peer_port, data_dir, learner, replaces, .. } = self;
+        config::check_name(name)?;
+        let address = config::bare_address("--address", address)?;
+        config::check_ports(["--api-port", "--peer-port"], [*api_port, *peer_port])?;
+        if !data_dir.is_absolute() {
+            bail!("--data-dir {}: name it from / on, as a service's working folder is another", data_dir.display());
+        }
+        let Some(data_dir) = data_dir.to_str() else {
+            bail!("--data-dir {}: not UTF-8, which a configuration is written in", data_dir.display());
+        };
+        if *learner && !replaces.is_empty() {
+            bail!(
+                "--learner: it takes nobody's place yet; leave out --replaces, and say `balsa members replace \
+                 {replaces} {name}` once it has caught up"
+            );
+        }
+        Ok((address, data_dir))
+    }
+
+    fn run(&self) -> Result<()> {
+        let (address, data_dir) = self.check()?;
+        let Add { name, api_port, peer_port, learner, replaces, at, .. } = self;
+        let access = at.access()?;
+        let status = verbs::present_status(&access)?;
+        if status.members.iter().any(|member| member.name == *name) {
+            bail!("{name} is a member already; a lost disk of it is replaced by starting it anew with a token");
+        }
+        if !replaces.is_empty() && !named(&status.members, replaces) {
+            bail!("--replaces {replaces}: no member is named so; `balsa members list` shows them");
+        }
+        let [api_addr, peer_addr] = [api_port, peer_port].map(|port| config::host_port(&address, *port));
+        let same = |member: &&pb::Member| member.api_addr == api_addr || member.peer_addr == peer_addr;
+        if let Some(taken) = status.members.iter().filter(|member| !is_called(member, replaces)).find(same) {
+            bail!("--address {address}: {} has that address and port already", taken.name);
+        }
+        let server = server_to_join(&access, &status);
+        let token = verbs::tokens(&access)?.master;
+        println!("# The configuration of a new master. Take over `vip`, `profile` and `backup` from another one's.");
+        println!("name: {}\ndataDir: {}\naddress: {}", json!(name), json!(data_dir), json!(address));
+        println!("apiPort: {api_port}\npeerPort: {peer_port}");
+        println!("join:\n  server: {}\n  token: {}", json!(server), json!(token));
+        if *learner {
+            println!("  learner: true");
+        }
+        if !replaces.is_empty() {
+            println!("  replaces: {}", json!(replaces));
+        }
+        Ok(())
+    }
+}
+
 pub(crate) fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::List { at, output } => list(&at, output),
-        Verb::Add { name, address, api_port, peer_port, data_dir, learner, replaces, at } => {
-            config::check_name(&name)?;
-            let address = config::bare_address("--address", &address)?;
-            config::check_ports(["--api-port", "--peer-port"], [api_port, peer_port])?;
-            if !data_dir.is_absolute() {
-                bail!("--data-dir {}: name it from / on, as a service's working folder is another", data_dir.display());
-            }
-            let Some(data_dir) = data_dir.to_str() else {
-                bail!("--data-dir {}: not UTF-8, which a configuration is written in", data_dir.display());
-            };
-            if learner && !replaces.is_empty() {
-                bail!(
-                    "--learner: it takes nobody's place yet; leave out --replaces, and say `balsa members replace \
-                     {replaces} {name}` once it has caught up"
-                );
-            }
-            let access = at.access()?;
-            let status = verbs::present_status(&access)?;
-            let known = |name: &str| status.members.iter().any(|member| member.name == name);
-            if known(&name) {
-                bail!("{name} is a member already; a lost disk of it is replaced by starting it anew with a token");
-            }
-            if !replaces.is_empty() && !known(&replaces) {
-                bail!("--replaces {replaces}: no member is named so; `balsa members list` shows them");
-            }
-            let [api_addr, peer_addr] = [api_port, peer_port].map(|port| config::host_port(&address, port));
-            let same = |member: &&pb::Member| member.api_addr == api_addr || member.peer_addr == peer_addr;
-            if let Some(taken) = status.members.iter().filter(|member| member.name != replaces).find(same) {
-                bail!("--address {address}: {} has that address and port already", taken.name);
-            }
-            let server = server_to_join(&access, &status);
-            let token = verbs::tokens(&access)?.master;
-            println!(
-                "# The configuration of a new master. Take over `vip`, `profile` and `backup` from another one's."
-            );
-            println!("name: {}\ndataDir: {}\naddress: {}", json!(name), json!(data_dir), json!(address));
-            println!("apiPort: {api_port}\npeerPort: {peer_port}");
-            println!("join:\n  server: {}\n  token: {}", json!(server), json!(token));
-            if learner {
-                println!("  learner: true");
-            }
-            if !replaces.is_empty() {
-                println!("  replaces: {}", json!(replaces));
-            }
-            Ok(())
-        }
+        Verb::Add(add) => add.run(),
         Verb::Promote { name, at, output } => {
             let done = verbs::call_within(&at.access()?, PATIENCE, async |channel| {
                 ClusterClient::new(channel).promote_member(pb::PromoteMemberRequest { name: name.clone() }).await
@@ -182,8 +195,12 @@ pub(crate) fn run(verb: Verb) -> Result<()> {
     }
 }
 
+fn is_called(member: &pb::Member, name: &str) -> bool {
+    member.name == name || format!("{:x}", member.id) == name
+}
+
 fn named(members: &[pb::Member], name: &str) -> bool {
-    members.iter().any(|member| member.name == name || format!("{:x}", member.id) == name)
+    members.iter().any(|member| is_called(member, name))
 }
 
 /// Asks for a change. A first answer that leaves open whether it was made has the next server asked, which may find it

@@ -199,8 +199,13 @@ impl Report {
         }
     }
 
-    /// The targets that are missed, of every table.
+    /// The targets that are missed, of every table; of Balsa alone, which has none, requests that failed.
     pub(crate) fn missed(&self) -> Vec<String> {
+        if self.systems.len() == 1 {
+            let n_failed: u64 = self.cells.keys().map(|cell| self.sum(*cell, |sample| sample.n_errors)).sum();
+            let n_failed = n_failed + self.sum_watch(0, |sample| sample.n_errors);
+            return (n_failed > 0).then(|| format!("{n_failed} requests failed")).into_iter().collect();
+        }
         let of_table = |peer: usize| {
             let missed = row::missed(&self.rows(peer));
             missed.into_iter().map(move |what| format!("{}: {what}", self.systems[peer]))

@@ -42,6 +42,7 @@ pub(crate) fn doubts(
         (limits.failover_p50.is_some() && !written, "limits.failoverP50: no failover was seen"),
         (limits.failover_p99.is_some() && !written, "limits.failoverP99: no failover was seen"),
         (limits.bind_p99.is_some() && !bound, "limits.bindP99: no pod was bound that was asked for after a failover"),
+        (limits.leader_changes.is_some() && run.terms.is_none(), "limits.leaderChanges: no master told of its term"),
     ];
     why.extend(named(&unmeasured));
     if run.last_write.is_none() {

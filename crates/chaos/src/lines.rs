@@ -177,6 +177,9 @@ pub struct Run {
     pub converged_ms: Option<u64>,
     /// Or what was still missing when the patience was over.
     pub missing: Option<String>,
+    /// The newest terms that any master told of when the scenario began, and when the cluster was whole in the end.
+    #[serde(default)]
+    pub terms: Option<[u64; 2]>,
     /// Who was not shown the pods up to the end.
     #[serde(default)]
     pub pods_unseen: Option<String>,

@@ -43,8 +43,15 @@ pub(crate) fn check(scenario: &Scenario) -> Result<(), String> {
         return Err(format!("together: {} is more than {together_max}, all members there can be", scenario.together));
     }
     check_workload(&scenario.workload)?;
-    if scenario.workload.pods + scenario.workload.deployment > 0 && spec.workers == 0 {
+    let n_pods = scenario.workload.pods + scenario.workload.deployment;
+    if n_pods > 0 && spec.workers == 0 {
         return Err("workload: pods need cluster.workers".into());
+    }
+    if n_pods > 0 && spec.workers == 1 && scenario.judges(BOUND_ONCE) {
+        return Err(format!(
+            "cluster.workers: where there is one, no pod can be bound twice, which {BOUND_ONCE} judges; have 2 at least, \
+             or name `invariants` without it"
+        ));
     }
     check_invariants(scenario)?;
     let (serves, writes) = (scenario.limits.serves, scenario.workload.writes);

@@ -287,6 +287,8 @@ pub struct Limits {
     pub failover_p99: Option<Millis>,
     /// The same until a pod asked for after the fault is bound.
     pub bind_p99: Option<Millis>,
+    /// Terms that begin from the start of the scenario until the cluster is whole in the end.
+    pub leader_changes: Option<u64>,
 }
 
 impl Default for Limits {
@@ -297,6 +299,7 @@ impl Default for Limits {
             failover_p50: None,
             failover_p99: None,
             bind_p99: None,
+            leader_changes: None,
         }
     }
 }

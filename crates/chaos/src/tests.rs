@@ -10,7 +10,7 @@ mod verdicts;
 const KILLS: &str = "
 name: kills
 duration: 60s
-cluster: {masters: 5, workers: 1}
+cluster: {masters: 5, workers: 2}
 faults:
 - {fault: kill, target: leader, every: 5s..10s, for: 2s}
 - {fault: cut, target: {any: 2, of: masters}, every: 7s, for: 1s..3s}
@@ -83,7 +83,11 @@ fn what_could_not_be_done_or_judged_is_refused() {
     for n in [0, 8] {
         refused("masters: 5", &format!("masters: {n}"), "cluster.masters");
     }
-    refused("workers: 1", "workers: 101", "cluster.workers");
+    refused("workers: 2", "workers: 101", "cluster.workers");
+    let one_worker =
+        |text: &str| text.replace("workers: 2", "workers: 1").replace("watchers: 1", "watchers: 1, pods: 1");
+    assert!(refusal(one_worker).contains("no pod can be bound twice"));
+    assert!(Scenario::parse(&(one_worker(KILLS) + "invariants: [binds]\n")).is_ok());
     let limit = |limit: &str| refusal(|text| format!("{text}limits: {{{limit}}}\n"));
     assert!(limit("bindP99: 1s").contains("limits.bindP99"));
     let unwritten = |text: &str| text.replace("watchers: 1", "writes: 0");

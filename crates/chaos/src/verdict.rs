@@ -141,6 +141,7 @@ pub fn judge(scenario: &Scenario, run: &Run, faults: &[FaultLine], lines: &[Line
     let (gaps, return_gaps) = (by_fault(|f| f.gap_us), by_fault(|f| f.return_gap_us));
     // Whoever names a limit has it judged, whatever else is.
     let mut over = over_limits(scenario, &writes, &binds);
+    over.extend(too_many_leaders(scenario, run));
     if run.interrupted.is_none() {
         over.extend(never(scenario, &failovers));
     }
@@ -297,6 +298,12 @@ fn never(scenario: &Scenario, failovers: &[Failover]) -> Vec<String> {
     let over = told.iter().filter(|(_, limit, of_100, n, _)| limit.is_some() && *n < of && n * 100 > of_100 * of);
     over.map(|(name, .., n, what)| format!("limits.{name}: {n} of {of} failovers were not followed by {what}"))
         .collect()
+}
+
+fn too_many_leaders(scenario: &Scenario, run: &Run) -> Option<String> {
+    let (limit, [first, last]) = (scenario.limits.leader_changes?, run.terms?);
+    let n = last.saturating_sub(first);
+    (n > limit).then(|| format!("limits.leaderChanges: {n} (from term {first} to {last}), and {limit} are allowed"))
 }
 
 fn over_limits(

@@ -246,6 +246,8 @@ async fn send_assignments(front: &Front, hub: &Hub, epoch: u64, node: &str, down
             }
             told = Some(networks);
         }
+        // Who waits with a view keeps in memory whatever is replaced meanwhile.
+        drop(view);
         let changed = tokio::select! {
             changed = pods.changed() => changed,
             changed = maps.changed() => changed,

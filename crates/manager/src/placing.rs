@@ -54,6 +54,8 @@ pub(crate) async fn run(front: &Front, leader: LeaderId) -> End {
             Ok(next) => next,
             Err(end) => return end,
         };
+        // Who waits with a view keeps in memory whatever is replaced meanwhile.
+        drop(view);
         if next == Next::Now {
             continue;
         }

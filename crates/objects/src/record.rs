@@ -191,6 +191,38 @@ mod tests {
         assert!(Record::seal(record.key, Revision(8), b"{}").is_err());
     }
 
+    /// All masters must read the same header from the same bytes, whatever their builds: what is taken and what is refused
+    /// here may change under a new feature level alone.
+    #[test]
+    fn what_is_taken_and_what_is_refused_is_settled() {
+        let seal = |text: &str| Record::seal(Key::new(KindId(1), "default", "a"), Revision(7), text.as_bytes());
+        for taken in [
+            r#"{"metadata":{}}"#,
+            r#"{"metadata":{"unknown":[1],"labels":null,"ownerReferences":null,"finalizers":null}}"#,
+            r#"{"metadata":{"uid":"u","uid2":1,"deletionTimestamp":"no time"},"spec":null,"status":null}"#,
+            r#"{"metadata":{"generation":9223372036854775807},"spec":{"nodeName":null},"status":{"phase":null}}"#,
+            r#"{"metadata":{"ownerReferences":[{"kind":"K","name":"n","uid":"u","more":1}]},"data":{"a":[{}]}}"#,
+            r#"{"metadata":{},"spec":{"nodeName":"","template":{"spec":{"nodeName":1}}}}"#,
+        ] {
+            assert!(seal(taken).is_ok(), "{taken}");
+        }
+        for refused in [
+            r#"{"metadata":{"uid":1}}"#,
+            r#"{"metadata":{"uid":"u","uid":"v"}}"#,
+            r#"{"metadata":{"generation":"3"}}"#,
+            r#"{"metadata":{"generation":9223372036854775808}}"#,
+            r#"{"metadata":{"labels":{"a":1}}}"#,
+            r#"{"metadata":{"finalizers":[null]}}"#,
+            r#"{"metadata":{"ownerReferences":[{"name":"n","uid":"u"}]}}"#,
+            r#"{"metadata":{},"spec":{"nodeName":1}}"#,
+            r#"{"metadata":{},"status":"Running"}"#,
+            r#"{"metadata":{}} {}"#,
+            r#"{"spec":{},"metadata":{}}"#,
+        ] {
+            assert!(seal(refused).is_err(), "{refused}");
+        }
+    }
+
     #[test]
     fn a_revision_is_found_wherever_it_stands() {
         let pod = json!({"metadata": {"name": "a"}});

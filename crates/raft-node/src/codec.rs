@@ -154,6 +154,10 @@ pub(crate) fn entry_from_peer(bytes: &Bytes) -> io::Result<Entry> {
     Ok(entry)
 }
 
+/// Bytes of one transaction: several times what the faces and the manager put into one, and a quarter of what a peer takes
+/// at once (`MESSAGE_BYTES_MAX`).
+const TXN_BYTES_MAX: usize = 16 << 20;
+
 impl Command {
     pub(crate) fn new(txn: &Txn) -> Command {
         Command { txn: extend(txn, Vec::with_capacity(n_bytes_about(txn))).into(), entry: None }
@@ -162,8 +166,19 @@ impl Command {
     /// A forwarded transaction; refused when it cannot be read.
     pub(crate) fn from_peer(bytes: &Bytes) -> io::Result<Command> {
         let command = Command { txn: bytes.slice_ref(body("transaction", bytes)?), entry: None };
+        command.fits()?;
         command.txn()?;
         Ok(command)
+    }
+
+    /// Whether it may be appended. One that is too large to be sent would stay in the log, and all later ones behind it.
+    pub(crate) fn fits(&self) -> io::Result<()> {
+        match self.txn.len() {
+            n if n > TXN_BYTES_MAX => {
+                Err(invalid("transaction", format!("{n} bytes, and {TXN_BYTES_MAX} are allowed")))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn txn(&self) -> io::Result<Txn> {
@@ -334,5 +349,8 @@ mod tests {
         assert!(refusal(vec![VERSION, 1, 1, 1, 9]).contains("unknown"));
         assert!(refusal(vec![VERSION, 1, 1, 1, TXN, 200]).contains("transaction"));
         assert!(Command::from_peer(&Bytes::from_static(&[VERSION, 200])).is_err());
+        let too_large = Command { txn: vec![0; TXN_BYTES_MAX + 1].into(), entry: None };
+        assert!(too_large.fits().unwrap_err().to_string().contains("are allowed"));
+        assert!(Command::from_peer(&too_large.forwarded()).unwrap_err().to_string().contains("are allowed"));
     }
 }

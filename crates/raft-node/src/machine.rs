@@ -198,7 +198,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let mut shared = self.shared.lock();
         let meta = SnapshotMeta { last_log_id: shared.last_applied, last_membership: shared.membership.clone() };
         let dirty = std::mem::take(&mut shared.dirty);
-        Checkpoint { machine: self.clone(), meta, state: shared.state.clone(), dirty }
+        Checkpoint { machine: self.clone(), meta, state: shared.state.without_history(), dirty }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, state: SnapshotData) -> io::Result<()> {
@@ -221,14 +221,14 @@ impl Machine {
         let rows = head_rows(&meta, &state).into_iter();
         self.disk.write_rows(Origin::Snapshot, &mut rows.chain(replacing(&before, &state)))?;
         let applied = meta.last_log_id;
-        {
+        let replaced = {
             let mut shared = self.shared.lock();
-            shared.state = state.clone();
             shared.last_applied = applied;
             shared.membership = meta.last_membership.clone();
             shared.dirty.clear();
-            shared.checkpoint = Some((meta, state.clone()));
-        }
+            (std::mem::replace(&mut shared.state, state.clone()), shared.checkpoint.replace((meta, state.clone())))
+        };
+        drop(replaced);
         self.published.publish_all(View::new(state));
         self.applied.send_replace(applied);
         Ok(())
@@ -249,7 +249,9 @@ impl Machine {
             |key: &Key| (disk::object_key(key), view.get(key).map(|record| snapshot::record_bytes(record).into()));
         let rows = head_rows(&meta, &state).into_iter();
         self.disk.write_rows(Origin::Checkpoint, &mut rows.chain(dirty.iter().map(row)))?;
-        self.shared.lock().checkpoint = Some((meta.clone(), state.clone()));
+        let before = self.shared.lock().checkpoint.replace((meta.clone(), state.clone()));
+        // All that was replaced since goes with it, which takes its time: not under the lock that `apply` waits for.
+        drop(before);
         Ok(Snapshot { meta, snapshot: state })
     }
 }
@@ -302,7 +304,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Checkpoint {
 mod tests {
     use super::*;
     use crate::disk::MemoryDisk;
-    use objects::registry;
+    use objects::{Revision, registry};
     use openraft::impls::leader_id_adv::LeaderId;
     use state::{FEATURE_LEVEL, Op, Txn};
 
@@ -330,6 +332,18 @@ mod tests {
         assert_eq!(told(&[], &["a", "b"]), "+a +b ");
         assert_eq!(told(&["a", "c", "e"], &["b", "c", "d"]), "-a +b +c +d -e ");
         assert_eq!(told(&["a"], &[]), "-a ");
+    }
+
+    /// They are of use to watchers alone, and would be in memory twice.
+    #[tokio::test]
+    async fn a_checkpoint_keeps_no_events() {
+        let mut machine = Machine::open(Arc::new(MemoryDisk::default()), FEATURE_LEVEL).unwrap();
+        machine.install_snapshot(&SnapshotMeta::default(), state_of(&["a"])).await.unwrap();
+        machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
+        let kept = machine.get_current_snapshot().await.unwrap().unwrap().snapshot;
+        let has_event = |state: &State| View::new(state.clone()).event(registry::NODE, Revision(1)).is_some();
+        assert!(has_event(&machine.shared.lock().state) && !has_event(&kept));
+        assert_eq!(state::snapshot::encode(&kept), state::snapshot::encode(&state_of(&["a"])));
     }
 
     /// The rows of the older one over those of the newer would be a mixture of the two.

@@ -22,14 +22,14 @@ use crate::network::Network;
 use crate::rounds::Rounds;
 use crate::transport::{Lane, PeerReply, PeerRequest, Transport, TransportError};
 use crate::trim::Trim;
-use crate::types::{Command, LogId, Member, Raft};
+use crate::types::{Command, LogId, Member, Raft, TypeConfig};
 use crate::writer::{Spawn, Writer};
 use async_trait::async_trait;
 use futures::StreamExt;
 use objects::Timestamp;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{Fatal, LinearizableReadError, RaftError};
-use openraft::{ReadPolicy, SnapshotPolicy};
+use openraft::{RaftMetrics, ReadPolicy, SnapshotPolicy};
 use parking_lot::Mutex;
 use protos::raft as pb;
 use state::{Outcome, Refusal, RequestId, Txn};
@@ -369,6 +369,18 @@ impl Node {
         }
     }
 
+    /// Waits until this master is a voter, for ever where it does not come to that.
+    pub async fn votes(&self) {
+        let id = self.0.id;
+        let votes = |metrics: &RaftMetrics<TypeConfig>| metrics.membership_config.voter_ids().any(|voter| voter == id);
+        let mut metrics = self.0.raft.metrics();
+        while !votes(&metrics.borrow_watched()) {
+            if metrics.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
     pub fn status(&self) -> Status {
         let metrics = self.0.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -477,29 +489,20 @@ impl Inner {
         let until = tokio::time::Instant::now() + DEADLINE;
         let commands: Vec<_> = txns.iter().map(Command::from_peer).collect();
         let readable: Vec<Command> = commands.iter().filter_map(|command| command.as_ref().ok().cloned()).collect();
-        let mut written = match readable.is_empty() {
+        let n_readable = readable.len();
+        let written = match readable.is_empty() {
             true => futures::stream::empty().boxed(),
             false => match self.raft.client_write_many(readable).await {
-                // A master that stops ends the stream early; it must not be asked after its end.
-                Ok(written) => written.fuse().boxed(),
+                Ok(written) => written.map(Attempt::of_many).boxed(),
                 Err(error) => return txns.iter().map(|_| Attempt::Unknown(error.to_string())).collect(),
             },
         };
-        let mut attempts = Vec::with_capacity(txns.len());
-        for command in &commands {
-            attempts.push(match command {
-                Err(error) => Attempt::Done(Outcome::Refused(Refusal::Malformed(error.to_string()))),
-                Ok(_) => match tokio::time::timeout_at(until, written.next()).await {
-                    Ok(Some(Ok(result))) => {
-                        Attempt::of(result.map(|written| written.response).map_err(RaftError::APIError))
-                    }
-                    Ok(Some(Err(error))) => Attempt::Unknown(error.to_string()),
-                    Ok(None) => Attempt::Unknown("this master is stopping".into()),
-                    Err(_) => Attempt::too_late(),
-                },
-            });
-        }
-        attempts
+        let mut answers = attempt::in_time(written, n_readable, until).await.into_iter();
+        let answer = |command: &std::io::Result<Command>| match command {
+            Err(error) => Attempt::Done(Outcome::Refused(Refusal::Malformed(error.to_string()))),
+            Ok(_) => answers.next().expect("each that could be read has an answer"),
+        };
+        commands.iter().map(answer).collect()
     }
 
     /// The refusal of a leader that has appended so much already that it cannot be written or committed in time: who is refused at
@@ -597,6 +600,9 @@ impl Proposer for Inner {
         let seq = self.next_seq.fetch_add(1, Ordering::Relaxed);
         let request = Some(RequestId { incarnation: self.incarnation, seq });
         let command = Command::new(&Txn { request, stamp: (self.clock)(), ..txn });
+        if let Err(error) = command.fits() {
+            return Ok(Outcome::Refused(Refusal::Malformed(error.to_string())));
+        }
         let mut ambiguous = None;
         let mut why = String::from("no attempt was made in time");
         loop {

@@ -120,7 +120,7 @@ pub(crate) fn append_timeout(n_bytes: usize) -> Duration {
 
 /// gRPC with mutual TLS; one connection per peer and lane, made on first use, and anew after a greeting has failed.
 pub struct TonicTransport {
-    tls: Box<dyn Fn() -> ClientTlsConfig + Send + Sync>,
+    tls: Box<dyn Fn() -> Option<ClientTlsConfig> + Send + Sync>,
     /// Told the group of a peer that refused a call as not meant for it.
     met: Box<dyn Fn(&str) + Send + Sync>,
     channels: Mutex<BTreeMap<(String, Lane), Channel>>,
@@ -140,9 +140,9 @@ const CHUNK_BYTES: usize = 1 << 20;
 pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 impl TonicTransport {
-    /// `tls` is asked for each lane's connection, also when that is made anew: so rotated certificates are used.
-    /// What other masters wait for runs on `consensus`, the rest where this is called.
-    pub fn new(tls: impl Fn() -> ClientTlsConfig + Send + Sync + 'static, consensus: Handle) -> TonicTransport {
+    /// `tls` is asked for each lane's connection, also when that is made anew: so rotated certificates are used. Heartbeats
+    /// wait for it: it must not read a disk. `None`: there is no certificate that peers would take. What other masters wait for runs on `consensus`, the rest where this is called.
+    pub fn new(tls: impl Fn() -> Option<ClientTlsConfig> + Send + Sync + 'static, consensus: Handle) -> TonicTransport {
         TonicTransport {
             tls: Box::new(tls),
             met: Box::new(|_| ()),
@@ -163,8 +163,11 @@ impl TonicTransport {
         let mut channels = self.channels.lock();
         if !channels.contains_key(&key) {
             let unreachable = |error: tonic::transport::Error| TransportError::Unreachable(format!("{error:?}"));
+            let tls = (self.tls)().ok_or_else(|| {
+                TransportError::Unreachable("this master has no certificate that could be read".into())
+            })?;
             let endpoint = Endpoint::from_shared(format!("https://{addr}"))
-                .and_then(|endpoint| endpoint.tls_config((self.tls)().timeout(CONNECT_TIMEOUT)))
+                .and_then(|endpoint| endpoint.tls_config(tls.timeout(CONNECT_TIMEOUT)))
                 .map_err(unreachable)?
                 .tcp_nodelay(true)
                 .connect_timeout(CONNECT_TIMEOUT)

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use objects::{Key, KindId, Record};
 use state::{Event, LeaderId, Op};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[derive(Default)]
@@ -13,8 +13,12 @@ pub(crate) struct Chronicle {
     pub(crate) events: BTreeMap<u64, (u64, Arc<Event>)>,
     /// The manager's plans, applied or not.
     pub(crate) plans: Vec<Plan>,
-    /// What watchers of the API were shown, one connection each.
+    /// Who watches through the API.
+    pub(crate) watchers: BTreeSet<String>,
+    /// What they were shown, one connection each.
     pub(crate) sittings: Vec<Sitting>,
+    /// The last revision when all agreed in the end, seconds before it was over; 0 when it did not come to that.
+    pub(crate) closing: u64,
     /// What was found wrong on the way.
     pub(crate) problems: Vec<String>,
 }
@@ -46,6 +50,8 @@ pub(crate) struct Sitting {
     pub(crate) app: Option<String>,
     /// Where it began.
     pub(crate) from: u64,
+    /// What it was told is there, where it began with that: revisions and names.
+    pub(crate) present: Option<Vec<(u64, String)>>,
     pub(crate) items: Vec<Item>,
 }
 
@@ -68,6 +74,20 @@ impl Sitting {
         self.app.as_ref().is_none_or(|app| label == Some(app))
     }
 
+    /// Whether it is about such objects at all.
+    fn covers(&self, key: &Key) -> bool {
+        key.kind == self.kind && (self.namespace.is_empty() || key.namespace == self.namespace)
+    }
+
+    /// What there is of its business at the revision at which it began: revisions and names.
+    pub(crate) fn there(&self, chronicle: &Chronicle) -> BTreeSet<(u64, String)> {
+        let events = chronicle.events.range(..=self.from).map(|(_, (_, event))| event);
+        let last: BTreeMap<&Key, &Arc<Event>> =
+            events.filter(|event| self.covers(&event.key)).map(|event| (&event.key, event)).collect();
+        let there = last.into_values().filter(|event| event.new.as_ref().is_some_and(|record| self.matches(record)));
+        there.map(|event| (event.revision.0, event.key.name.to_string())).collect()
+    }
+
     /// Where the next connection may begin.
     pub(crate) fn position(&self) -> u64 {
         let reached = self.items.iter().rev().find_map(|item| match item {
@@ -80,9 +100,7 @@ impl Sitting {
     /// What it was due to be shown after one revision and up to another: type, revision, name and object.
     pub(crate) fn due(&self, chronicle: &Chronicle, after: u64, to: u64) -> Vec<(&'static str, u64, String)> {
         let range = chronicle.events.range(after.saturating_add(1)..to.max(after).saturating_add(1));
-        let events = range.map(|(_, (_, event))| event).filter(|event| {
-            event.key.kind == self.kind && (self.namespace.is_empty() || event.key.namespace == self.namespace)
-        });
+        let events = range.map(|(_, (_, event))| event).filter(|event| self.covers(&event.key));
         let shown = events.filter_map(|event| {
             let before = event.old.as_ref().is_some_and(|record| self.matches(record));
             let after = event.new.as_ref().is_some_and(|record| self.matches(record));

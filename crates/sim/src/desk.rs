@@ -98,10 +98,10 @@ impl Desk {
                     set.object("metadata.annotations").insert(MAX.into(), twice.to_string().into());
                     *object = record::encode(&set);
                 }
-                Op::Update { key, object, .. } if twin == Twin::Careless && key.kind == registry::POD => {
+                Op::Update { key, object, .. } if key.kind == registry::POD && !unminded(twin).is_empty() => {
                     let mut pod = parsed(object);
                     let binds = old.is_some_and(|old| old.text("spec.nodeName") != pod.text("spec.nodeName"));
-                    let has_rules = !pod.at("spec.affinity").is_null() || !pod.at("spec.nodeSelector").is_null();
+                    let has_rules = unminded(twin).iter().any(|rule| !pod.at(rule).is_null());
                     // Now and then: the worker turns such pods away, and others are made in their place.
                     if binds && has_rules && chance(1, 4) {
                         move_on(&mut pod, &view);
@@ -121,6 +121,15 @@ impl Desk {
                 Op::Create { .. } | Op::Update { .. } | Op::Delete { .. } => {}
             }
         }
+    }
+}
+
+/// The rules that a planted fault does not mind.
+fn unminded(twin: Twin) -> &'static [&'static str] {
+    match twin {
+        Twin::Careless => &["spec.nodeSelector", "spec.affinity.nodeAffinity"],
+        Twin::Unsociable => &["spec.affinity.podAffinity", "spec.affinity.podAntiAffinity"],
+        _ => &[],
     }
 }
 

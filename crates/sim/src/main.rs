@@ -2,103 +2,118 @@
 
 mod entropy;
 
+use clap::Parser;
+use clap::builder::PossibleValuesParser;
 use sim::{Batch, FIRED, Options, PASSED, Point, Twin, WRONG};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-const HELP: &str = "\
-sim SEED [--trace] [--twin NAME]    plays one seed; --trace prints what happens,
-                                    --twin plants a fault
-sim --seeds N [--from FIRST] [--twin NAME] [--twice]
-sim FIRST..=LAST [--twin NAME] [--twice]
-                                    plays each in a process of its own, as many
-                                    at once as there are processors; exits with
-                                    1 when one fails. FIRST is 1 unless given;
-                                    --twice plays them all again, and holds the
-                                    traces of both runs against each other
-sim --catch [--seeds N] [--from FIRST] [--twin NAME]
-                                    plants each fault, or the one named, and
-                                    tells the first of N seeds (1,000) where an
-                                    invariant that has to notices it, and which
-                                    passes without it; exits with 1 when there
-                                    is none
-sim --points                        lists the failpoints
-sim --twins                         lists the faults that can be planted, each with
-                                    its room and the invariants that have to notice
-RUST_LOG=openraft=debug shows the product's own log";
+use std::str::FromStr;
 
 /// A planted fault is noticed by one of so many seeds, or the judgement is blind to it.
 const CATCH_MAX: u64 = 1_000;
 /// One cause has many effects; the first few tell enough, and the first of each invariant.
 const SHOWN_MAX: usize = 10;
 
-#[derive(Default)]
+/// Plays seeds: each is a cluster, those who use it, and what goes wrong with it, the same each time. Exits with 1 when one
+/// fails. RUST_LOG=openraft=debug shows the product's own log.
+#[derive(Debug, Parser)]
+#[command(name = "sim")]
 struct Arguments {
-    which: Option<String>,
-    n_seeds: Option<u64>,
+    /// One seed, or FIRST..=LAST: each in a process of its own then, as many at once as there are processors.
+    #[arg(value_name = "SEED")]
+    which: Option<Which>,
+    /// So many seeds, as a range.
+    #[arg(long, value_name = "N", conflicts_with = "which", value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: Option<u64>,
+    /// The first of them [default: 1].
+    #[arg(long, value_name = "FIRST", conflicts_with = "which")]
     from: Option<u64>,
-    options: Options,
+    /// Plants this fault (see --twins).
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Twin::ALL.map(Twin::name)), hide_possible_values = true)]
+    twin: Option<String>,
+    /// Prints what happens in one seed.
+    #[arg(long)]
+    trace: bool,
+    /// Plays all of them again, and holds the traces of both runs against each other.
+    #[arg(long, conflicts_with = "trace")]
     twice: bool,
+    /// Plants each fault, or the one named, and tells the first of N seeds (1,000) where an invariant that has to notices it,
+    /// and which passes without it; exits with 1 when there is none.
+    #[arg(long, conflicts_with_all = ["which", "trace", "twice"])]
     catch: bool,
+    /// Lists the failpoints.
+    #[arg(long, exclusive = true)]
     points: bool,
+    /// Lists the faults that can be planted, each with its room and the invariants that have to notice.
+    #[arg(long, exclusive = true)]
     twins: bool,
 }
 
-fn parse(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
-    let mut arguments = Arguments::default();
-    while let Some(word) = words.next() {
-        match word.as_str() {
-            "--trace" => arguments.options.printed = true,
-            "--twice" => arguments.twice = true,
-            "--catch" => arguments.catch = true,
-            "--points" => arguments.points = true,
-            "--twins" => arguments.twins = true,
-            "--seeds" => arguments.n_seeds = Some(words.next()?.parse().ok()?),
-            "--from" => arguments.from = Some(words.next()?.parse().ok()?),
-            "--twin" => {
-                let name = words.next()?;
-                arguments.options.twin = Some(Twin::ALL.into_iter().find(|twin| twin.name() == name)?);
-            }
-            _ if word.starts_with('-') || arguments.which.is_some() => return None,
-            _ => arguments.which = Some(word),
+#[derive(Clone, Debug, PartialEq)]
+enum Which {
+    One(u64),
+    All(Range<u64>),
+}
+
+impl FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Which, String> {
+        let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is no seed: 17, or 1..=1000"));
+        let Some((first, last)) = text.split_once("..=") else { return Ok(Which::One(number(text)?)) };
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return Err(format!("no seed lies in {text}"));
+        }
+        Ok(Which::All(first..last.saturating_add(1)))
+    }
+}
+
+impl Arguments {
+    /// What to play; what it makes no sense to ask for together is an error.
+    fn which(&self) -> Result<Which, String> {
+        let first = self.from.unwrap_or(1);
+        let which = match (&self.which, self.seeds) {
+            (Some(which), _) => which.clone(),
+            (None, Some(n)) => Which::All(first..first.saturating_add(n)),
+            (None, None) if self.catch => Which::All(first..first.saturating_add(CATCH_MAX)),
+            (None, None) => return Err("which seed? SEED, FIRST..=LAST, or --seeds N (--help)".into()),
+        };
+        match which {
+            Which::One(seed) if self.twice => Ok(Which::All(seed..seed.saturating_add(1))),
+            Which::All(_) if self.trace => Err("--trace prints one seed: sim SEED --trace".into()),
+            which => Ok(which),
         }
     }
-    Some(arguments)
+
+    fn twin(&self) -> Option<Twin> {
+        let name = self.twin.as_ref()?;
+        Twin::ALL.into_iter().find(|twin| twin.name() == name)
+    }
 }
 
 fn main() -> ExitCode {
-    let Some(arguments) = parse(std::env::args().skip(1)) else { return help() };
-    let Arguments { which, n_seeds, from, options, twice, catch, points, twins } = arguments;
-    if points {
+    let arguments = Arguments::parse();
+    if arguments.points {
         sim::points::all().iter().for_each(|point| println!("{point}"));
         return ExitCode::SUCCESS;
     }
-    if twins {
+    if arguments.twins {
         let line = |twin: &Twin| println!("{:<18}{:<18}{}", twin.name(), twin.room(), twin.noticed_by().join(", "));
         Twin::ALL.iter().for_each(line);
         return ExitCode::SUCCESS;
     }
-    let first = from.unwrap_or(1);
-    if catch {
-        let seeds = first..first.saturating_add(n_seeds.unwrap_or(CATCH_MAX));
-        return as_code(catch_all(seeds, options.twin));
-    }
-    let range = which.as_deref().and_then(|which| which.split_once("..="));
-    let passed = match (n_seeds, range, which.as_deref()) {
-        (Some(n_seeds), _, None) => batch(first..first.saturating_add(n_seeds), options.twin, twice),
-        (None, Some((first, last)), _) => {
-            let (Ok(first), Ok(last)) = (first.parse::<u64>(), last.parse::<u64>()) else { return help() };
-            batch(first..last.saturating_add(1), options.twin, twice)
-        }
-        (None, None, Some(seed)) => {
-            let Ok(seed) = seed.parse() else { return help() };
-            one(Options { seed, ..options })
-        }
-        _ => return help(),
-    };
-    as_code(passed)
+    let which = arguments.which().unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        std::process::exit(2);
+    });
+    as_code(match which {
+        Which::All(seeds) if arguments.catch => catch_all(seeds, arguments.twin()),
+        Which::All(seeds) => batch(seeds, arguments.twin(), arguments.twice),
+        Which::One(seed) => one(Options { seed, twin: arguments.twin(), printed: arguments.trace }),
+    })
 }
 
 fn as_code(passed: bool) -> ExitCode {
@@ -110,10 +125,6 @@ fn program() -> PathBuf {
 }
 
 fn batch(seeds: Range<u64>, twin: Option<Twin>, twice: bool) -> bool {
-    if seeds.is_empty() {
-        eprintln!("no seed lies in {seeds:?}: nothing was played");
-        return false;
-    }
     let batch: Batch = sim::batch(&program(), seeds.clone(), twin, true);
     println!("{batch}");
     let differing = if twice { batch.differing(&sim::batch(&program(), seeds, twin, true)) } else { Vec::new() };
@@ -161,7 +172,37 @@ fn one(options: Options) -> bool {
     report.wrong.is_empty()
 }
 
-fn help() -> ExitCode {
-    eprintln!("{HELP}");
-    ExitCode::FAILURE
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_its_name() {
+        let which = |text: &str| {
+            let words = std::iter::once("sim").chain(text.split_whitespace());
+            let arguments = Arguments::try_parse_from(words).map_err(|error| error.to_string())?;
+            arguments.which()
+        };
+        assert_eq!(which("17"), Ok(Which::One(17)));
+        assert_eq!(which("17 --twice"), Ok(Which::All(17..18)));
+        assert_eq!(which("3..=5 --twice"), Ok(Which::All(3..6)));
+        assert_eq!(which("--seeds 2 --from 7 --twin careless"), Ok(Which::All(7..9)));
+        assert_eq!(which("--catch"), Ok(Which::All(1..1_001)));
+        for (text, told) in [
+            ("", "which seed?"),
+            ("x", "\"x\" is no seed"),
+            ("5..=3", "no seed lies in 5..=3"),
+            ("--seeds 0", "--seeds"),
+            ("17 --from 3", "--from"),
+            ("17 --seeds 3", "--seeds"),
+            ("1..=3 --trace", "--trace"),
+            ("17 --trace --twice", "--twice"),
+            ("17 --catch", "--catch"),
+            ("17 --twin ghost", "ghost"),
+            ("--points 17", "--points"),
+        ] {
+            let error = which(text).expect_err(text);
+            assert!(error.contains(told), "{text}: {error}");
+        }
+    }
 }

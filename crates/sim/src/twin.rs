@@ -35,16 +35,30 @@ pub enum Twin {
     Masking,
     /// A pod is bound again, to another node, as it begins to run.
     Rebinding,
-    /// The scheduler puts pods with rules about places on another node, now and then.
+    /// The scheduler minds no rule about nodes, now and then.
     Careless,
+    /// The scheduler minds no rule about other pods, now and then.
+    Unsociable,
     /// A watch shows two events the other way round.
     SwappingWatch,
     /// A watch shows an event twice.
     RepeatingWatch,
+    /// A watch may be resumed within a transaction.
+    TornWatch,
+    /// A watch that resumes leaves out the first event.
+    LeapingWatch,
+    /// A watch's bookmarks are of revisions that are yet to come.
+    HastyWatch,
+    /// A watch with a selector shows what that does not select.
+    LeakyWatch,
+    /// A watch shows of what is gone nothing but its name.
+    BareWatch,
+    /// A watch says of what has changed that it was added.
+    MistakenWatch,
 }
 
 impl Twin {
-    pub const ALL: [Twin; 19] = [
+    pub const ALL: [Twin; 26] = [
         Twin::LyingDisk,
         Twin::Amnesia,
         Twin::StaleRead,
@@ -62,8 +76,15 @@ impl Twin {
         Twin::Masking,
         Twin::Rebinding,
         Twin::Careless,
+        Twin::Unsociable,
         Twin::SwappingWatch,
         Twin::RepeatingWatch,
+        Twin::TornWatch,
+        Twin::LeapingWatch,
+        Twin::HastyWatch,
+        Twin::LeakyWatch,
+        Twin::BareWatch,
+        Twin::MistakenWatch,
     ];
 
     pub fn name(self) -> &'static str {
@@ -85,8 +106,15 @@ impl Twin {
             Twin::Masking => "masking",
             Twin::Rebinding => "rebinding",
             Twin::Careless => "careless",
+            Twin::Unsociable => "unsociable",
             Twin::SwappingWatch => "swapping-watch",
             Twin::RepeatingWatch => "repeating-watch",
+            Twin::TornWatch => "torn-watch",
+            Twin::LeapingWatch => "leaping-watch",
+            Twin::HastyWatch => "hasty-watch",
+            Twin::LeakyWatch => "leaky-watch",
+            Twin::BareWatch => "bare-watch",
+            Twin::MistakenWatch => "mistaken-watch",
         }
     }
 
@@ -94,24 +122,30 @@ impl Twin {
     /// ask again.
     pub fn seed(self) -> u64 {
         match self {
-            Twin::StaleRead
-            | Twin::LostUpdate
-            | Twin::Undead
-            | Twin::Doubling
-            | Twin::SkippingWatch
-            | Twin::SwappingWatch => 2,
-            Twin::Forgetful | Twin::Crowding => 3,
-            Twin::DeafWatch => 5,
-            Twin::Unfenced => 7,
-            Twin::Silent => 15,
             Twin::Masking => 73,
-            Twin::LyingDisk
-            | Twin::Amnesia
+            Twin::Silent => 29,
+            Twin::Unsociable => 8,
+            Twin::Unfenced => 6,
+            Twin::Crowding => 5,
+            Twin::Forgetful => 3,
+            Twin::LyingDisk | Twin::StaleRead | Twin::LostUpdate => 2,
+            Twin::Amnesia
+            | Twin::SkippingWatch
+            | Twin::DeafWatch
+            | Twin::Doubling
             | Twin::Forgotten
+            | Twin::Undead
             | Twin::Blind
             | Twin::Rebinding
             | Twin::Careless
-            | Twin::RepeatingWatch => 1,
+            | Twin::SwappingWatch
+            | Twin::RepeatingWatch
+            | Twin::TornWatch
+            | Twin::LeapingWatch
+            | Twin::HastyWatch
+            | Twin::LeakyWatch
+            | Twin::BareWatch
+            | Twin::MistakenWatch => 1,
         }
     }
 
@@ -137,9 +171,16 @@ impl Twin {
             Twin::Blind => &["once"],
             Twin::Masking => &["running"],
             Twin::Rebinding => &["binding"],
-            Twin::Careless => &["eligible", "affinity"],
+            Twin::Careless => &["eligible"],
+            Twin::Unsociable => &["affinity"],
             Twin::SwappingWatch => &["watch-ordered"],
             Twin::RepeatingWatch => &["watch-unique"],
+            Twin::TornWatch => &["watch-atomic"],
+            Twin::LeapingWatch => &["watch-resumable"],
+            Twin::HastyWatch => &["watch-bookmarks"],
+            Twin::LeakyWatch => &["watch-filtered"],
+            Twin::BareWatch => &["watch-previous"],
+            Twin::MistakenWatch => &["watch-created"],
         }
     }
 
@@ -151,7 +192,9 @@ impl Twin {
             Twin::Forgetful | Twin::LostUpdate => "state",
             Twin::Unfenced => "manager",
             Twin::SkippingWatch | Twin::DeafWatch | Twin::SwappingWatch | Twin::RepeatingWatch => "front, api",
-            Twin::Crowding | Twin::Rebinding | Twin::Careless => "scheduler",
+            Twin::TornWatch | Twin::LeapingWatch | Twin::HastyWatch => "front, api",
+            Twin::LeakyWatch | Twin::BareWatch | Twin::MistakenWatch => "front, api",
+            Twin::Crowding | Twin::Rebinding | Twin::Careless | Twin::Unsociable => "scheduler",
             Twin::Doubling => "controllers",
             Twin::Forgotten | Twin::Silent => "dispatch",
             Twin::Undead | Twin::Blind | Twin::Masking => "podlife, agent",

@@ -7,7 +7,7 @@ use crate::cluster::{self, Cluster};
 use crate::history::sights;
 use crate::invariants::{self, converged, hashes, orphans, running};
 use crate::mix::{Fault, Mix, Weather, pick};
-use crate::onlookers;
+use crate::onlookers::Onlooker;
 use crate::tenants::Tenant;
 use crate::workers::{self, Workers};
 use crate::{KINDS, Options, Report};
@@ -139,7 +139,7 @@ async fn run(cluster: &Arc<Cluster>, rng: &mut Rng, counts: &mut Counts) {
     for number in 0..cluster.mix.n_tenants {
         users.spawn(Tenant::new(cluster, number).run(until));
         let app = (number > 0).then(|| format!("app-{}", number - 1));
-        watchers.spawn(onlookers::watch(cluster.clone(), number, app, phase.subscribe()));
+        watchers.spawn(Onlooker::new(cluster, number, app).run(phase.subscribe()));
     }
     cluster.network.points.arm(true);
     let repairs = torment(cluster, rng, until, counts).await;
@@ -421,6 +421,8 @@ async fn agree(cluster: &Arc<Cluster>) {
             return cluster.problem("agreed", format!("no agreement {heal_max:?} after healing: {what}"));
         }
     }
+    let revision = cluster.network.up().first().map(|(_, host)| host.node.store().view().revision());
+    cluster.chronicle.lock().closing = revision.unwrap_or_default().0;
     sleep(SETTLE).await;
     // The orchestrator's own events may be under way just now, but not all the time.
     let until = Instant::now() + SETTLE;

@@ -52,6 +52,12 @@ impl State {
         self.feature_level
     }
 
+    /// The same without the events that watchers resume from, which a snapshot does not hold: what keeps it keeps none of
+    /// what only they know.
+    pub fn without_history(&self) -> State {
+        State { history: History::starting_after(self.revision), ..self.clone() }
+    }
+
     /// Every object after `key`, in key order; all of them without one.
     pub fn records_after(&self, key: Option<&Key>) -> impl Iterator<Item = &Arc<Record>> {
         use std::ops::Bound;

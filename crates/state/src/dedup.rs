@@ -12,7 +12,7 @@ pub struct RequestId {
     pub seq: u64,
 }
 
-/// Outcomes kept per proposer. A proposer has at most 1,024 requests in flight (`raft-node`), each for five seconds at
+/// Outcomes kept per proposer. A proposer has at most 1,024 requests in flight (`raft-node`), each for two seconds at
 /// most: where more than this many pass one that waits to be tried again, its outcome is told as unknown.
 pub(crate) const WINDOW_MAX: usize = 4096;
 /// Proposers whose outcomes are kept, some 0.7 MB each: the last to have proposed, more than a group has members.

@@ -2,7 +2,7 @@
 
 use crate::setup::{self, Purpose};
 use crate::{binary, build, root};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -32,9 +32,10 @@ pub(crate) fn store(flags: &[&str]) -> Result<()> {
     if !asks && !alone {
         match setup::etcd()? {
             Some(etcd) => drop(command.arg("--etcd").arg(etcd)),
-            None => eprintln!(
-                "no etcd server is installed and none could be: only Balsa is measured. Install etcd-server, as root: \
-                 apt-get install etcd-server; or name a server with --etcd PATH"
+            None if flags.iter().any(|flag| flag.starts_with("--etcd")) => {}
+            None => bail!(
+                "no etcd server is installed and none could be. Install etcd-server, as root: apt-get install etcd-server; \
+                 or name a server with --etcd PATH; --no-etcd measures Balsa alone and judges no target"
             ),
         }
     }

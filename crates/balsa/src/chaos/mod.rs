@@ -315,6 +315,7 @@ impl Plan {
         let maps = Arc::new(clients::Maps::new(world));
         let (of_maps, of_pods) = (watchers::of_maps(world).await?, watchers::of_pods(world));
         maps.create(&self.stopped).await?;
+        let first_term = world.term().await;
         run.begun_us = world.recorder.begin();
         let (end, ended) = watch::channel(false);
         let mut asking = JoinSet::new();
@@ -335,6 +336,7 @@ impl Plan {
             Converged::Not(missing) => run.missing = Some(missing),
             Converged::Broken(why) => run.interrupted = run.interrupted.take().or(Some(why)),
         }
+        run.terms = first_term.zip(world.term().await).map(<[u64; 2]>::from);
         end.send_replace(true);
         while asking.join_next().await.is_some() {}
         if timeout(Duration::from_millis(world.scenario.limits.converges.0), world.unbound.none()).await.is_err() {

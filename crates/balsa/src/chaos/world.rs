@@ -261,6 +261,11 @@ impl World {
         futures::future::join_all(self.masters.iter().map(ask)).await
     }
 
+    /// The newest term that anybody tells of.
+    pub(super) async fn term(&self) -> Option<u64> {
+        self.statuses().await.into_iter().flatten().map(|status| status.term).max()
+    }
+
     /// The leader of the newest term that anybody tells of.
     pub(super) async fn leader(&self) -> Option<String> {
         let told = self.statuses().await.into_iter().flatten().filter(|status| !status.leader.is_empty());

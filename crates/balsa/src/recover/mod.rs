@@ -14,7 +14,7 @@ use crate::join;
 use crate::output::Format;
 use crate::renewal::{Papers, papers};
 use anyhow::{Context, Result, bail};
-use objects::{Timestamp, json};
+use objects::{Revision, Timestamp, json};
 use protos::cluster as pb;
 use protos::cluster::cluster_client::ClusterClient;
 use raft_disk::{OpenError, RocksDisk};
@@ -40,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long)]
     yes: bool,
     /// Changes nothing; prints what this survivor has as JSON, for --other.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["yes", "other", "gone", "skip_revisions", "output"])]
     report: bool,
     /// What another stopped survivor printed with --report; may be given several times.
     #[arg(long)]
@@ -88,6 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // last copy.
     let papers = papers(&dir, &config, &View::new(remains.state.clone()))?;
     let heard = ask(&dir, &identity, &remains, &papers)?;
+    let begins = begins(&dir, &identity, &remains, args.skip_revisions)?;
     let output = args.output;
     tell(output, &identity, &remains, &others, &heard);
     let index = |heard: &Heard| match heard.what {
@@ -129,7 +130,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Some(what)
         }
     };
-    let next = refound(&dir, &config, &identity, &remains, &papers, args.skip_revisions)?;
+    let next = refound(&dir, &config, &identity, &remains, &papers, begins).inspect_err(|_| {
+        // It holds every secret, and an identity names it only when it is whole.
+        if let Err(error) = dir.remove_unborn() {
+            eprintln!("warning: {error:#}");
+        }
+    })?;
     let old_log = dir.path(&identity.raft_dir());
     match output {
         Format::Json => println!(
@@ -353,6 +359,15 @@ fn confirm(yes: bool) -> Result<()> {
     Ok(())
 }
 
+/// Where the new group's revisions go on: the lost masters may have issued some that this one never saw. Of the two clocks
+/// that tell since when, the leaders' that stamped what it holds may have been ahead, and this machine's wrong.
+fn begins(dir: &DataDir, old: &Identity, remains: &Remains, skip: u64) -> Result<Revision> {
+    let stamp = View::new(remains.state.clone()).stamp();
+    let used = RocksDisk::last_used(&dir.path(&old.raft_dir())).ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let used = used.and_then(|since| i64::try_from(since.as_millis()).ok()).map(Timestamp);
+    next_revision(remains.state.revision(), used.map_or(stamp, |used| used.min(stamp)), skip)
+}
+
 /// Makes the new group beside the old one, and then the identity that names it.
 fn refound(
     dir: &DataDir,
@@ -360,7 +375,7 @@ fn refound(
     old: &Identity,
     remains: &Remains,
     papers: &Papers,
-    skip_revisions: u64,
+    begins: Revision,
 ) -> Result<Identity> {
     let state = &remains.state;
     let identity = Identity {
@@ -375,13 +390,6 @@ fn refound(
     for record in state.records_after(None) {
         founding.row(&record.key, snapshot::record_bytes(record)).with_context(|| unchanged(dir))?;
     }
-    // The lost masters may have issued revisions that this one never saw. Of the two clocks that tell since when, the
-    // leaders' that stamped what it holds may have been ahead, and this machine's wrong.
-    let stamp = View::new(state.clone()).stamp();
-    let used = RocksDisk::last_used(&dir.path(&old.raft_dir())).ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    let used = used.and_then(|since| i64::try_from(since.as_millis()).ok()).map(Timestamp);
-    let as_of = used.map_or(stamp, |used| used.min(stamp));
-    let begins = next_revision(state.revision(), as_of, skip_revisions)?;
     let head = snapshot::rebase(&snapshot::head_bytes(state), begins)?;
     let own = config.member();
     founding.finish(identity.node_id, own, head).with_context(|| unchanged(dir))?;

@@ -7,7 +7,7 @@ use crate::{Fault, Planned, Verdict, schedule, verdict};
 const ONE_RULE: &str = "
 name: kills
 duration: 60s
-cluster: {masters: 5, workers: 1}
+cluster: {masters: 5, workers: 2}
 faults:
 - {fault: kill, target: leader, every: 5s..10s, for: 2s}
 workload: {watchers: 1}
@@ -125,6 +125,20 @@ fn judged_as(text: &str, change: impl Fn(&mut Run), lines: &[Line]) -> crate::Re
     let mut run = whole(lines);
     change(&mut run);
     verdict::judge(&scenario(text), &run, &[fault()], lines)
+}
+
+#[test]
+fn changes_of_leaders_are_counted_where_they_are_limited() {
+    let of = |limit: &str, terms: Option<[u64; 2]>| {
+        let text = format!("{ONE_RULE}limits: {{{limit}}}\n");
+        let report = judged_as(&text, |run| run.terms = terms, &clean());
+        (report.verdict, report.violations.into_iter().map(|violation| violation.what).collect::<Vec<_>>())
+    };
+    let told = "limits.leaderChanges: 2 (from term 7 to 9), and 1 are allowed".to_string();
+    assert_eq!(of("leaderChanges: 1", Some([7, 9])), (Verdict::Violated, vec![told]));
+    assert_eq!(of("leaderChanges: 2", Some([7, 9])).0, Verdict::Clean);
+    assert_eq!(of("leaderChanges: 0", None).0, Verdict::Inconclusive);
+    assert_eq!(of("serves: 10s", Some([7, 9])).0, Verdict::Clean);
 }
 
 fn broken(lines: &[Line]) -> Vec<String> {

@@ -58,7 +58,7 @@ fn names<'a>(seats: impl Iterator<Item = &'a Seat>) -> String {
 /// The member of that name or id. A lost disk leaves two of one name behind: then the one that `fits` is meant, and
 /// when that does not tell either, its id has to be said.
 fn named<'a>(seats: &'a [Seat], name: &str, fits: impl Fn(&Seat) -> bool) -> Result<&'a Seat, No> {
-    let known: Vec<&Seat> = seats.iter().filter(|seat| seat.name == name || format!("{:x}", seat.id) == name).collect();
+    let known: Vec<&Seat> = seats.iter().filter(|seat| is_called(seat, name)).collect();
     let fitting: Vec<&Seat> = known.iter().copied().filter(|seat| fits(seat)).collect();
     match (&known[..], &fitting[..]) {
         ([], _) => Err(No::NotFound(format!("no member is named {name:?}; there are {}", names(seats.iter())))),
@@ -75,10 +75,14 @@ fn named<'a>(seats: &'a [Seat], name: &str, fits: impl Fn(&Seat) -> bool) -> Res
     }
 }
 
+fn is_called(seat: &Seat, name: &str) -> bool {
+    seat.name == name || format!("{:x}", seat.id) == name
+}
+
 /// Those in whose place a member comes: of its own name, as after the loss of its disk, and of `replaces`.
 fn replaced_by<'a>(seats: &'a [Seat], id: u64, name: &str, replaces: &str) -> Result<Vec<&'a Seat>, No> {
     let old: Vec<&Seat> =
-        seats.iter().filter(|seat| seat.id != id && (seat.name == name || seat.name == replaces)).collect();
+        seats.iter().filter(|seat| seat.id != id && (seat.name == name || is_called(seat, replaces))).collect();
     match old.iter().find(|seat| seat.answers) {
         Some(alive) => Err(still_answers(alive)),
         None => Ok(old),
@@ -97,7 +101,7 @@ pub(crate) fn admit(seats: &[Seat], new: &Seat, replaces: &str) -> Result<(), No
     }
     let old = replaced_by(seats, new.id, &new.name, replaces)?;
     let is_member = seats.iter().any(|seat| seat.id == new.id);
-    if !replaces.is_empty() && !is_member && !seats.iter().any(|seat| seat.name == replaces) {
+    if !replaces.is_empty() && !is_member && !seats.iter().any(|seat| is_called(seat, replaces)) {
         let there = names(seats.iter());
         return Err(No::Refused(format!("join.replaces: no member is named {replaces:?}; there are {there}")));
     }

@@ -40,10 +40,15 @@ impl Node {
                 member.name, member.feature_level
             )));
         }
-        if present.is_some_and(|m| !m.voter && m.member.peer_addr != member.peer_addr) {
-            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await?;
+        let there = BTreeMap::from([(id, member.clone())]);
+        match present.filter(|m| !m.voter) {
+            Some(m) if m.member.peer_addr == member.peer_addr => {
+                return self.change(ChangeMembers::SetNodes(there)).await;
+            }
+            Some(_) => self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await?,
+            None => {}
         }
-        self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, member)]))).await
+        self.change(ChangeMembers::AddNodes(there)).await
     }
 
     /// What a new member has to know: the feature level in force, or to be so in a moment.

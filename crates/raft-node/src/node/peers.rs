@@ -101,12 +101,13 @@ impl Node {
                 PeerReply::TransferLeader(pb::TransferLeaderResponse { refusal })
             }
             PeerRequest::Propose(request) => {
-                let command = Command::from_peer(&request.txn).map_err(Error::Storage)?;
                 let attempt = match inner.out_of_breath() {
                     Some(refusal) => refusal,
-                    None => tokio::time::timeout(DEADLINE, inner.propose_here(command))
-                        .await
-                        .unwrap_or_else(|_| Attempt::too_late()),
+                    None => {
+                        let command = Command::from_peer(&request.txn).map_err(Error::Storage)?;
+                        let written = tokio::time::timeout(DEADLINE, inner.propose_here(command)).await;
+                        written.unwrap_or_else(|_| Attempt::too_late())
+                    }
                 };
                 PeerReply::Propose(attempt.to_pb())
             }
@@ -171,7 +172,13 @@ impl Inner {
         *self.heard.lock() = tokio::time::Instant::now();
         let prev_log_id = request.prev_log_id.map(codec::log_id_from_pb);
         let entries = request.entries.iter().map(codec::entry_from_peer);
-        let entries: Vec<crate::types::Entry> = entries.collect::<Result<_, _>>().map_err(Error::Storage)?;
+        let entries: Vec<crate::types::Entry> = entries.collect::<Result<_, _>>().map_err(|error| {
+            // It would be sent again and again, and who cannot follow must not look as if it did.
+            let why =
+                format!("an entry that the leader sent cannot be read by this build: {error}; install the leader's");
+            self.refused.send_replace(Some(why));
+            Error::Storage(error)
+        })?;
         // openraft looks at the first and the last of them: a hole between would be taken for the log.
         let first = prev_log_id.map_or(0, |prev| prev.index + 1);
         if !entries.iter().zip(first..).all(|(entry, index)| entry.log_id.index == index) {

@@ -98,8 +98,16 @@ impl Fixture {
         self.put(registry::POD, pod(name, app, node, apart))
     }
 
-    /// A watcher's connection: `ADDED 1 a` is an event, `mark 2` a bookmark, `upto 3` the end of a batch.
+    /// A watcher's connection: `ADDED 1 a` is an event, `mark 2` a bookmark, `upto 3` the end of a batch; `there 1 a` is
+    /// what it begins with.
     pub(super) fn sitting(mut self, app: Option<&str>, from: u64, text: &str) -> Fixture {
+        let lines = text.split(',').map(str::trim).filter(|line| !line.is_empty());
+        let (there, lines): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.starts_with("there "));
+        let present = there.iter().map(|line| {
+            let (revision, name) = line["there ".len()..].split_once(' ').unwrap();
+            (revision.parse().unwrap(), name.to_string())
+        });
+        let present: Vec<(u64, String)> = present.collect();
         let item = |line: &str| {
             let words: Vec<&str> = line.split_whitespace().collect();
             match words[..] {
@@ -118,13 +126,14 @@ impl Fixture {
                 _ => panic!("{line:?} is no item"),
             }
         };
-        let items = text.split(',').map(str::trim).filter(|line| !line.is_empty()).map(item).collect();
+        let items = lines.into_iter().map(item).collect();
         self.chronicle.sittings.push(Sitting {
             who: "watcher".into(),
             kind: registry::POD,
             namespace: "default".into(),
             app: app.map(Into::into),
             from,
+            present: (!present.is_empty()).then_some(present),
             items,
         });
         self
