@@ -66,39 +66,9 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     fill(&balsa, ELSEWHERE, options.objects - options.listed, options.size).await?;
     let filled = started.elapsed().as_secs_f64();
     let full_rss = largest_rss_mib(&balsa.pids())?;
-    let (mut alone, mut beside, mut lists) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 1..=options.rounds {
-        eprintln!("== round {round} of {}: writes alone and beside lists, {} s each", options.rounds, options.seconds);
-        let before = writes(&balsa, &format!("alone-{round}"), options.size, window).await?;
-        let over = Arc::new(AtomicBool::new(false));
-        let listing = tokio::spawn(list_until_over(balsa.access().clone(), balsa.api().to_string(), over.clone()));
-        let during = writes(&balsa, &format!("beside-{round}"), options.size, window).await;
-        over.store(true, Ordering::Relaxed);
-        lists.extend(listing.await??);
-        let during = during?;
-        eprintln!("   p99 {:.1} ms alone, {:.1} beside lists", before.p99_ms, during.p99_ms);
-        alone.push(before);
-        beside.push(during);
-    }
-    if let Some(short) = lists.iter().find(|(n_bytes, _)| *n_bytes < options.listed * options.size) {
-        bail!("a list of {} objects had only {} bytes", options.listed, short.0);
-    }
+    let Listed { alone, beside, lists } = beside_lists(&balsa, options, window).await?;
     let rss = largest_rss_mib(&balsa.pids())?;
-    eprintln!("== a master is killed and started again");
-    balsa.follow_leader().await?;
-    let restart = balsa.restart_follower().await?.as_secs_f64();
-    eprintln!("== a master loses its disk and joins again");
-    balsa.follow_leader().await?;
-    let rebuilt = balsa.rebuild_follower().await?.as_secs_f64();
-    eprintln!("== the same, beside writes");
-    balsa.follow_leader().await?;
-    let (pids, writers) = (balsa.pids(), writers(&balsa, "meanwhile", options.size).await?);
-    let leader = [pids[balsa.leader()]];
-    let (meanwhile, rebuilt_beside) = load::beside(writers, window.warm_up, &leader, balsa.rebuild_follower()).await?;
-    if let Some(error) = &meanwhile.error {
-        bail!("{} writes failed beside a master that joins, the first: {error}", meanwhile.n_errors);
-    }
-    let rebuilt_beside = rebuilt_beside?.as_secs_f64();
+    let Returns { restart, rebuilt, rebuilt_beside, meanwhile } = returns(&mut balsa, options, window).await?;
     let disk = balsa.folders().iter().map(|folder| disk_bytes(folder)).max().unwrap_or(0) >> 20;
     let list_s = median(&lists, |(_, took)| took.as_secs_f64());
     let (alone_p99, beside_p99) = (median(&alone, |sample| sample.p99_ms), median(&beside, |sample| sample.p99_ms));
@@ -135,6 +105,60 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         bail!("lists slow the 99th percentile of writes {slowed:.1} times; at most {SLOWED_MAX}");
     }
     Ok(())
+}
+
+/// Writes without lists and beside them, a round each, and what each list brought in which time.
+struct Listed {
+    alone: Vec<Sample>,
+    beside: Vec<Sample>,
+    lists: Vec<(usize, Duration)>,
+}
+
+async fn beside_lists(balsa: &Balsa, options: &Options, window: Window) -> Result<Listed> {
+    let mut all = Listed { alone: Vec::new(), beside: Vec::new(), lists: Vec::new() };
+    for round in 1..=options.rounds {
+        eprintln!("== round {round} of {}: writes alone and beside lists, {} s each", options.rounds, options.seconds);
+        let before = writes(balsa, &format!("alone-{round}"), options.size, window).await?;
+        let over = Arc::new(AtomicBool::new(false));
+        let listing = tokio::spawn(list_until_over(balsa.access().clone(), balsa.api().to_string(), over.clone()));
+        let during = writes(balsa, &format!("beside-{round}"), options.size, window).await;
+        over.store(true, Ordering::Relaxed);
+        all.lists.extend(listing.await??);
+        let during = during?;
+        eprintln!("   p99 {:.1} ms alone, {:.1} beside lists", before.p99_ms, during.p99_ms);
+        all.alone.push(before);
+        all.beside.push(during);
+    }
+    if let Some(short) = all.lists.iter().find(|(n_bytes, _)| *n_bytes < options.listed * options.size) {
+        bail!("a list of {} objects had only {} bytes", options.listed, short.0);
+    }
+    Ok(all)
+}
+
+/// Seconds until a master has all again: that was killed, that lost its disk, and that did so beside writes.
+struct Returns {
+    restart: f64,
+    rebuilt: f64,
+    rebuilt_beside: f64,
+    meanwhile: Sample,
+}
+
+async fn returns(balsa: &mut Balsa, options: &Options, window: Window) -> Result<Returns> {
+    eprintln!("== a master is killed and started again");
+    balsa.follow_leader().await?;
+    let restart = balsa.restart_follower().await?.as_secs_f64();
+    eprintln!("== a master loses its disk and joins again");
+    balsa.follow_leader().await?;
+    let rebuilt = balsa.rebuild_follower().await?.as_secs_f64();
+    eprintln!("== the same, beside writes");
+    balsa.follow_leader().await?;
+    let (pids, writers) = (balsa.pids(), writers(balsa, "meanwhile", options.size).await?);
+    let leader = [pids[balsa.leader()]];
+    let (meanwhile, rebuilt_beside) = load::beside(writers, window.warm_up, &leader, balsa.rebuild_follower()).await?;
+    if let Some(error) = &meanwhile.error {
+        bail!("{} writes failed beside a master that joins, the first: {error}", meanwhile.n_errors);
+    }
+    Ok(Returns { restart, rebuilt, rebuilt_beside: rebuilt_beside?.as_secs_f64(), meanwhile })
 }
 
 async fn fill(balsa: &Balsa, namespace: &str, n: usize, n_bytes: usize) -> Result<()> {

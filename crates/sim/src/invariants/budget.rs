@@ -66,73 +66,115 @@ fn needed(deployment: &Value) -> i64 {
 }
 
 pub(super) fn check(chronicle: &Chronicle) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let mut mosts: BTreeMap<Key, Lately> = BTreeMap::new();
-    let mut needs: BTreeMap<Key, Lately> = BTreeMap::new();
-    let mut available: BTreeMap<Key, Lately> = BTreeMap::new();
-    let mut wanted: BTreeMap<Key, Lately> = BTreeMap::new();
-    let mut owned: BTreeMap<Key, Lately> = BTreeMap::new();
+    let (mut wrong, mut seen) = (Vec::new(), Seen::default());
     Replay::of(chronicle).each(|replay, now_ms, event| {
         let Some(record) = &event.new else { return };
-        let (new, old) = (record.value(), event.old.as_ref().map(|old| old.value()).unwrap_or_default());
-        if event.key.kind == registry::DEPLOYMENT {
-            mosts.entry(event.key.clone()).or_default().now(now_ms, most(&new));
-            needs.entry(event.key.clone()).or_default().now(now_ms, needed(&new));
-        }
-        if event.key.kind == registry::POD {
-            owned.entry(event.key.clone()).or_default().now(now_ms, i64::from(is_owned(replay, record)));
-            if event.old.is_none() {
-                wrong.extend(too_many_pods(replay, record, (&wanted, &owned), now_ms));
+        seen.note(replay, record, now_ms);
+        match event.key.kind {
+            registry::POD if event.old.is_none() => {
+                wrong.extend(too_many_pods(replay, record, (&seen.wanted, &seen.owned), now_ms));
             }
-        }
-        if event.key.kind != registry::REPLICA_SET {
-            return;
-        }
-        available
-            .entry(event.key.clone())
-            .or_default()
-            .now(now_ms, new.at("status.availableReplicas").as_i64().unwrap_or(0));
-        wanted.entry(event.key.clone()).or_default().now(now_ms, replicas(&new));
-        let Some(deployment) = owner(record).and_then(|key| replay.objects.get(&key)) else { return };
-        let spec = deployment.value();
-        if spec.text("spec.strategy.type") != "RollingUpdate" {
-            return;
-        }
-        let sets: Vec<(Key, Value)> = replay
-            .list(registry::REPLICA_SET)
-            .filter(|set| set.header.controller().is_some_and(|owner| owner.uid == deployment.header.uid))
-            .map(|set| (set.key.clone(), set.value()))
-            .collect();
-        let (before, after) = (replicas(&old), replicas(&new));
-        let total: i64 = sets.iter().map(|(_, set)| replicas(set)).sum();
-        let most = mosts.get(&deployment.key).and_then(|lately| lately.values(now_ms).max()).unwrap_or(0);
-        if after > before && total > most {
-            wrong.push(format!(
-                "revision {}: {} grows to {after}, all sets to {total}, of {most}",
-                event.revision, event.key
-            ));
-        }
-        // A smaller `replicas` takes what it takes.
-        let scales = number(&old, DESIRED) != replicas(&spec) || number(&new, DESIRED) != number(&old, DESIRED);
-        if after >= before || scales || deployment.header.deletion.is_some() {
-            return;
-        }
-        let left = |(key, set): &(Key, Value)| {
-            let lately = available.get(key).and_then(|lately| lately.values(now_ms).max());
-            replicas(set).min(lately.unwrap_or(0))
-        };
-        let left: i64 = sets.iter().map(left).sum();
-        let need = needs.get(&deployment.key).and_then(|lately| lately.values(now_ms).min()).unwrap_or(0);
-        // Those that serve nobody may always go: then as many are left as were.
-        let lost = before.min(available[&event.key].values(now_ms).min().unwrap_or(0)) > after;
-        if lost && left < need {
-            wrong.push(format!(
-                "revision {}: {} shrinks from {before} to {after}, which leaves {left} available of {need} needed",
-                event.revision, event.key
-            ));
+            registry::REPLICA_SET => {
+                let old = event.old.as_ref().map(|old| old.value()).unwrap_or_default();
+                let Some(change) = Change::of(replay, record, old) else { return };
+                let told = [seen.too_many(&change, now_ms), seen.too_few(&change, now_ms)];
+                wrong.extend(told.into_iter().flatten().map(|what| format!("revision {}: {what}", event.revision)));
+            }
+            _ => {}
         }
     });
     wrong
+}
+
+/// What was so lately, as whoever decides may have seen it: of a Deployment the most pods there may be and how many it
+/// needs; of a set how many are available and wanted; of a pod whether it is its set's.
+#[derive(Default)]
+struct Seen {
+    most: BTreeMap<Key, Lately>,
+    needed: BTreeMap<Key, Lately>,
+    available: BTreeMap<Key, Lately>,
+    wanted: BTreeMap<Key, Lately>,
+    owned: BTreeMap<Key, Lately>,
+}
+
+impl Seen {
+    fn note(&mut self, replay: &Replay, record: &Record, now_ms: u64) {
+        let now = |of: &mut BTreeMap<Key, Lately>, value| of.entry(record.key.clone()).or_default().now(now_ms, value);
+        match record.key.kind {
+            registry::DEPLOYMENT => {
+                let deployment = record.value();
+                now(&mut self.most, most(&deployment));
+                now(&mut self.needed, needed(&deployment));
+            }
+            registry::POD => now(&mut self.owned, i64::from(is_owned(replay, record))),
+            registry::REPLICA_SET => {
+                let set = record.value();
+                now(&mut self.available, set.at("status.availableReplicas").as_i64().unwrap_or(0));
+                now(&mut self.wanted, replicas(&set));
+            }
+            _ => {}
+        }
+    }
+
+    /// A set grows beyond what `maxSurge` allows.
+    fn too_many(&self, change: &Change, now_ms: u64) -> Option<String> {
+        let Change { key, before, after, sets, deployment, .. } = change;
+        let total: i64 = sets.iter().map(|(_, set)| replicas(set)).sum();
+        let most = self.most.get(&deployment.key).and_then(|lately| lately.values(now_ms).max()).unwrap_or(0);
+        (after > before && total > most).then(|| format!("{key} grows to {after}, all sets to {total}, of {most}"))
+    }
+
+    /// A set shrinks by pods that `maxUnavailable` needs.
+    fn too_few(&self, change: &Change, now_ms: u64) -> Option<String> {
+        let Change { key, before, after, sets, deployment, scales } = change;
+        // A smaller `replicas` takes what it takes.
+        if after >= before || *scales || deployment.header.deletion.is_some() {
+            return None;
+        }
+        let left = |(key, set): &(Key, Value)| {
+            let lately = self.available.get(key).and_then(|lately| lately.values(now_ms).max());
+            replicas(set).min(lately.unwrap_or(0))
+        };
+        let left: i64 = sets.iter().map(left).sum();
+        let need = self.needed.get(&deployment.key).and_then(|lately| lately.values(now_ms).min()).unwrap_or(0);
+        // Those that serve nobody may always go: then as many are left as were.
+        let lost = *before.min(&self.available[key].values(now_ms).min().unwrap_or(0)) > *after;
+        (lost && left < need)
+            .then(|| format!("{key} shrinks from {before} to {after}, which leaves {left} available of {need} needed"))
+    }
+}
+
+/// A set of a Deployment that is rolled has another size.
+struct Change {
+    key: Key,
+    before: i64,
+    after: i64,
+    /// All sets of the Deployment, this one as it is now.
+    sets: Vec<(Key, Value)>,
+    deployment: Arc<Record>,
+    /// The Deployment itself has another size.
+    scales: bool,
+}
+
+impl Change {
+    fn of(replay: &Replay, record: &Record, old: Value) -> Option<Change> {
+        let deployment = owner(record).and_then(|key| replay.objects.get(&key))?.clone();
+        let (spec, new) = (deployment.value(), record.value());
+        if spec.text("spec.strategy.type") != "RollingUpdate" {
+            return None;
+        }
+        let is_its =
+            |set: &&Arc<Record>| set.header.controller().is_some_and(|owner| owner.uid == deployment.header.uid);
+        let sets = replay.list(registry::REPLICA_SET).filter(is_its).map(|set| (set.key.clone(), set.value()));
+        Some(Change {
+            key: record.key.clone(),
+            before: replicas(&old),
+            after: replicas(&new),
+            sets: sets.collect(),
+            scales: number(&old, DESIRED) != replicas(&spec) || number(&new, DESIRED) != number(&old, DESIRED),
+            deployment,
+        })
+    }
 }
 
 /// The set that a pod names as its own, and that set's uid.
