@@ -384,6 +384,21 @@ async fn a_snapshot_of_a_later_term_than_its_leader_is_refused() {
     assert!(matches!(node.handle(of(9)).await, Ok(PeerReply::Snapshot(_))), "its core is there");
 }
 
+/// It would be sent the same again and again, and look like one that follows.
+#[tokio::test(start_paused = true)]
+async fn who_cannot_read_what_the_leader_sends_ends_and_says_so() {
+    let node = boot_as(Arc::new(MemoryDisk::default()), 1).await.unwrap();
+    let append = protos::raft::AppendRequest {
+        to: Some(protos::raft::To { cluster_id: "test".into(), node_id: 1 }),
+        vote: Some(protos::raft::Vote { term: 9, node_id: 2, committed: true }),
+        entries: vec![vec![99, 0].into()],
+        ..Default::default()
+    };
+    assert!(matches!(node.handle(PeerRequest::Append(append)).await, Err(Error::Storage(_))));
+    let why = node.failed().await.to_string();
+    assert!(why.contains("cannot be read by this build") && why.contains("install the leader's"), "{why}");
+}
+
 /// A log of 4,000 entries halved, step by step, would take nine messages to each.
 #[tokio::test(start_paused = true)]
 async fn a_new_leader_knows_from_the_votes_where_logs_agree() {

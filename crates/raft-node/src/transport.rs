@@ -141,7 +141,8 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 impl TonicTransport {
     /// `tls` is asked for each lane's connection, also when that is made anew: so rotated certificates are used. Heartbeats
-    /// wait for it: it must not read a disk. `None`: there is no certificate that peers would take. What other masters wait for runs on `consensus`, the rest where this is called.
+    /// wait for it: it must not read a disk. `None`: there is no certificate that peers would take. What other masters
+    /// wait for runs on `consensus`, the rest where this is called.
     pub fn new(tls: impl Fn() -> Option<ClientTlsConfig> + Send + Sync + 'static, consensus: Handle) -> TonicTransport {
         TonicTransport {
             tls: Box::new(tls),
