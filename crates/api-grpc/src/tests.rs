@@ -14,7 +14,7 @@ use protos::objects::objects_client::ObjectsClient;
 use protos::objects::watch_event::Type;
 use protos::observe as ob;
 use protos::observe::observe_client::ObserveClient;
-use state::{Op, Outcome, State, Txn, View};
+use state::{Op, Outcome, State, Txn};
 use std::sync::Arc;
 use std::time::Duration;
 use store::{Leadership, MemoryProposer, Proposer, Published, Route, Store};
@@ -484,7 +484,7 @@ async fn a_master_serves_while_it_hears_a_leader() {
     use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
     use tonic_health::pb::health_client::HealthClient;
     let led = Arc::new(Led(watch::Sender::default()));
-    let store = Store::new(Published::new(View::new(State::new())), led.clone());
+    let store = Store::new(Published::new(State::new()), led.clone());
     let (stop_sender, stop) = watch::channel(false);
     let mut client = HealthClient::new(crate::health::server(&store, stop).await);
     let ask = HealthCheckRequest { service: "balsa.observe.v1.Observe".into() };

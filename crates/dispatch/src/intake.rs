@@ -28,24 +28,22 @@ fn parse(what: &str, schema: &str, bytes: &[u8]) -> Result<Value, Status> {
 
 /// Proposes what `decide` makes of the record until it holds; `None` means nothing to do.
 async fn update(front: &Front, key: &Key, decide: impl Fn(&Record) -> Option<Op>) -> Result<(), store::Error> {
-    let mut view = front.store.view();
+    let look = |view: View| view.get(key).and_then(|record| decide(record));
+    let mut op = look(front.store.view());
     let mut fresh = false;
     for _ in 0..RACES_MAX {
-        let Some(op) = view.get(key).and_then(|record| decide(record)) else {
-            // This master may lag: what it does not know yet must not be acknowledged as nothing.
-            if std::mem::replace(&mut fresh, true) {
-                return Ok(());
+        match op {
+            Some(op) => {
+                if let Outcome::Applied(_) = front.store.propose(Txn { ops: vec![op], ..Txn::default() }).await? {
+                    return Ok(());
+                }
             }
-            view = front.store.read().await?;
-            continue;
-        };
-        match front.store.propose(Txn { ops: vec![op], ..Txn::default() }).await? {
-            Outcome::Applied(_) => return Ok(()),
-            Outcome::Refused(_) => {
-                view = front.store.read().await?;
-                fresh = true;
-            }
+            // A master that lags does not know yet what it must not acknowledge as nothing.
+            None if fresh => return Ok(()),
+            None => {}
         }
+        op = look(front.store.read().await?);
+        fresh = true;
     }
     Err(store::Error::Unavailable(format!("{key} changes too fast")))
 }
@@ -182,6 +180,7 @@ pub(crate) async fn event(front: &Front, node: &str, report: &pb::Event) -> Resu
             (Some(op), checks)
         }
     };
+    drop(view);
     let txn = Txn { ops: op.into_iter().collect(), checks, ..Txn::default() };
     front.store.propose(txn).await.map(drop).map_err(|error| Status::unavailable(error.to_string()))
 }

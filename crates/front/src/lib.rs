@@ -102,11 +102,12 @@ impl Front {
             };
         }
         // Writes start from the local view, which is nearly always new enough: preconditions catch
-        // the rest. Whatever does not end in a commit is decided again on a linearizable read.
-        let mut view = self.store.view();
+        // the rest. Whatever does not end in a commit is decided again on a linearizable read. No view
+        // is held while a proposal is on its way: all that is applied meanwhile would be copied for it.
+        let mut step = self.step(request, &self.store.view());
         let mut fresh = false;
         for _ in 0..RACES_MAX {
-            match self.step(request, &view) {
+            match step {
                 Step::Propose(txn, pending) => match self.conclude(request, txn, pending).await {
                     Ok(reply) => return Ok(Answer::Reply(reply)),
                     Err(Some(status)) if fresh || status.code >= 500 => return Err(status),
@@ -118,7 +119,7 @@ impl Front {
                 Step::Answer(_) | Step::Fail(_) | Step::Worker(_) => {}
                 Step::Watch(_) => return Err(Status::internal("a write asked to watch")),
             }
-            view = self.store.read().await.map_err(unavailable)?;
+            step = self.step(request, &self.store.read().await.map_err(unavailable)?);
             fresh = true;
         }
         Err(Status::conflict(request.served.kind, &request.name, "too many concurrent changes; try again"))
@@ -142,8 +143,7 @@ impl Front {
 
     /// Deletes every match of the selectors, one by one; what vanished meanwhile is fine.
     async fn delete_collection(&self, request: &Request) -> Result<Reply, Status> {
-        let view = self.store.read().await.map_err(unavailable)?;
-        let matches = match self.step(request, &view) {
+        let matches = match self.step(request, &self.store.read().await.map_err(unavailable)?) {
             Step::Answer(Reply::List(matches)) => matches,
             Step::Fail(status) => return Err(status),
             _ => return Err(Status::internal("a collection led elsewhere")),

@@ -21,7 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Applies what is proposed after a commit's time, and counts.
 struct Fake {
-    state: Mutex<State>,
     published: Arc<Published>,
     leadership: watch::Sender<Leadership>,
     /// The leader under which entries are appended.
@@ -58,11 +57,7 @@ impl Proposer for Fake {
 
 impl Fake {
     fn apply(&self, txn: &Txn) -> Outcome {
-        let mut state = self.state.lock();
-        let applied = state.apply(*self.appends_as.lock(), txn);
-        let kinds: Vec<KindId> = applied.events.iter().map(|event| event.key.kind).collect();
-        self.published.publish(View::new(state.clone()), kinds);
-        applied.outcome
+        self.published.apply(*self.appends_as.lock(), txn)
     }
 
     fn leads(&self, active: Option<LeaderId>) {
@@ -99,11 +94,9 @@ struct House {
 
 impl House {
     fn new() -> House {
-        let state = State::new();
-        let published = Published::new(View::new(state.clone()));
+        let published = Published::new(State::new());
         let leadership = watch::Sender::new(Leadership::default());
         let fake = Arc::new(Fake {
-            state: Mutex::new(state),
             published: published.clone(),
             leadership,
             appends_as: Mutex::new(LEADER),

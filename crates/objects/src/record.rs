@@ -97,15 +97,11 @@ impl Record {
     /// the resourceVersion in.
     pub fn seal(key: Key, revision: Revision, encoded: &[u8]) -> Result<Record, Error> {
         let rest = encoded.strip_prefix(METADATA_START).ok_or(Error::NoMetadata)?;
-        let mut json = Vec::with_capacity(encoded.len() + 32);
-        json.extend_from_slice(METADATA_START);
-        json.extend_from_slice(REVISION_START);
-        json.extend_from_slice(format!("{revision}\"").as_bytes());
-        if rest.first() != Some(&b'}') {
-            json.push(b',');
-        }
-        json.extend_from_slice(rest);
-        Record::restore(key, revision, json.into())
+        let digits = revision.to_string();
+        let end: &[u8] = if rest.first() == Some(&b'}') { b"\"" } else { b"\"," };
+        let pieces = [METADATA_START, REVISION_START, digits.as_bytes(), end, rest];
+        // To the byte: `Bytes` takes a full buffer as it is.
+        Record::restore(key, revision, pieces.concat().into())
     }
 
     /// The record of `key` from complete bytes, as a snapshot holds them.

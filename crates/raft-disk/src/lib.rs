@@ -129,6 +129,20 @@ pub enum OpenError {
          must not vote again: {REMEDY}"
     )]
     LostTail { path: String, synced: u64, found: u64 },
+    #[error(
+        "this processor does not compute checksums itself (sse4.2 and pclmulqdq, which x86-64 has had since 2010): run \
+         the master on one that does; a virtual machine may hide it (its processor model must be `x86-64-v2` or newer)"
+    )]
+    Processor,
+}
+
+/// RocksDB is compiled for what any server has (`cargo xtask build`): on less it would end at some instruction.
+fn processor() -> Result<(), OpenError> {
+    #[cfg(target_arch = "x86_64")]
+    if !(std::is_x86_feature_detected!("sse4.2") && std::is_x86_feature_detected!("pclmulqdq")) {
+        return Err(OpenError::Processor);
+    }
+    Ok(())
 }
 
 const LOG_BUFFER_BYTES: usize = 16 << 20;
@@ -254,6 +268,7 @@ fn make_private(path: &Path) -> io::Result<()> {
 
 impl RocksDisk {
     pub fn open(path: &Path) -> Result<RocksDisk, OpenError> {
+        processor()?;
         let failed = |source| OpenError::Io { path: path.display().to_string(), source };
         make_private(path).map_err(failed)?;
         // Before anything is changed: an open in earnest removes the files of what it could not recover.
@@ -300,6 +315,7 @@ impl RocksDisk {
 
     /// The log, if it is sound.
     fn open_log_read_only(path: &Path) -> Result<DB, OpenError> {
+        processor()?;
         manifest::check(path)?;
         // That of what there is one of is missing when a first start was cut short, or an earlier build wrote this.
         let families = DB::list_cf(&log_options(), path).map_err(|source| unopened(path, source))?;

@@ -22,8 +22,8 @@ use std::sync::Arc;
 use store::Published;
 use tokio::sync::watch;
 
-/// Entries applied before readers see them, at most: one publication costs about 2 us and a wake-up.
-const PUBLISH_EVERY: usize = 256;
+/// Entries applied before those are woken who wait for them, at most.
+const WAKE_EVERY: usize = 256;
 
 /// Rows read at once.
 const ROWS_PAGE: usize = 1_000;
@@ -40,8 +40,8 @@ pub(crate) struct Machine {
     knows: u32,
 }
 
+/// What goes with the applied state, which is in `published`: that changes while this is locked, and only then.
 struct Shared {
-    state: State,
     last_applied: Option<LogId>,
     membership: StoredMembership,
     /// Objects changed since the last checkpoint.
@@ -109,8 +109,8 @@ impl Machine {
         let (last_applied, membership, state) = Machine::checkpoint_of(&*disk, knows)?;
         let meta = SnapshotMeta { last_log_id: last_applied, last_membership: membership.clone() };
         let checkpoint = last_applied.is_some().then(|| (meta, state.clone()));
-        let shared = Shared { state, last_applied, membership, dirty: BTreeSet::new(), checkpoint };
-        let published = Published::new(View::new(shared.state.clone()));
+        let shared = Shared { last_applied, membership, dirty: BTreeSet::new(), checkpoint };
+        let published = Published::new(state);
         let applied = watch::Sender::new(shared.last_applied);
         Ok(Machine { disk, published, applied, shared: Arc::new(Mutex::new(shared)), rows: Arc::default(), knows })
     }
@@ -127,15 +127,13 @@ impl Machine {
     /// The members as of the last entry applied, and the feature level in force then.
     pub(crate) fn group(&self) -> (StoredMembership, u32) {
         let shared = self.shared.lock();
-        (shared.membership.clone(), shared.state.feature_level())
+        (shared.membership.clone(), self.published.view().state().feature_level())
     }
 
-    fn publish(&self, touched: &mut BTreeSet<KindId>) {
-        let (view, last_applied) = {
-            let shared = self.shared.lock();
-            (View::new(shared.state.clone()), shared.last_applied)
-        };
-        self.published.publish(view, std::mem::take(touched));
+    /// Wakes those whom it concerns that `touched` have changed.
+    fn wake(&self, touched: &mut BTreeSet<KindId>) {
+        let last_applied = self.shared.lock().last_applied;
+        self.published.wake(std::mem::take(touched));
         self.applied.send_replace(last_applied);
     }
 
@@ -144,7 +142,8 @@ impl Machine {
         let outcome = match entry.payload {
             EntryPayload::Blank => Outcome::Applied(Vec::new()),
             EntryPayload::Normal(command) => {
-                let applied = shared.state.apply(leader_id(&entry.log_id), &command.txn()?);
+                let txn = command.txn()?;
+                let applied = self.published.change(|state| state.apply(leader_id(&entry.log_id), &txn));
                 for event in &applied.events {
                     touched.insert(event.key.kind);
                     shared.dirty.insert(event.key.clone());
@@ -152,7 +151,7 @@ impl Machine {
                 applied.outcome
             }
             EntryPayload::Membership(membership) => {
-                raise(&mut shared.state, &membership, self.knows)?;
+                self.published.change(|state| raise(state, &membership, self.knows))?;
                 shared.membership = StoredMembership::new(Some(entry.log_id), membership);
                 Outcome::Applied(Vec::new())
             }
@@ -177,19 +176,18 @@ impl RaftStateMachine<TypeConfig> for Machine {
     {
         let mut touched = BTreeSet::new();
         let mut answers = Vec::new();
-        let mut n_unpublished = 0;
+        let mut n_waiting = 0;
         while let Some((entry, responder)) = entries.try_next().await? {
             let outcome = self.apply_one(entry, &mut touched)?;
             answers.extend(responder.map(|responder| (responder, outcome)));
-            n_unpublished += 1;
-            if n_unpublished == PUBLISH_EVERY {
-                self.publish(&mut touched);
+            n_waiting += 1;
+            if n_waiting == WAKE_EVERY {
+                self.wake(&mut touched);
                 answers.drain(..).for_each(|(responder, outcome)| responder.send(outcome));
-                n_unpublished = 0;
+                n_waiting = 0;
             }
         }
-        // Publish before answering: whoever gets the answer may read the view at once.
-        self.publish(&mut touched);
+        self.wake(&mut touched);
         answers.into_iter().for_each(|(responder, outcome)| responder.send(outcome));
         Ok(())
     }
@@ -198,7 +196,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let mut shared = self.shared.lock();
         let meta = SnapshotMeta { last_log_id: shared.last_applied, last_membership: shared.membership.clone() };
         let dirty = std::mem::take(&mut shared.dirty);
-        Checkpoint { machine: self.clone(), meta, state: shared.state.without_history(), dirty }
+        let state = self.published.view().state().without_history();
+        Checkpoint { machine: self.clone(), meta, state, dirty }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, state: SnapshotData) -> io::Result<()> {
@@ -226,10 +225,9 @@ impl Machine {
             shared.last_applied = applied;
             shared.membership = meta.last_membership.clone();
             shared.dirty.clear();
-            (std::mem::replace(&mut shared.state, state.clone()), shared.checkpoint.replace((meta, state.clone())))
+            (self.published.replace(state.clone()), shared.checkpoint.replace((meta, state)))
         };
         drop(replaced);
-        self.published.publish_all(View::new(state));
         self.applied.send_replace(applied);
         Ok(())
     }
@@ -342,7 +340,7 @@ mod tests {
         machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
         let kept = machine.get_current_snapshot().await.unwrap().unwrap().snapshot;
         let has_event = |state: &State| View::new(state.clone()).event(registry::NODE, Revision(1)).is_some();
-        assert!(has_event(&machine.shared.lock().state) && !has_event(&kept));
+        assert!(has_event(machine.published.view().state()) && !has_event(&kept));
         assert_eq!(state::snapshot::encode(&kept), state::snapshot::encode(&state_of(&["a"])));
     }
 

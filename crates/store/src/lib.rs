@@ -1,7 +1,8 @@
 //! The handle everyone holds: `view`, `read`, `propose`, `watch`, `leadership`.
 //!
 //! Concrete, over the small `Proposer` port. The applier (Raft's state machine, or the in-memory
-//! proposer of tests) publishes views; readers never take a lock and never wait for a writer.
+//! proposer of tests) changes what is published; a reader waits for one entry at most, and what it
+//! has been given never changes.
 
 mod memory;
 mod published;
@@ -113,7 +114,7 @@ impl Store {
         self.published.watch(kind)
     }
 
-    /// Wakes at every published revision.
+    /// Wakes when the state has changed, once for all that was applied together.
     pub fn revisions(&self) -> watch::Receiver<Revision> {
         self.published.revisions()
     }

@@ -2,14 +2,11 @@
 
 use crate::{Error, Leadership, Proposer, Published, Route, Store};
 use async_trait::async_trait;
-use parking_lot::Mutex;
-use state::{LeaderId, Outcome, State, Txn, View};
-use std::collections::BTreeSet;
+use state::{LeaderId, Outcome, State, Txn};
 use std::sync::Arc;
 use tokio::sync::watch;
 
 pub struct MemoryProposer {
-    state: Mutex<State>,
     published: Arc<Published>,
     leadership: watch::Sender<Leadership>,
 }
@@ -19,14 +16,9 @@ const LEADER: LeaderId = LeaderId { term: 1, node: 1 };
 impl MemoryProposer {
     /// A store over a fresh, empty state.
     pub fn store() -> Store {
-        let state = State::new();
-        let published = Published::new(View::new(state.clone()));
+        let published = Published::new(State::new());
         let leadership = Leadership { leader: Some("master-1".into()), term: 1, active: Some(LEADER) };
-        let proposer = MemoryProposer {
-            state: Mutex::new(state),
-            published: published.clone(),
-            leadership: watch::Sender::new(leadership),
-        };
+        let proposer = MemoryProposer { published: published.clone(), leadership: watch::Sender::new(leadership) };
         Store::new(published, Arc::new(proposer))
     }
 }
@@ -34,11 +26,7 @@ impl MemoryProposer {
 #[async_trait]
 impl Proposer for MemoryProposer {
     async fn propose(&self, txn: Txn, _: Route) -> Result<Outcome, Error> {
-        let mut state = self.state.lock();
-        let applied = state.apply(LEADER, &txn);
-        let touched: BTreeSet<_> = applied.events.iter().map(|event| event.key.kind).collect();
-        self.published.publish(View::new(state.clone()), touched);
-        Ok(applied.outcome)
+        Ok(self.published.apply(LEADER, &txn))
     }
 
     async fn read_barrier(&self) -> Result<(), Error> {

@@ -1,33 +1,64 @@
-//! The newest view, and who is to be woken when it changes.
+//! The applied state, and who is to be woken when it has changed.
 
-use arc_swap::ArcSwap;
 use objects::{KindId, Revision};
 use parking_lot::Mutex;
-use state::View;
+use state::{LeaderId, State, Txn, View};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::watch;
 
 pub struct Published {
-    view: ArcSwap<View>,
+    current: Mutex<Current>,
     revisions: watch::Sender<Revision>,
     kinds: Mutex<BTreeMap<KindId, watch::Sender<Revision>>>,
 }
 
+struct Current {
+    state: State,
+    /// What readers have been given since the last change. None is made before somebody asks: while a view is held,
+    /// each change copies the nodes of the trees that it touches.
+    view: Option<View>,
+}
+
 impl Published {
-    pub fn new(view: View) -> Arc<Published> {
-        let revisions = watch::Sender::new(view.revision());
-        Arc::new(Published { view: ArcSwap::from_pointee(view), revisions, kinds: Mutex::default() })
+    pub fn new(state: State) -> Arc<Published> {
+        let revisions = watch::Sender::new(state.revision());
+        Arc::new(Published { current: Mutex::new(Current { state, view: None }), revisions, kinds: Mutex::default() })
     }
 
+    /// The state as of the last entry applied. Waits for the entry that is being applied, some 10 us.
     pub fn view(&self) -> View {
-        View::clone(&self.view.load())
+        let Current { state, view } = &mut *self.current.lock();
+        view.get_or_insert_with(|| View::new(state.clone())).clone()
     }
 
-    /// Called by the applier once per batch; `touched` are the kinds whose objects changed.
-    pub fn publish(&self, view: View, touched: impl IntoIterator<Item = KindId>) {
-        let revision = view.revision();
-        self.view.store(Arc::new(view));
+    /// Called by the applier alone, as are all below but `watch` and `revisions`. Whoever looks sees the change;
+    /// nobody is woken before `wake`.
+    pub fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut current = self.current.lock();
+        current.view = None;
+        change(&mut current.state)
+    }
+
+    /// Applies one proposal and wakes those it concerns.
+    pub fn apply(&self, leader: LeaderId, txn: &Txn) -> state::Outcome {
+        let applied = self.change(|state| state.apply(leader, txn));
+        self.wake(applied.events.iter().map(|event| event.key.kind));
+        applied.outcome
+    }
+
+    /// A snapshot replaces everything: every watcher must look again. Returns what it replaces, which can be large:
+    /// free it where nobody waits.
+    pub fn replace(&self, state: State) -> State {
+        let before = self.change(|before| std::mem::replace(before, state));
+        let kinds: Vec<KindId> = self.kinds.lock().keys().copied().collect();
+        self.wake(kinds);
+        before
+    }
+
+    /// Called once per batch; `touched` are the kinds whose objects changed.
+    pub fn wake(&self, touched: impl IntoIterator<Item = KindId>) {
+        let revision = self.revision();
         let kinds = self.kinds.lock();
         for kind in touched {
             if let Some(sender) = kinds.get(&kind) {
@@ -38,18 +69,61 @@ impl Published {
         self.revisions.send_replace(revision);
     }
 
-    /// Called after a snapshot replaced everything: every watcher must look again.
-    pub fn publish_all(&self, view: View) {
-        let kinds: Vec<KindId> = self.kinds.lock().keys().copied().collect();
-        self.publish(view, kinds);
-    }
-
     pub fn watch(&self, kind: KindId) -> watch::Receiver<Revision> {
-        let revision = self.view().revision();
+        let revision = self.revision();
         self.kinds.lock().entry(kind).or_insert_with(|| watch::Sender::new(revision)).subscribe()
     }
 
     pub fn revisions(&self) -> watch::Receiver<Revision> {
         self.revisions.subscribe()
+    }
+
+    fn revision(&self) -> Revision {
+        self.current.lock().state.revision()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use objects::{Key, json, record, registry};
+    use state::Op;
+
+    const LEADER: LeaderId = LeaderId { term: 1, node: 1 };
+
+    fn creation(kind: KindId, name: &str) -> Txn {
+        let object = record::encode(&json!({"metadata": {"name": name}}));
+        Txn { ops: vec![Op::Create { key: Key::new(kind, "", name), object }], ..Txn::default() }
+    }
+
+    #[test]
+    fn a_view_that_is_held_does_not_change_and_the_next_one_does() {
+        let published = Published::new(State::new());
+        let before = published.view();
+        published.apply(LEADER, &creation(registry::NODE, "a"));
+        let after = published.view();
+        assert_eq!((before.n_objects(), after.n_objects()), (0, 1));
+        assert_eq!((before.revision(), after.revision()), (Revision(0), Revision(1)));
+    }
+
+    #[test]
+    fn those_are_woken_whose_kind_changed_and_all_when_everything_is_replaced() {
+        let published = Published::new(State::new());
+        let (mut nodes, mut pods) = (published.watch(registry::NODE), published.watch(registry::POD));
+        let mut all = published.revisions();
+        let mut woken = || {
+            let told = [&mut nodes, &mut pods, &mut all].map(|watch| watch.has_changed().unwrap());
+            [&mut nodes, &mut pods, &mut all].map(|watch| watch.mark_unchanged());
+            told
+        };
+        published.change(|state| state.apply(LEADER, &creation(registry::NODE, "a")));
+        assert_eq!(woken(), [false; 3], "before they are told");
+        published.wake([registry::NODE]);
+        assert_eq!(woken(), [true, false, true]);
+        published.apply(LEADER, &creation(registry::POD, "b"));
+        assert_eq!(woken(), [false, true, true]);
+        assert_eq!(published.replace(State::new()).revision(), Revision(2));
+        assert_eq!(woken(), [true; 3]);
+        assert_eq!(published.view().n_objects(), 0);
     }
 }

@@ -193,7 +193,9 @@ fn read(dir: &DataDir, folder: &str) -> Result<Remains> {
     let disk = RocksDisk::open_read_only(&path).map_err(|error| match error {
         OpenError::Rocks { .. } | OpenError::Damaged { .. } | OpenError::LostTail { .. } => lost(error.into()),
         OpenError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::InvalidData => lost(error.into()),
-        OpenError::Full { .. } | OpenError::Io { .. } | OpenError::Earlier { .. } => error.into(),
+        OpenError::Processor | OpenError::Full { .. } | OpenError::Io { .. } | OpenError::Earlier { .. } => {
+            error.into()
+        }
     })?;
     let reading = |error: std::io::Error| {
         let is_damaged = error.kind() == std::io::ErrorKind::InvalidData;
