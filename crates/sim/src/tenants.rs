@@ -66,6 +66,9 @@ enum Place {
 /// Tenants of a run, at most, each with a number.
 const TENANTS_MAX: usize = 3;
 
+/// Bare pods of a tenant, at most.
+const BARE_MAX: u64 = 4;
+
 pub(crate) struct Tenant {
     cluster: Arc<Cluster>,
     rng: Rng,
@@ -78,9 +81,15 @@ pub(crate) struct Tenant {
     place: Place,
     tolerates: bool,
     n_rolls: u64,
-    n_pods: u64,
     /// Held by each request that a master's front may still work on.
     asked: Arc<()>,
+}
+
+/// Of a pod, with so many seconds of grace.
+fn deletion(name: &str, grace_s: i64) -> Request {
+    let mut delete = request(Verb::Delete, registry::POD, name);
+    delete.options.grace_period_seconds = Some(grace_s);
+    delete
 }
 
 impl Tenant {
@@ -107,7 +116,6 @@ impl Tenant {
             place,
             tolerates: has_places && rng.chance(1, 2),
             n_rolls: 0,
-            n_pods: 0,
             asked: Arc::default(),
             rng,
         }
@@ -144,13 +152,18 @@ impl Tenant {
                 delete.options.propagation = policies[self.rng.below(2) as usize].into();
                 delete
             }
-            10 => self.bare_pod(),
+            10 => {
+                let name = self.some_bare_name();
+                if self.rng.chance(1, 2) {
+                    // As `kubectl replace --force` does.
+                    self.ask(deletion(&name, 0)).await;
+                }
+                self.bare_pod(&name)
+            }
             11 => return self.relabelling().await,
             _ => {
-                let number = self.rng.below(self.n_pods + 1);
-                let mut delete = request(Verb::Delete, registry::POD, &format!("{}-bare-{number}", self.name));
-                delete.options.grace_period_seconds = Some(self.rng.below(3) as i64);
-                delete
+                let name = self.some_bare_name();
+                deletion(&name, self.rng.below(3) as i64)
             }
         };
         Some(request)
@@ -242,12 +255,21 @@ impl Tenant {
         create
     }
 
-    fn bare_pod(&mut self) -> Request {
-        self.n_pods += 1;
+    fn bare_names(&self) -> Vec<String> {
+        (1..=BARE_MAX).map(|number| format!("{}-bare-{number}", self.name)).collect()
+    }
+
+    /// Few, so that a pod soon has the name of one before it.
+    fn some_bare_name(&mut self) -> String {
+        let names = self.bare_names();
+        names[self.rng.below(BARE_MAX) as usize].clone()
+    }
+
+    fn bare_pod(&self, name: &str) -> Request {
         let mut pod = self.template(json!({"app": format!("{}-bare", self.name)}));
         pod["apiVersion"] = "v1".into();
         pod["kind"] = "Pod".into();
-        pod["metadata"]["name"] = format!("{}-bare-{}", self.name, self.n_pods).into();
+        pod["metadata"]["name"] = name.into();
         pod["metadata"]["namespace"] = NAMESPACE.into();
         let mut create = request(Verb::Create, registry::POD, "");
         create.body.value = pod;
@@ -305,8 +327,8 @@ impl Tenant {
         let replicas = self.rng.below(3);
         self.insist(self.patch(json!({"spec": {"replicas": replicas}}))).await;
         let delete = |name: &str| request(Verb::Delete, registry::POD, name);
-        for number in 1..=self.n_pods {
-            self.insist(delete(&format!("{}-bare-{number}", self.name))).await;
+        for name in self.bare_names() {
+            self.insist(delete(&name)).await;
         }
         let (name, loose) = (self.name.clone(), self.loose());
         let is_left = |pod: &Record| is_of(pod, &loose) || is_of(pod, &name) && pod.header.controller().is_none();

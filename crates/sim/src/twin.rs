@@ -25,6 +25,8 @@ pub enum Twin {
     Doubling,
     /// A pod's status is acknowledged and not stored.
     Forgotten,
+    /// A pod's status is taken for that of whichever pod has its name now.
+    Namesake,
     /// Workers are not told of pods that are gone.
     Silent,
     /// A runtime says of containers that they have been stopped, and lets them run.
@@ -58,7 +60,7 @@ pub enum Twin {
 }
 
 impl Twin {
-    pub const ALL: [Twin; 26] = [
+    pub const ALL: [Twin; 27] = [
         Twin::LyingDisk,
         Twin::Amnesia,
         Twin::StaleRead,
@@ -70,6 +72,7 @@ impl Twin {
         Twin::Crowding,
         Twin::Doubling,
         Twin::Forgotten,
+        Twin::Namesake,
         Twin::Silent,
         Twin::Undead,
         Twin::Blind,
@@ -100,6 +103,7 @@ impl Twin {
             Twin::Crowding => "crowding",
             Twin::Doubling => "doubling",
             Twin::Forgotten => "forgotten",
+            Twin::Namesake => "namesake",
             Twin::Silent => "silent",
             Twin::Undead => "undead",
             Twin::Blind => "blind",
@@ -122,12 +126,11 @@ impl Twin {
     /// ask again.
     pub fn seed(self) -> u64 {
         match self {
-            Twin::Masking => 73,
-            Twin::Silent => 29,
-            Twin::Unsociable => 8,
+            Twin::Masking => 44,
+            Twin::Namesake | Twin::Unsociable => 8,
             Twin::Unfenced => 6,
-            Twin::Crowding => 5,
-            Twin::Forgetful => 3,
+            Twin::Silent => 5,
+            Twin::Crowding | Twin::Forgetful => 3,
             Twin::LyingDisk | Twin::StaleRead | Twin::LostUpdate => 2,
             Twin::Amnesia
             | Twin::SkippingWatch
@@ -165,6 +168,7 @@ impl Twin {
             Twin::Crowding => &["capacity"],
             Twin::Doubling => &["budget"],
             Twin::Forgotten => &["converged"],
+            Twin::Namesake => &["statuses"],
             Twin::Silent => &["orphans"],
             // They stay where they were, and whoever waits for their end waits for ever.
             Twin::Undead => &["converged", "orphans"],
@@ -196,7 +200,7 @@ impl Twin {
             Twin::LeakyWatch | Twin::BareWatch | Twin::MistakenWatch => "front, api",
             Twin::Crowding | Twin::Rebinding | Twin::Careless | Twin::Unsociable => "scheduler",
             Twin::Doubling => "controllers",
-            Twin::Forgotten | Twin::Silent => "dispatch",
+            Twin::Forgotten | Twin::Namesake | Twin::Silent => "dispatch",
             Twin::Undead | Twin::Blind | Twin::Masking => "podlife, agent",
         }
     }

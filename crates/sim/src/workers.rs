@@ -10,7 +10,7 @@ use crate::points::{Edge, Subject};
 use agent::{Incoming, Masters, NodeOptions};
 use async_trait::async_trait;
 use futures::StreamExt;
-use objects::Timestamp;
+use objects::{Key, Timestamp, registry};
 use parking_lot::Mutex;
 use protos::dispatch as pb;
 use protos::dispatch::{from_worker, to_worker};
@@ -365,7 +365,15 @@ impl Wire {
             let (what, _) = up_name(&up.message);
             self.cluster.trace.note(format_args!("{}>{} late {what}", label(self.worker), self.master));
         }
-        up.message
+        let mut message = up.message;
+        if self.cluster.twin == Some(Twin::Namesake)
+            && let Some(from_worker::Message::PodStatus(status)) = &mut message.message
+            && let view = self.host.node.store().view()
+            && let Some(pod) = view.get(&Key::new(registry::POD, &status.namespace, &status.name))
+        {
+            status.uid = pod.header.uid.to_string();
+        }
+        message
     }
 
     async fn carry_up(self, mut outgoing: mpsc::Receiver<pb::FromWorker>, to_master: mpsc::Sender<Up>) {

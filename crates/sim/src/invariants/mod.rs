@@ -15,6 +15,7 @@ pub(crate) mod hashes;
 pub(crate) mod orphans;
 mod plans;
 pub(crate) mod running;
+mod statuses;
 mod watch_atomic;
 mod watch_bookmarks;
 mod watch_created;
@@ -52,7 +53,7 @@ fn selects(selector: &Value, object: &Value) -> bool {
 
 type Check = (&'static str, fn(&Chronicle) -> Vec<String>);
 
-const CHECKS: [Check; 16] = [
+const CHECKS: [Check; 17] = [
     ("dense", dense::check),
     ("plans", plans::check),
     ("binding", binding::check),
@@ -60,6 +61,7 @@ const CHECKS: [Check; 16] = [
     ("eligible", eligible::check),
     ("affinity", affinity::check),
     ("budget", budget::check),
+    ("statuses", statuses::check),
     ("watch-ordered", watch_ordered::check),
     ("watch-unique", watch_unique::check),
     ("watch-atomic", watch_atomic::check),
