@@ -113,7 +113,9 @@ mod tests {
         let mut all = published.revisions();
         let mut woken = || {
             let told = [&mut nodes, &mut pods, &mut all].map(|watch| watch.has_changed().unwrap());
-            [&mut nodes, &mut pods, &mut all].map(|watch| watch.mark_unchanged());
+            for watch in [&mut nodes, &mut pods, &mut all] {
+                watch.mark_unchanged();
+            }
             told
         };
         published.change(|state| state.apply(LEADER, &creation(registry::NODE, "a")));
