@@ -67,6 +67,10 @@ impl Keys {
     }
 }
 
+fn is_refused(answer: &raft::ProposeResponse) -> bool {
+    !answer.not_leader.is_empty()
+}
+
 /// Of one client, one transaction to a request.
 pub(crate) struct Raw {
     client: RaftClient<Connection>,
@@ -113,6 +117,17 @@ impl Raw {
         (places, txn_to_bytes(&Txn { ops, request, ..Txn::default() }))
     }
 
+    /// Whether the same is to be proposed again, as masters do: a leader that is out of breath, or has not heard from
+    /// the others for a moment, refuses, appends nothing, and goes on.
+    async fn repeats(&mut self, n_refused: usize, since: Instant) -> bool {
+        let repeats = n_refused > 0 && since.elapsed() < REPEATED_FOR;
+        if repeats {
+            self.n_repeated += n_refused as u64;
+            tokio::time::sleep(REPEATED_EVERY).await;
+        }
+        repeats
+    }
+
     fn learn(&mut self, places: &[usize], answer: &raft::ProposeResponse) -> Result<()> {
         if answer.outcome.is_empty() {
             bail!("not committed: {}{}", answer.not_leader, answer.unknown);
@@ -137,15 +152,10 @@ impl Client for Raw {
         let started = Instant::now();
         loop {
             let answer = self.client.propose(request.clone()).await?.into_inner();
-            // A leader that is out of breath refuses, appends nothing, and goes on: as masters do, the same is
-            // proposed again.
-            if !answer.not_leader.is_empty() && started.elapsed() < REPEATED_FOR {
-                self.n_repeated += 1;
-                tokio::time::sleep(REPEATED_EVERY).await;
-                continue;
+            if !self.repeats(is_refused(&answer).into(), started).await {
+                self.learn(&places, &answer)?;
+                return Ok(places.len() as u64);
             }
-            self.learn(&places, &answer)?;
-            return Ok(places.len() as u64);
         }
     }
 
@@ -162,13 +172,33 @@ pub(crate) struct Batched {
 
 impl Client for Batched {
     async fn once(&mut self) -> Result<u64> {
-        let (places, txns): (Vec<Vec<usize>>, Vec<_>) = (0..self.size).map(|_| self.raw.txn()).unzip();
-        let request = raft::ProposeBatchRequest { to: Some(self.raw.to.clone()), txns };
-        let answers = self.raw.client.propose_batch(request).await?.into_inner().answers;
-        if answers.len() != places.len() {
-            bail!("{} answers to {} transactions", answers.len(), places.len());
+        let (mut places, mut txns): (Vec<Vec<usize>>, Vec<_>) = (0..self.size).map(|_| self.raw.txn()).unzip();
+        let started = Instant::now();
+        loop {
+            let request = raft::ProposeBatchRequest { to: Some(self.raw.to.clone()), txns: txns.clone() };
+            let answers = self.raw.client.propose_batch(request).await?.into_inner().answers;
+            if answers.len() != places.len() {
+                bail!("{} answers to {} transactions", answers.len(), places.len());
+            }
+            let repeats = self.raw.repeats(answers.iter().filter(|answer| is_refused(answer)).count(), started).await;
+            let mut refused = (Vec::new(), Vec::new());
+            for ((at, txn), answer) in places.into_iter().zip(txns).zip(&answers) {
+                match repeats && is_refused(answer) {
+                    true => {
+                        refused.0.push(at);
+                        refused.1.push(txn);
+                    }
+                    false => self.raw.learn(&at, answer)?,
+                }
+            }
+            (places, txns) = refused;
+            if places.is_empty() {
+                return Ok(self.size as u64);
+            }
         }
-        places.iter().zip(&answers).try_for_each(|(at, answer)| self.raw.learn(at, answer))?;
-        Ok(answers.len() as u64)
+    }
+
+    fn n_repeated(&self) -> u64 {
+        self.raw.n_repeated
     }
 }
