@@ -164,7 +164,7 @@ impl Client for Raw {
     }
 }
 
-/// Of one client, `size` transactions to a request. A request in which one is refused has failed.
+/// Of one client, `size` transactions to a request. Those that the leader refuses are proposed again.
 pub(crate) struct Batched {
     raw: Raw,
     size: usize,

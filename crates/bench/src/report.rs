@@ -258,7 +258,7 @@ impl Report {
             rows.push(Row::told("  requests failed", pair(|f| f.sample.n_errors as f64)));
         }
         if repeated.0 + repeated.1 > 0 {
-            rows.push(Row::told("  requests repeated", pair(|f| f.sample.n_repeated as f64)));
+            rows.push(Row::told("  proposals repeated", pair(|f| f.sample.n_repeated as f64)));
         }
     }
 
@@ -298,7 +298,7 @@ impl Report {
             rows.push(Row::told("  failures", pair(|w| w.0.n_errors as f64)));
         }
         if sum(|sample| sample.n_repeated) > 0 {
-            rows.push(Row::told("  writes repeated", pair(|w| w.0.n_repeated as f64)));
+            rows.push(Row::told("  proposals repeated", pair(|w| w.0.n_repeated as f64)));
         }
     }
 

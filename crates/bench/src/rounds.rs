@@ -178,7 +178,7 @@ impl Measuring<'_> {
             eprintln!("   {} requests failed, the first: {error}", sample.n_errors);
         }
         if sample.n_repeated > 0 {
-            eprintln!("   {} requests refused and repeated", sample.n_repeated);
+            eprintln!("   {} proposals refused and repeated", sample.n_repeated);
         }
         let cell = Cell { system: self.index, what, size, n_clients };
         self.report.push(cell, Figures { sample, rss_mib });

@@ -67,6 +67,7 @@ pub(crate) async fn hello(front: &Front, name: &str, hello: &pb::Hello) -> Resul
         let mut context = api::Context { now: front.now(), rng: &mut rng };
         reported.set("metadata.annotations", json!({BOOT_ID: hello.boot_id}));
         let (op, checks) = api::creation(reported.clone(), registry::must(registry::NODE), &view, &mut context)?;
+        drop(view);
         let txn = Txn { ops: vec![op], checks, ..Txn::default() };
         match front.store.propose(txn).await.map_err(unavailable)? {
             Outcome::Applied(_) => return Ok(()),

@@ -56,6 +56,7 @@ pub(crate) async fn ensure(front: &Front, leader: LeaderId) -> Result<(), Failur
         let mut rng = front.rng();
         let mut context = Context { now: front.now(), rng: &mut rng };
         let (op, checks) = api::creation(object, registry::must(kind), &view, &mut context)?;
+        drop(view);
         match propose(front, leader, Txn { ops: vec![op], checks, ..Txn::default() }).await {
             Ok(()) | Err(Failure::Refused(Refusal::AlreadyExists(_))) => {}
             Err(error) => return Err(error),

@@ -50,12 +50,10 @@ pub(crate) async fn run(front: &Front, leader: LeaderId) -> End {
         let started = Instant::now();
         let decisions = placing.decide(&view);
         let took = started.elapsed();
-        let next = match placing.carry_out(front, leader, &view, decisions).await {
+        let next = match placing.carry_out(front, leader, view, decisions).await {
             Ok(next) => next,
             Err(end) => return end,
         };
-        // Who waits with a view keeps in memory whatever is replaced meanwhile.
-        drop(view);
         if next == Next::Now {
             continue;
         }
@@ -96,7 +94,7 @@ impl Placing {
         &mut self,
         front: &Front,
         leader: LeaderId,
-        view: &View,
+        view: View,
         decisions: Vec<Decision>,
     ) -> Result<Next, End> {
         let mut next = if decisions.len() >= ROUND_MAX { Next::Now } else { Next::OnChange };
@@ -105,12 +103,12 @@ impl Placing {
             match decision {
                 Decision::Bind { pod, node } => {
                     self.held.remove(&pod);
-                    txns.extend(binding(front, view, &pod, &node));
+                    txns.extend(binding(front, &view, &pod, &node));
                     bound.push(pod);
                 }
                 Decision::Unschedulable { pod, message } => drop(self.held.insert(pod, message)),
                 // A gated pod that is changed meanwhile is looked at again for that.
-                Decision::Gated { pod } => told.extend(gate(front, view, &pod).map(|txn| (None, txn))),
+                Decision::Gated { pod } => told.extend(gate(front, &view, &pod).map(|txn| (None, txn))),
             }
         }
         let now = front.now();
@@ -120,7 +118,7 @@ impl Placing {
             match self.verdicts.judge(pod, &said(record), message, now) {
                 News::Old => false,
                 News::Tell => {
-                    told.push((Some(pod.clone()), verdict(front, view, record, message, now)));
+                    told.push((Some(pod.clone()), verdict(front, &view, record, message, now)));
                     true
                 }
                 News::After { ms } => {
@@ -131,6 +129,8 @@ impl Placing {
         });
         let (about, words): (Vec<Option<Key>>, Vec<Txn>) = told.into_iter().unzip();
         txns.extend(words);
+        // Whatever is replaced while somebody has a view is kept in memory, and copied.
+        drop(view);
         let answers = propose_all(front, leader, txns).await;
         let mut failed = false;
         for (pod, answer) in bound.iter().map(Some).chain(about.iter().map(Option::as_ref)).zip(answers) {

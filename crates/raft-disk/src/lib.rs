@@ -130,8 +130,8 @@ pub enum OpenError {
     )]
     LostTail { path: String, synced: u64, found: u64 },
     #[error(
-        "this processor does not compute checksums itself (sse4.2 and pclmulqdq, which x86-64 has had since 2010): run \
-         the master on one that does; a virtual machine may hide it (its processor model must be `x86-64-v2` or newer)"
+        "this processor lacks what the Raft storage is compiled for (x86-64-v2: SSE4.2 and POPCNT, as all since 2009 \
+         have): run the master on one that has it; of a virtual machine, choose a processor model that does"
     )]
     Processor,
 }
@@ -139,7 +139,7 @@ pub enum OpenError {
 /// RocksDB is compiled for what any server has (`cargo xtask build`): on less it would end at some instruction.
 fn processor() -> Result<(), OpenError> {
     #[cfg(target_arch = "x86_64")]
-    if !(std::is_x86_feature_detected!("sse4.2") && std::is_x86_feature_detected!("pclmulqdq")) {
+    if !(std::is_x86_feature_detected!("sse4.2") && std::is_x86_feature_detected!("popcnt")) {
         return Err(OpenError::Processor);
     }
     Ok(())

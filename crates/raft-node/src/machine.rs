@@ -1,4 +1,4 @@
-//! openraft's state machine over `state::State`: applies, publishes, checkpoints.
+//! openraft's state machine over `state::State`: applies, wakes who waits for it, checkpoints.
 //!
 //! The applied state lives in memory. A checkpoint (openraft's "snapshot") writes what changed since
 //! the last one, atomically and synced, beside the log; entries are purged only below a checkpoint.
@@ -127,7 +127,7 @@ impl Machine {
     /// The members as of the last entry applied, and the feature level in force then.
     pub(crate) fn group(&self) -> (StoredMembership, u32) {
         let shared = self.shared.lock();
-        (shared.membership.clone(), self.published.view().state().feature_level())
+        (shared.membership.clone(), self.published.glance(State::feature_level))
     }
 
     /// Wakes those whom it concerns that `touched` have changed.
@@ -227,8 +227,8 @@ impl Machine {
             shared.dirty.clear();
             (self.published.replace(state.clone()), shared.checkpoint.replace((meta, state)))
         };
-        drop(replaced);
         self.applied.send_replace(applied);
+        drop(replaced);
         Ok(())
     }
 

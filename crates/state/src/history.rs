@@ -15,6 +15,9 @@ const HISTORY_AGE_MAX_MS: i64 = 5 * 60 * 1000;
 /// watchers can be away for long; and a clock that jumps ahead ages all events at once, so that who is behind by one
 /// would have to list again.
 const HISTORY_EVENTS_MIN: usize = 1_000;
+/// Events that are too old and go with a new one, at most: after a quiet while a whole history can be, and readers of the
+/// state wait while an entry is applied.
+const HISTORY_AGED_AT_ONCE: usize = 64;
 /// What an event takes beside the JSON of the one record that only it holds: itself and that record, without
 /// labels.
 const EVENT_OVERHEAD: usize = 512;
@@ -102,12 +105,14 @@ impl History {
         self.order.push_back((event.key.kind, now, n_bytes));
         self.n_bytes += n_bytes;
         self.by_kind.entry(event.key.kind).or_default().events.push_back(event);
+        let mut n_aged = 0;
         while let Some((kind, stamp, n_bytes)) = self.order.front().copied() {
             let full = self.order.len() > HISTORY_EVENTS_MAX || self.n_bytes > HISTORY_BYTES_MAX;
             let needed = self.order.len() <= HISTORY_EVENTS_MIN || now.since_ms(stamp) <= HISTORY_AGE_MAX_MS;
-            if !full && needed {
+            if !full && (needed || n_aged == HISTORY_AGED_AT_ONCE) {
                 break;
             }
+            n_aged += usize::from(!full);
             self.order.pop_front();
             self.n_bytes -= n_bytes;
             if let Some(kept) = self.by_kind.get_mut(&kind)

@@ -1,8 +1,8 @@
 //! The handle everyone holds: `view`, `read`, `propose`, `watch`, `leadership`.
 //!
 //! Concrete, over the small `Proposer` port. The applier (Raft's state machine, or the in-memory
-//! proposer of tests) changes what is published; a reader waits for one entry at most, and what it
-//! has been given never changes.
+//! proposer of tests) changes what is published; a reader waits while an entry is applied, and what
+//! it has been given never changes.
 
 mod memory;
 mod published;
@@ -88,6 +88,11 @@ impl Store {
 
     /// A state at `revision` or newer; `Unavailable` when it does not come in time.
     pub async fn view_since(&self, revision: Revision, patience: Duration) -> Result<View, Error> {
+        let view = self.view();
+        if view.revision() >= revision {
+            return Ok(view);
+        }
+        drop(view);
         let mut revisions = self.published.revisions();
         let reached = revisions.wait_for(|current| *current >= revision);
         match tokio::time::timeout(patience, reached).await {

@@ -26,21 +26,51 @@ impl Published {
         Arc::new(Published { current: Mutex::new(Current { state, view: None }), revisions, kinds: Mutex::default() })
     }
 
-    /// The state as of the last entry applied. Waits for the entry that is being applied, some 10 us.
+    /// The state as of the last entry applied, maybe before those are woken who wait for it. Waits while an entry is
+    /// applied: some 10 us, of the largest some ms, and for its turn among other readers.
     pub fn view(&self) -> View {
         let Current { state, view } = &mut *self.current.lock();
         view.get_or_insert_with(|| View::new(state.clone())).clone()
     }
 
-    /// Called by the applier alone, as are all below but `watch` and `revisions`. Whoever looks sees the change;
-    /// nobody is woken before `wake`.
+    /// What can be told at a glance: no view is made for it, and whoever applies waits.
+    pub fn glance<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.current.lock().state)
+    }
+
+    pub fn watch(&self, kind: KindId) -> watch::Receiver<Revision> {
+        let revision = self.glance(State::revision);
+        self.kinds.lock().entry(kind).or_insert_with(|| watch::Sender::new(revision)).subscribe()
+    }
+
+    pub fn revisions(&self) -> watch::Receiver<Revision> {
+        self.revisions.subscribe()
+    }
+}
+
+/// For the applier alone.
+impl Published {
+    /// Whoever looks from now on sees the change; nobody is woken before `wake`.
     pub fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut current = self.current.lock();
         current.view = None;
         change(&mut current.state)
     }
 
-    /// Applies one proposal and wakes those it concerns.
+    /// To be called once for all that was applied together; `touched` are the kinds whose objects changed.
+    pub fn wake(&self, touched: impl IntoIterator<Item = KindId>) {
+        let revision = self.glance(State::revision);
+        let kinds = self.kinds.lock();
+        for kind in touched {
+            if let Some(sender) = kinds.get(&kind) {
+                sender.send_replace(revision);
+            }
+        }
+        drop(kinds);
+        self.revisions.send_replace(revision);
+    }
+
+    /// Applies one proposal and wakes those whom it concerns.
     pub fn apply(&self, leader: LeaderId, txn: &Txn) -> state::Outcome {
         let applied = self.change(|state| state.apply(leader, txn));
         self.wake(applied.events.iter().map(|event| event.key.kind));
@@ -54,32 +84,6 @@ impl Published {
         let kinds: Vec<KindId> = self.kinds.lock().keys().copied().collect();
         self.wake(kinds);
         before
-    }
-
-    /// Called once per batch; `touched` are the kinds whose objects changed.
-    pub fn wake(&self, touched: impl IntoIterator<Item = KindId>) {
-        let revision = self.revision();
-        let kinds = self.kinds.lock();
-        for kind in touched {
-            if let Some(sender) = kinds.get(&kind) {
-                sender.send_replace(revision);
-            }
-        }
-        drop(kinds);
-        self.revisions.send_replace(revision);
-    }
-
-    pub fn watch(&self, kind: KindId) -> watch::Receiver<Revision> {
-        let revision = self.revision();
-        self.kinds.lock().entry(kind).or_insert_with(|| watch::Sender::new(revision)).subscribe()
-    }
-
-    pub fn revisions(&self) -> watch::Receiver<Revision> {
-        self.revisions.subscribe()
-    }
-
-    fn revision(&self) -> Revision {
-        self.current.lock().state.revision()
     }
 }
 
@@ -127,5 +131,42 @@ mod tests {
         assert_eq!(published.replace(State::new()).revision(), Revision(2));
         assert_eq!(woken(), [true; 3]);
         assert_eq!(published.view().n_objects(), 0);
+    }
+
+    /// Readers look between the changes of another thread: each sees whole transactions, in their order, and who waits
+    /// is woken for the last.
+    #[tokio::test]
+    async fn readers_beside_the_applier_see_whole_transactions_in_their_order() {
+        const N_TXNS: u64 = 2_000;
+        let published = Published::new(State::new());
+        let (mut revisions, mut nodes) = (published.revisions(), published.watch(registry::NODE));
+        let pair = |n: u64| {
+            let mut txn = creation(registry::NODE, &format!("a{n}"));
+            txn.ops.extend(creation(registry::NODE, &format!("b{n}")).ops);
+            txn
+        };
+        let applier = {
+            let published = published.clone();
+            std::thread::spawn(move || {
+                for n in 0..N_TXNS {
+                    published.change(|state| state.apply(LEADER, &pair(n)));
+                    if n % 7 == 0 {
+                        published.wake([registry::NODE]);
+                    }
+                }
+                published.wake([registry::NODE]);
+            })
+        };
+        let mut seen = Revision(0);
+        while seen.0 < 2 * N_TXNS {
+            revisions.changed().await.unwrap();
+            let told = *revisions.borrow_and_update();
+            let view = published.view();
+            assert_eq!(view.n_objects() as u64, view.revision().0);
+            assert!(view.revision().0.is_multiple_of(2) && view.revision() >= told.max(seen));
+            seen = view.revision();
+        }
+        applier.join().unwrap();
+        assert_eq!(*nodes.borrow_and_update(), Revision(2 * N_TXNS));
     }
 }

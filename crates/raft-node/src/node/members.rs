@@ -53,7 +53,7 @@ impl Node {
 
     /// What a new member has to know: the feature level in force, or to be so in a moment.
     fn needed_level(&self) -> u32 {
-        let in_force = self.0.machine.published().view().state().feature_level();
+        let in_force = self.0.machine.published().glance(state::State::feature_level);
         let all_know = self.0.members().values().map(|member| member.feature_level).min();
         in_force.max(all_know.unwrap_or_default())
     }

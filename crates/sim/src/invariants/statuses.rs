@@ -54,6 +54,10 @@ mod tests {
         assert_eq!(n_wrong(c1.clone(), json!({})), 0);
         assert_eq!(n_wrong(c1.clone(), c1.clone()), 1);
         let after = json!({"containerID": "hollow://2", "lastState": {"terminated": {"containerID": "hollow://1"}}});
-        assert_eq!(n_wrong(c1, after), 1);
+        assert_eq!(n_wrong(c1.clone(), after), 1);
+        let mut second = with("2", c2);
+        second.set("status.initContainerStatuses", json!([c1]));
+        let story = Fixture::default().put(registry::POD, with("1", c1)).delete(registry::POD, "a");
+        assert_eq!(check(&story.put(registry::POD, second).chronicle).len(), 1);
     }
 }
