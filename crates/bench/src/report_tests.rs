@@ -104,7 +104,7 @@ fn batches_stand_beside_single_puts_and_beside_transactions() {
           server CPU, us     80.0                80.0                 1.00 <= 0.6 MISSED
           driver CPU, %      0.0                 0.0
           requests failed    0.0                 3.0
-          requests repeated  9.0                 0.0
+          proposals repeated 9.0                 0.0
         -- 256 B values, 1024 writes in 8 requests; etcd's single puts -----------------
         raw transactions/s   28.0k               7000                 4.00 >= 4.0 MISSED
           server CPU, us     80.0                80.0                 1.00 <= 0.6 MISSED
