@@ -143,6 +143,7 @@ pub(crate) async fn ensure(front: &Front, name: &str) -> Result<(), Status> {
         changed.set("spec.podCIDR", pieces.first().cloned().unwrap_or_default());
         changed.set("spec.podCIDRs", Value::from(pieces));
         let ops: Vec<Op> = [api::change(node, changed), api::change(map, stored)].into_iter().flatten().collect();
+        drop(view);
         match front.store.propose(Txn { ops, ..Txn::default() }).await.map_err(unavailable)? {
             Outcome::Applied(_) => return Ok(()),
             Outcome::Refused(_) => view = front.store.read().await.map_err(unavailable)?,

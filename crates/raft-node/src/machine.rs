@@ -302,6 +302,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Checkpoint {
 mod tests {
     use super::*;
     use crate::disk::MemoryDisk;
+    use crate::types::Command;
+    use futures::FutureExt;
     use objects::{Revision, registry};
     use openraft::impls::leader_id_adv::LeaderId;
     use state::{FEATURE_LEVEL, Op, Txn};
@@ -330,6 +332,32 @@ mod tests {
         assert_eq!(told(&[], &["a", "b"]), "+a +b ");
         assert_eq!(told(&["a", "c", "e"], &["b", "c", "d"]), "-a +b +c +d -e ");
         assert_eq!(told(&["a"], &[]), "-a ");
+    }
+
+    /// What is applied can be seen at once; who waits is told now and then within a batch; and a checkpoint that begins
+    /// there holds what its id says.
+    #[tokio::test]
+    async fn within_a_batch_who_waits_is_told_and_a_checkpoint_is_of_one_entry() {
+        let mut machine = Machine::open(Arc::new(MemoryDisk::default()), FEATURE_LEVEL).unwrap();
+        let (looking, mut told) = (machine.clone(), Vec::new());
+        let creation = |index: u64| {
+            let object = objects::record::encode(&objects::json!({"metadata": {"name": format!("n{index}")}}));
+            let op = Op::Create { key: Key::new(registry::NODE, "", &format!("n{index}")), object };
+            let payload = EntryPayload::Normal(Command::new(&Txn { ops: vec![op], ..Txn::default() }));
+            Entry { log_id: LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index }, payload }
+        };
+        let last = WAKE_EVERY as u64 + 44;
+        let entries = (1..=last).map(|index| {
+            told.push(looking.applied().borrow().map_or(0, |id| id.index));
+            let begun = looking.clone().get_snapshot_builder().now_or_never().unwrap();
+            let holds = View::new(begun.state).n_objects() as u64;
+            assert_eq!((begun.meta.last_log_id.map_or(0, |id| id.index), holds), (index - 1, index - 1));
+            Ok((creation(index), None))
+        });
+        machine.apply(futures::stream::iter(entries)).await.unwrap();
+        told.dedup();
+        assert_eq!(told, [0, WAKE_EVERY as u64]);
+        assert_eq!(machine.applied().borrow().unwrap().index, last);
     }
 
     /// They are of use to watchers alone, and would be in memory twice.

@@ -260,6 +260,7 @@ async fn tell(
     if txn.ops.is_empty() {
         return Ok(());
     }
+    drop(view);
     match front.store.propose(txn).await? {
         Outcome::Applied(_) => Ok(()),
         // By somebody's hand, or by another leader's, who told something newer.
