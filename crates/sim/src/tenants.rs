@@ -255,14 +255,14 @@ impl Tenant {
         create
     }
 
-    fn bare_names(&self) -> Vec<String> {
-        (1..=BARE_MAX).map(|number| format!("{}-bare-{number}", self.name)).collect()
+    fn bare_name(&self, number: u64) -> String {
+        format!("{}-bare-{number}", self.name)
     }
 
-    /// Few, so that a pod soon has the name of one before it.
+    /// Of few, so that a pod soon has the name of one before it.
     fn some_bare_name(&mut self) -> String {
-        let names = self.bare_names();
-        names[self.rng.below(BARE_MAX) as usize].clone()
+        let number = 1 + self.rng.below(BARE_MAX);
+        self.bare_name(number)
     }
 
     fn bare_pod(&self, name: &str) -> Request {
@@ -327,8 +327,8 @@ impl Tenant {
         let replicas = self.rng.below(3);
         self.insist(self.patch(json!({"spec": {"replicas": replicas}}))).await;
         let delete = |name: &str| request(Verb::Delete, registry::POD, name);
-        for name in self.bare_names() {
-            self.insist(delete(&name)).await;
+        for number in 1..=BARE_MAX {
+            self.insist(delete(&self.bare_name(number))).await;
         }
         let (name, loose) = (self.name.clone(), self.loose());
         let is_left = |pod: &Record| is_of(pod, &loose) || is_of(pod, &name) && pod.header.controller().is_none();

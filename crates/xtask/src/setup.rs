@@ -204,7 +204,7 @@ fn rocksdb() -> Result<PathBuf> {
     command.arg("--target-dir").arg(scratch.join("target"));
     command.env_remove("ROCKSDB_LIB_DIR").env_remove("CARGO_TARGET_DIR").env_remove("CARGO_ENCODED_RUSTFLAGS");
     command.env("RUSTFLAGS", format!("{} {PROCESSOR}", std::env::var("RUSTFLAGS").unwrap_or_default()).trim());
-    step("building RocksDB, once", "13 to 20 min on 2 cores", &mut command)?;
+    step("building RocksDB, once", "13 to 30 min on 2 cores", &mut command)?;
     let library = find(&scratch.join("target/release/build"))
         .context("the RocksDB build left no librocksdb.a; remove the cache folder and try again")?;
     std::fs::create_dir_all(&folder)?;
